@@ -1,0 +1,6 @@
+"""`python -m headnote_cli`, the form that launchers such as `accelerate launch -m` need."""
+
+from headnote_cli.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,439 @@
+"""One flat YAML file: its keys, their places in the file, its layers, and what came from where."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from headnote_cli.assets import assets_root, locate
+from headnote_cli.errors import ConfigError, UsageError
+from headnote_cli.upstream_keys import ModelKeys, TrainingKeys
+
+DEFAULT_CONFIG = "configs/ipst/slds/sft_liger_peft.yaml"
+Language = Literal["de", "fr", "it"]
+
+
+class DataKeys(BaseModel):
+    """The keys of the data, the prompts and the paths: the workshop's own, then ours."""
+
+    mode: Literal["train", "evaluate", "interact"] | None = None
+    model_class: Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"] = "AutoModelForCausalLM"
+    dataset_name: str | None = None
+    dataset_subset: str | None = None
+    dataset_train_split: str = "train"
+    dataset_eval_split: str | None = None
+    dataset_test_split: str | None = None
+    prompts_path: str | None = None
+    fine_tuning_data_format: Literal["conversational_prompt_completion"] = "conversational_prompt_completion"
+    peft_base_model_path: str | None = None
+    peft_peft_model_path: str | None = None
+    peft_output_model_path: str | None = None
+    evaluate_vllm_model_name_or_path: str | None = None
+    evaluate_vllm_tensor_parallel_size: int = 1
+    evaluate_vllm_sampling_params_max_tokens: int | None = None
+    extends: str | None = None
+    overflow: Literal["middle", "end", "drop", "error"] = "middle"
+    overflow_field: str = "decision"
+
+
+class Settings(DataKeys, ModelKeys, TrainingKeys):
+    """Every key that a config may hold, typed. Unknown keys and other types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+# Smallest and largest value that makes sense, both included.
+RANGES: dict[str, tuple[float, float]] = {
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "dataset_num_proc": (1, 1024),
+    "evaluate_vllm_sampling_params_max_tokens": (1, 10**7),
+    "gradient_accumulation_steps": (1, 10**6),
+    "learning_rate": (0, 100),
+    "logging_steps": (0, 10**9),
+    "lora_alpha": (1, 10**6),
+    "lora_dropout": (0, 1),
+    "lora_r": (1, 10**5),
+    "max_grad_norm": (0, 10**9),
+    "max_length": (8, 10**8),
+    "num_train_epochs": (0, 10**6),
+    "per_device_eval_batch_size": (1, 10**6),
+    "per_device_train_batch_size": (1, 10**6),
+    "save_total_limit": (1, 10**6),
+    "seed": (0, 2**32 - 1),
+    "warmup_steps": (0, 10**9),
+    "weight_decay": (0, 10**3),
+}
+
+# Upstream's old names whose meaning lives on under another one.
+RENAMED = {
+    "bnb_4bit_use_double_quant": "use_bnb_nested_quant",
+    "evaluation_strategy": "eval_strategy",
+    "max_seq_length": "max_length",
+    "no_cuda": "use_cpu",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "torch_dtype": "dtype",
+    "use_liger": "use_liger_kernel",
+    "warmup_ratio": "warmup_steps",
+}
+# Old keys that change nothing any more, with the one value for which that is true (None: any).
+GONE: dict[str, tuple[object, str]] = {
+    "group_by_length": (False, "write train_sampling_strategy: group_by_length"),
+    "overwrite_output_dir": (None, "a run is resumed, or set aside with --no-resume, never overwritten"),
+    "save_safetensors": (True, "checkpoints are always safetensors"),
+}
+YAML_1_1_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from."""
+
+    source: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key's value as written, and where."""
+
+    value: Any
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration: typed settings, and the origin of each key that was set."""
+
+    path: Path
+    settings: Settings
+    origins: Mapping[str, Origin]
+    notes: tuple[str, ...] = ()
+
+    def is_set(self, key: str) -> bool:
+        """Whether a file or `--set` gave this key (and not the library's default)."""
+        return key in self.origins
+
+    def written(self) -> dict[str, object]:
+        """The keys that were set, with their values."""
+        return {key: getattr(self.settings, key) for key in self.origins}
+
+    def where(self, key: str) -> str:
+        """The place to name in a message about `key`."""
+        return str(self.origins.get(key, self.path))
+
+    def locate(self, name: str) -> Path | None:
+        """An existing local path meant by `name`, see `assets.locate`."""
+        return locate(name, self.path.parent)
+
+    def path_of(self, key: str) -> Path:
+        """The existing path that `key` names.
+
+        Raises:
+            ConfigError: The key is empty, or nothing lies there.
+        """
+        name = getattr(self.settings, key)
+        if name is None:
+            raise ConfigError(f"`{key}` is not set", str(self.path), f"add a line `{key}: …`")
+        found = self.locate(name)
+        if found is None:
+            raise ConfigError(
+                f"`{key}`: there is no {name}",
+                self.where(key),
+                "looked in the working directory, beside the config file and in the shipped files",
+            )
+        return found
+
+
+@dataclass
+class _Problems:
+    """All faults of a config, told at once."""
+
+    found: list[tuple[Origin, str]] = field(default_factory=list)
+
+    def add(self, origin: Origin, message: str) -> None:
+        self.found.append((origin, message))
+
+    def raise_if_any(self) -> None:
+        if not self.found:
+            return
+        if len(self.found) == 1:
+            origin, message = self.found[0]
+            raise ConfigError(message, str(origin))
+        in_file_order = sorted(self.found, key=lambda fault: (fault[0].source, fault[0].line or 0))
+        lines = [f"  {origin}: {message}" for origin, message in in_file_order]
+        raise ConfigError("\n".join([f"{len(lines)} problems in the configuration:", *lines]))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars (2e-4 is a number, `no` is a word), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[object, yaml.Mark] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key}` is given twice, first in line {seen[key].line + 1}", key_node.start_mark
+                )
+            seen[key] = key_node.start_mark
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = node.value.lower()
+    return int(text, 8 if text.startswith("0o") else 16 if text.startswith("0x") else 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def default_config_path() -> Path:
+    """`$SLDS_CONFIG`, else the workshop's file under the working directory, else the shipped one."""
+    return Path(os.environ.get("SLDS_CONFIG") or DEFAULT_CONFIG)
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read, layer and check a configuration.
+
+    Args:
+        path: The YAML file; without it, see `default_config_path`.
+        overrides: `key=value` and `key.sub=value`, the value in YAML.
+
+    Raises:
+        ConfigError: Unreadable files, and every key or value that cannot be used, all at once.
+    """
+    file = _find(path or default_config_path())
+    problems = _Problems()
+    notes: list[str] = []
+    entries: dict[str, Entry] = {}
+    for layer in _layers(file, problems):
+        entries |= _translated(layer, problems, notes)
+    entries = _with_overrides(entries, overrides, problems, notes)
+    entries.pop("extends", None)
+    settings = _checked(entries, problems)
+    problems.raise_if_any()
+    return Config(file, settings, {key: entry.origin for key, entry in entries.items()}, tuple(notes))
+
+
+def _find(path: Path) -> Path:
+    found = locate(str(path))
+    if found is None or not found.is_file():
+        shipped = sorted(str(p.relative_to(assets_root())) for p in (assets_root() / "configs").rglob("*.yaml"))
+        kind = "is a folder, not a file" if found else "there is no such file"
+        raise ConfigError(kind, str(path), f"shipped configs: {', '.join(shipped)}")
+    return found
+
+
+def _layers(file: Path, problems: _Problems, inside: tuple[Path, ...] = ()) -> Iterator[dict[str, Entry]]:
+    """The entries of the files that `extends` names, the outermost file last."""
+    chain = (*inside, file.resolve())
+    entries = _read(file, problems)
+    base = entries.get("extends")
+    if base is not None and isinstance(base.value, str):
+        target = locate(base.value, file.parent) if not (file.parent / base.value).exists() else file.parent / base.value
+        if target is None or not target.is_file():
+            problems.add(base.origin, f"`extends`: there is no file {base.value}")
+        elif target.resolve() in chain:
+            problems.add(base.origin, f"`extends` goes round in a circle: {' → '.join(p.name for p in chain)} → {target.name}")
+        else:
+            yield from _layers(target, problems, chain)
+    yield entries
+
+
+def _read(file: Path, problems: _Problems) -> dict[str, Entry]:
+    """The top-level keys of one file, with their places."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read as UTF-8 text: {error}", str(file)) from error
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError("a config is a list of `key: value` lines", f"{file}:{node.start_mark.line + 1}")
+        return _entries_of(loader, node, file, problems)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        origin = Origin(str(file), mark.line + 1, mark.column + 1) if mark else Origin(str(file))
+        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', None) or error}", str(origin)) from error
+
+
+def _entries_of(loader: _Loader, node: yaml.MappingNode, file: Path, problems: _Problems) -> dict[str, Entry]:
+    loader.flatten_mapping(node)
+    entries: dict[str, Entry] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        origin = Origin(str(file), key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        if not isinstance(key, str):
+            problems.add(origin, f"key {key!r} is not text")
+        elif key in entries:
+            problems.add(origin, f"`{key}` is given twice, first in line {entries[key].origin.line}")
+        else:
+            try:
+                entries[key] = Entry(loader.construct_object(value_node, deep=True), origin)
+            except yaml.constructor.ConstructorError as error:
+                mark = error.problem_mark or value_node.start_mark
+                problems.add(Origin(str(file), mark.line + 1, mark.column + 1), error.problem or str(error))
+    return entries
+
+
+def _translated(entries: dict[str, Entry], problems: _Problems, notes: list[str]) -> dict[str, Entry]:
+    """The entries under today's names, with a note for each old one."""
+    result: dict[str, Entry] = {}
+    for key, entry in entries.items():
+        if key in RENAMED:
+            new = RENAMED[key]
+            if new in entries:
+                problems.add(entry.origin, f"`{key}` is the old name of `{new}`, and both are given")
+            else:
+                result[new] = entry
+                notes.append(f"{entry.origin}: `{key}` is now called `{new}`")
+        elif key == "group_by_length" and entry.value is True:
+            result["train_sampling_strategy"] = Entry("group_by_length", entry.origin)
+            notes.append(f"{entry.origin}: `{key}` is now `train_sampling_strategy: group_by_length`")
+        elif key in GONE:
+            harmless, reason = GONE[key]
+            if harmless is None or entry.value is harmless:
+                notes.append(f"{entry.origin}: `{key}` is ignored: {reason}")
+            else:
+                problems.add(entry.origin, f"`{key}: {entry.value}` is gone: {reason}")
+        else:
+            result[key] = entry
+    mode = result.get("mode")
+    if mode is not None and mode.value is not None:
+        notes.append(f"{mode.origin}: `mode` is ignored: the sub-command decides")
+    return result
+
+
+def _with_overrides(
+    entries: dict[str, Entry], overrides: Sequence[str], problems: _Problems, notes: list[str]
+) -> dict[str, Entry]:
+    for text in overrides:
+        name, equals, written = text.partition("=")
+        origin = Origin(f"--set {name}")
+        if not equals or not name:
+            raise UsageError(f"--set {text}: write --set key=value")
+        try:
+            value = yaml.load(written, _Loader)
+        except (yaml.YAMLError, ValueError) as error:
+            problems.add(origin, f"not valid YAML: {written}: {getattr(error, 'problem', None) or error}")
+            continue
+        key, *subs = name.split(".")
+        given = dict(entries)
+        if subs:
+            outer = given.pop(key, Entry(None, origin)).value
+            value = _nested(outer if isinstance(outer, dict) else {}, subs, value)
+        entries = given | _translated({key: Entry(value, origin)}, problems, notes)
+    return entries
+
+
+def _nested(mapping: dict[str, Any], subs: list[str], value: object) -> dict[str, Any]:
+    first, *rest = subs
+    inner = mapping.get(first)
+    return mapping | {first: _nested(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+def _checked(entries: dict[str, Entry], problems: _Problems) -> Settings:
+    values = {key: _yaml_1_1(key, entry.value) for key, entry in entries.items()}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        for key, message in _validation_messages(error):
+            problems.add(entries[key].origin, message)
+        return Settings()
+    for key, (low, high) in RANGES.items():
+        value = getattr(settings, key)
+        if key in entries and value is not None and not low <= value <= high:
+            problems.add(entries[key].origin, f"`{key}: {value}` is out of range: {low:g} to {high:g}")
+    for key, message in _contradictions(settings):
+        problems.add(entries[key].origin if key in entries else Origin("configuration"), message)
+    return settings
+
+
+def _yaml_1_1(key: str, value: object) -> object:
+    """`yes`, `on`, `no` and `off` where a key takes nothing but a boolean."""
+    info = Settings.model_fields.get(key)
+    if isinstance(value, str) and info is not None and info.annotation in (bool, bool | None):
+        return YAML_1_1_BOOLEANS.get(value.lower(), value)
+    return value
+
+
+def _validation_messages(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """One message a key, in the file's order."""
+    seen: set[str] = set()
+    for fault in error.errors(include_url=False):
+        key = str(fault["loc"][0])
+        if key in seen:
+            continue
+        seen.add(key)
+        if fault["type"] == "extra_forbidden":
+            yield key, f"unknown key `{key}`{_suggestion(key)}"
+        else:
+            yield key, f"`{key}: {_brief(fault['input'])}` is not {_allowed(key, fault['input'])}"
+
+
+def _suggestion(key: str) -> str:
+    near = difflib.get_close_matches(key, [*Settings.model_fields, *RENAMED], n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _allowed(key: str, given: object) -> str:
+    """What a key takes, in words; of a long list of choices, those near to what was given."""
+    annotation = str(Settings.model_fields[key].annotation)
+    literals = [choice.strip("'") for group in re.findall(r"Literal\[([^\]]*)\]", annotation) for choice in group.split(", ")]
+    if len(literals) > 12:
+        near = difflib.get_close_matches(str(given), literals, n=5, cutoff=0.3) or literals[:5]
+        literals = [*near, f"… ({len(literals)} in all)"]
+    plain = re.sub(r"(typing\.)?Literal\[[^\]]*\]", "", annotation)
+    words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping", "list": "a list"}
+    names = [word for name, word in words.items() if re.search(rf"\b{name}\b", re.sub(r"\[.*?\]", "", plain) or plain)]
+    if "None" in annotation:
+        names.append("null")
+    return " or ".join(([f"one of {', '.join(literals)}"] if literals else []) + names)
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Pairs of keys that cannot both hold."""
+    if settings.load_in_4bit and settings.load_in_8bit:
+        yield "load_in_8bit", "`load_in_4bit` and `load_in_8bit` exclude each other"
+    if (settings.load_in_4bit or settings.load_in_8bit) and not settings.use_peft:
+        key = "load_in_4bit" if settings.load_in_4bit else "load_in_8bit"
+        yield key, f"`{key}` needs `use_peft: true`: quantized weights cannot be trained"
+    if settings.bf16 and settings.fp16:
+        yield "fp16", "`bf16` and `fp16` exclude each other"
+    if settings.parallelism_config is not None:
+        yield "parallelism_config", "`parallelism_config` is set through accelerate's config file, not here"

@@ -1,0 +1,106 @@
+"""Prompts → headnotes with a local model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, TextStreamer
+
+from headnote_cli.engine.loading import BaseModel, is_adapter, load_model, load_model_config, torch_dtype, with_adapter
+from headnote_cli.events import Listener, TextWritten
+from headnote_cli.hardware import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 takes the likeliest."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 42
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `generate`. All are given, so that a model's own generation config decides nothing."""
+        chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.temperature > 0}
+        if self.temperature > 0:
+            chosen |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        else:
+            chosen |= {"temperature": None, "top_p": None, "top_k": None}
+        return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Headnote:
+    """What the model wrote. `finish_reason` is `length` where the token limit cut it off."""
+
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+class Writer:
+    """A loaded model that writes headnotes."""
+
+    def __init__(self, base: BaseModel, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, plan: Plan, stop_id: int) -> None:
+        """
+        Args:
+            adapter: A checkpoint folder with an adapter to put on the base, None for a whole model.
+            stop_id: The token that ends the assistant's turn; the generation config's own ends count too.
+        """
+        model = load_model(base, torch_dtype(plan.effective("dtype")), plan.effective("attn_implementation"))
+        self.model: Any = with_adapter(model, adapter) if adapter else model
+        self.model.to(plan.effective("device")).eval()
+        self.tokenizer = tokenizer
+        own = self.model.generation_config.eos_token_id
+        self.stop_ids = sorted({stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
+
+    @torch.inference_mode()
+    def write(self, prompt_ids: list[int], sampling: Sampling, emit: Listener | None = None) -> Headnote:
+        """Continue a prompt until the turn ends or the limit is reached, telling each piece as it comes."""
+        torch.manual_seed(sampling.seed)
+        ids = torch.tensor([prompt_ids], device=self.model.device)
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.stop_ids[0],
+            streamer=_Pieces(self.tokenizer, emit) if emit else None,
+            **sampling.options(),
+        )
+        written = output[0, len(prompt_ids) :].tolist()
+        finished = bool(written) and written[-1] in self.stop_ids
+        text = str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
+        return Headnote(text, "stop" if finished else "length", len(written))
+
+
+class _Pieces(TextStreamer):  # type: ignore[misc]
+    """Whole words as they come, told instead of printed."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, emit: Listener) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.emit = emit
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self.emit(TextWritten(text))
+
+
+def model_class_of(base: BaseModel) -> str:
+    """The Auto class that loads a model, by its architecture's name."""
+    architectures = load_model_config(base).architectures or []
+    multimodal = any(name.endswith("ForConditionalGeneration") for name in architectures)
+    return "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
+
+
+def adapter_base(adapter: Path, fallback: str | None) -> str | None:
+    """The base model that an adapter names, else `fallback`."""
+    import json
+
+    if not is_adapter(adapter):
+        return fallback
+    named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    return str(named) if named else fallback

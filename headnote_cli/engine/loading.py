@@ -1,0 +1,199 @@
+"""Base models, their quantization, adapters and tokenizers, loaded as the plan says and counted afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from headnote_cli.config import Config, Settings
+from headnote_cli.data import unreachable
+from headnote_cli.errors import ConfigError, SldsError
+from headnote_cli.hardware import Gpu, Machine, Plan, detect
+
+# Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
+# a list would only match suffixes and exclude nothing.
+VISION_MODULES = r".*(vision_tower|vision_model|visual|multi_modal_projector|audio_tower).*"
+
+if not os.environ.get("SLDS_DEBUG"):
+    disable_progress_bar()
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """Which model, and how it is to be loaded."""
+
+    name: str  # hub id, or a local folder
+    model_class: str
+    revision: str = "main"
+    trust_remote_code: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of every `from_pretrained`."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+def base_model(config: Config, plan: Plan | None = None) -> BaseModel:
+    """The model that a config names.
+
+    Raises:
+        ConfigError: None is named.
+    """
+    name = config.settings.model_name_or_path
+    if not name:
+        raise ConfigError("`model_name_or_path` is not set", str(config.path), "name a hub id or a local folder")
+    local = config.locate(name)
+    return BaseModel(
+        str(local) if local else name,
+        config.settings.model_class,
+        config.settings.model_revision,
+        bool(plan and plan.is_on("trust_remote_code")),
+    )
+
+
+@contextmanager
+def reaching(kind: str, name: str) -> Iterator[None]:
+    """Turn what the hub client raises into one message."""
+    try:
+        yield
+    except SldsError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise unreachable(error, kind, name) from error
+
+
+def this_machine() -> Machine:
+    """The machine as torch sees it, which `CUDA_VISIBLE_DEVICES` and the build of torch decide."""
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        gpus.append(Gpu(properties.name, (properties.major, properties.minor), properties.total_memory))
+    return dataclasses.replace(detect(), gpus=tuple(gpus))
+
+
+def load_model_config(base: BaseModel) -> Any:
+    """The model's `config.json` as transformers reads it."""
+    with reaching("model", base.name):
+        return AutoConfig.from_pretrained(base.name, **base.options())
+
+
+def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the chat template that `chat_template_path` names, if any.
+
+    Raises:
+        UnreachableError: The hub does not give it, or the folder holds none.
+    """
+    with reaching("tokenizer", base.name):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.name, **base.options())
+    if config is not None and config.settings.chat_template_path:
+        tokenizer.chat_template = _chat_template(config, base)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _chat_template(config: Config, base: BaseModel) -> str:
+    """A template file, or the template of another model."""
+    name = str(config.settings.chat_template_path)
+    local = config.locate(name)
+    if local is not None and local.is_file():
+        return local.read_text(encoding="utf-8")
+    with reaching("chat template", name):
+        other = AutoTokenizer.from_pretrained(str(local) if local else name, trust_remote_code=base.trust_remote_code)
+    return str(other.chat_template)
+
+
+def load_model(base: BaseModel, dtype: torch.dtype, attention: str | None = None, **options: Any) -> PreTrainedModel:
+    """The weights, at an explicit dtype.
+
+    Args:
+        options: Further arguments of `from_pretrained`, such as `quantization_config`.
+    """
+    loader = getattr(transformers, base.model_class)
+    if attention is not None:
+        options["attn_implementation"] = attention
+    with reaching("model", base.name):
+        model: PreTrainedModel = loader.from_pretrained(base.name, dtype=dtype, **base.options(), **options)
+    return model
+
+
+def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTrainedModel:
+    """The base model as the plan says, quantized if it asks for that.
+
+    Raises:
+        ConfigError: Quantization was asked for and no layer was quantized.
+    """
+    dtype = torch_dtype(plan.effective("dtype"))
+    options: dict[str, Any] = {}
+    if plan.effective("quantization") != "none":
+        options["quantization_config"] = get_quantization_config(_model_arguments(settings, plan))
+        if plan.effective("device") == "cuda":
+            # 4-bit weights are packed on the device that will use them.
+            options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
+    if settings.load_in_4bit and not quantized_layers(model):
+        raise ConfigError("`load_in_4bit: true` was asked for, and after loading no layer is 4-bit", base.name)
+    return model
+
+
+def quantized_layers(model: torch.nn.Module) -> list[str]:
+    """Names of the 4-bit linear layers."""
+    import bitsandbytes
+
+    return [name for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all parameters and of the tables that 4-bit ones carry."""
+    total = 0
+    for parameter in model.parameters():
+        total += parameter.numel() * parameter.element_size()
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            total += sum(t.numel() * t.element_size() for t in state.as_dict(packed=True).values() if torch.is_tensor(t))
+    return total
+
+
+def _model_arguments(settings: Settings, plan: Plan) -> ModelConfig:
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    values = {name: getattr(settings, name) for name in names}
+    return ModelConfig(**(values | {"dtype": plan.effective("dtype")}))
+
+
+def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:
+    """TRL's own LoRA settings, kept off the vision tower unless a target names it."""
+    lora = get_peft_config(_model_arguments(settings, plan))
+    if lora is None:
+        return None
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else " ".join(lora.target_modules or [])
+    if not any(word in targets for word in ("vision", "visual", "multi_modal")):
+        lora.exclude_modules = VISION_MODULES
+    return lora
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """`"bfloat16"` → `torch.bfloat16`."""
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not a whole model."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """The base model with an adapter on it, PEFT's default way."""
+    with reaching("adapter", str(adapter)):
+        return PeftModel.from_pretrained(model, str(adapter))

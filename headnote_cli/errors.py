@@ -1,0 +1,68 @@
+"""The errors a user can meet, each with its exit code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process returns; scripts rely on these numbers."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    DOES_NOT_FIT = 3
+    UNREACHABLE = 4
+    BAD_DATA = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+@dataclass
+class SldsError(Exception):
+    """One clear message: what is wrong, where it stands, and how to mend it."""
+
+    message: str
+    where: str | None = None
+    hint: str | None = None
+
+    exit_code = ExitCode.FAILED
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class UsageError(SldsError):
+    """Options or arguments that cannot be followed."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(UsageError):
+    """A configuration file, key or template that cannot be used."""
+
+
+class DoesNotFitError(SldsError):
+    """The memory needed is more than there is."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+
+class UnreachableError(SldsError):
+    """A model or data set that is missing, gated or offline."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class DataError(SldsError):
+    """Rows or files whose content cannot be used."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+@dataclass
+class Interrupted(SldsError):
+    """The user or the system asked the run to stop; its state is saved."""
+
+    exit_code: ExitCode = ExitCode.INTERRUPTED

@@ -1,0 +1,64 @@
+"""What the engine tells while it works. The console listens; the engine knows no screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line worth keeping on the screen."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingStarted:
+    """The model is loaded and the first step is next."""
+
+    total_steps: int
+    first_step: int
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step."""
+
+    step: int
+    total_steps: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Loss on the evaluation split; perplexity is its exponential."""
+
+    step: int
+    loss: float
+    perplexity: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint lies on the disk."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class TextWritten:
+    """A piece of the headnote that is being written."""
+
+    text: str
+
+
+Event = Note | TrainingStarted | StepDone | Evaluated | Saved | TextWritten
+Listener = Callable[[Event], None]

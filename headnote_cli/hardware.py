@@ -1,0 +1,286 @@
+"""What this machine has, and the plan: what was asked, what will be done here, and why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from headnote_cli.config import Settings
+from headnote_cli.errors import UsageError
+
+PACKAGES = ("bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", "wandb", "tensorboard")
+SIXTEEN_BIT = ("bfloat16", "float16")
+AMPERE = (8, 0)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA device."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int  # bytes
+    used: int = 0  # bytes held by other programs
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts that decide the plan."""
+
+    gpus: tuple[Gpu, ...]
+    packages: frozenset[str]
+    compiler: str | None
+    cores: int
+    memory: int  # bytes of main memory
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+    def capable_of(self, capability: tuple[int, int]) -> bool:
+        """Whether there is a GPU, and every one is of that generation or later."""
+        return bool(self.gpus) and all(gpu.capability >= capability for gpu in self.gpus)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row of the plan."""
+
+    setting: str
+    asked: str
+    effective: str
+    why: str = ""
+
+    @property
+    def changed(self) -> bool:
+        return self.asked != self.effective
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every setting that depends on the machine."""
+
+    decisions: tuple[Decision, ...]
+
+    def effective(self, setting: str) -> str:
+        """What will be done for a setting."""
+        return next(row.effective for row in self.decisions if row.setting == setting)
+
+    def is_on(self, setting: str) -> bool:
+        return self.effective(setting) == "true"
+
+    def changes(self) -> list[Decision]:
+        """The settings where this machine cannot do what was asked."""
+        return [row for row in self.decisions if row.changed]
+
+    def rows(self) -> list[dict[str, str]]:
+        """For JSON."""
+        return [asdict(row) for row in self.decisions]
+
+    def require_unchanged(self) -> None:
+        """`--strict`.
+
+        Raises:
+            UsageError: Any setting is not done as asked.
+        """
+        if changes := self.changes():
+            told = "; ".join(f"{row.setting}: {row.asked} → {row.effective} ({row.why})" for row in changes)
+            raise UsageError(f"--strict: this machine cannot do what the config asks: {told}")
+
+
+def detect() -> Machine:
+    """This machine, without importing torch."""
+    return Machine(
+        gpus=tuple(_gpus()) if not _cpu_build_of_torch() else (),
+        packages=frozenset(name for name in PACKAGES if find_spec(name)),
+        compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=main_memory(),
+    )
+
+
+def main_memory() -> int:
+    """Bytes of main memory, 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _cpu_build_of_torch() -> bool:
+    try:
+        return version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+
+
+def _gpus() -> Iterator[Gpu]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return
+    query = [tool, "--query-gpu=name,compute_cap,memory.total,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return
+    for line in listing.splitlines():
+        name, capability, total, used = (part.strip() for part in line.split(","))
+        major, _, minor = capability.partition(".")
+        yield Gpu(name, (int(major), int(minor or 0)), int(total) * 2**20, int(used) * 2**20)
+
+
+def resolve(settings: Settings, machine: Machine, model_type: str | None = None, allow_remote_code: bool = False) -> Plan:
+    """The plan for a config on a machine.
+
+    Args:
+        model_type: `model_type` of the base model's config, if known: Gemma 3 overflows in float16.
+    """
+    dtype = _dtype(settings, machine, model_type)
+    return Plan(
+        (
+            Decision("device", "cpu" if settings.use_cpu else machine.device, machine.device if not settings.use_cpu else "cpu"),
+            dtype,
+            *_mixed_precision(settings, machine, dtype.effective),
+            _attention(settings, machine, dtype.effective),
+            _liger(settings, machine),
+            _optimizer(settings, machine),
+            _quantization(settings, machine),
+            _report(settings, machine),
+            _workers(settings, machine),
+            _compile(settings, machine),
+            _remote_code(settings, allow_remote_code),
+        )
+    )
+
+
+def _flag(value: object) -> str:
+    return "true" if value else "false"
+
+
+def _on_gpu(settings: Settings, machine: Machine) -> bool:
+    return bool(machine.gpus) and not settings.use_cpu
+
+
+def _dtype(settings: Settings, machine: Machine, model_type: str | None) -> Decision:
+    """The dtype of the loaded weights; a forgotten one would double the activations."""
+    explicit = settings.dtype if "dtype" in settings.model_fields_set and settings.dtype != "auto" else None
+    asked = explicit or ("float16" if settings.fp16 else "float32" if settings.bf16 is False else "bfloat16")
+    if asked == "float32":
+        return Decision("dtype", asked, asked)
+    if not _on_gpu(settings, machine):
+        return Decision("dtype", asked, "float32", "a CPU trains in float32")
+    has_bf16 = machine.capable_of(AMPERE)
+    if asked == "bfloat16" and not has_bf16:
+        return Decision("dtype", asked, "float32", f"{machine.gpus[0].name} has no bfloat16")
+    if asked == "float16" and (model_type or "").startswith("gemma3"):
+        return Decision("dtype", asked, "bfloat16" if has_bf16 else "float32", "Gemma 3 overflows in float16")
+    return Decision("dtype", asked, asked)
+
+
+def _mixed_precision(settings: Settings, machine: Machine, dtype: str) -> Iterator[Decision]:
+    asked = settings.bf16 is True or (settings.bf16 is None and not settings.fp16 and dtype == "bfloat16")
+    possible = _on_gpu(settings, machine) and machine.capable_of(AMPERE)
+    why = "" if possible or not asked else "needs a GPU of compute capability 8.0 or later"
+    yield Decision("bf16", _flag(asked), _flag(asked and possible), why)
+    fp16_ok = _on_gpu(settings, machine) and dtype == "float16"
+    yield Decision("fp16", _flag(settings.fp16), _flag(settings.fp16 and fp16_ok), "" if fp16_ok or not settings.fp16 else "see dtype")
+    tf32 = bool(settings.tf32)
+    yield Decision("tf32", _flag(tf32), _flag(tf32 and possible), "" if possible or not tf32 else "needs an Ampere GPU or later")
+
+
+def _attention(settings: Settings, machine: Machine, dtype: str) -> Decision:
+    asked = settings.attn_implementation or "sdpa"
+    if asked != "flash_attention_2":
+        return Decision("attn_implementation", asked, asked)
+    if not _on_gpu(settings, machine):
+        why = "FlashAttention-2 needs a CUDA GPU"
+    elif not machine.capable_of(AMPERE):
+        why = f"FlashAttention-2 needs compute capability 8.0; {machine.gpus[0].name} is older"
+    elif dtype not in SIXTEEN_BIT:
+        why = f"FlashAttention-2 needs 16-bit tensors, not {dtype}"
+    elif not machine.packages & {"flash_attn", "kernels"}:
+        why = "neither the `flash-attn` nor the `kernels` package is installed"
+    else:
+        prebuilt = "" if "flash_attn" in machine.packages else "prebuilt kernel of the `kernels` package"
+        return Decision("attn_implementation", asked, asked, prebuilt)
+    return Decision("attn_implementation", asked, "sdpa", why)
+
+
+def _liger(settings: Settings, machine: Machine) -> Decision:
+    asked = settings.use_liger_kernel
+    why = ""
+    if asked and not _on_gpu(settings, machine):
+        why = "Liger's kernels need a CUDA GPU"
+    elif asked and "triton" not in machine.packages:
+        why = "Liger's kernels need the `triton` package"
+    elif asked and "liger_kernel" not in machine.packages:
+        why = "the `liger-kernel` package is not installed"
+    return Decision("use_liger_kernel", _flag(asked), _flag(asked and not why), why)
+
+
+def _optimizer(settings: Settings, machine: Machine) -> Decision:
+    asked = settings.optim
+    if asked not in ("adamw_torch_4bit", "adamw_torch_8bit"):
+        return Decision("optim", asked, asked)
+    why = ""
+    if "torchao" not in machine.packages:
+        why = "the `torchao` package is not installed"
+    elif _on_gpu(settings, machine) and "triton" not in machine.packages:
+        why = "torchao compiles its step with `triton`, which is not installed"
+    elif not _on_gpu(settings, machine) and machine.compiler is None:
+        why = "torchao compiles its step with a C++ compiler, and there is none"
+    return Decision("optim", asked, "adamw_torch" if why else asked, why)
+
+
+def _quantization(settings: Settings, machine: Machine) -> Decision:
+    asked = "4-bit" if settings.load_in_4bit else "8-bit" if settings.load_in_8bit else "none"
+    if asked != "none" and "bitsandbytes" not in machine.packages:
+        return Decision("quantization", asked, "none", "the `bitsandbytes` package is not installed")
+    if asked == "4-bit":
+        double = " + double quantization" if settings.use_bnb_nested_quant else ""
+        asked = f"4-bit {settings.bnb_4bit_quant_type}{double}"
+    return Decision("quantization", asked, asked)
+
+
+def _report(settings: Settings, machine: Machine) -> Decision:
+    """Reporting never asks for a login: wandb without one goes offline."""
+    names = [settings.report_to] if isinstance(settings.report_to, str) else settings.report_to or []
+    asked = ",".join(names) or "none"
+    kept = [name for name in names if name not in ("wandb", "tensorboard") or name in machine.packages]
+    if kept != names:
+        return Decision("report_to", asked, ",".join(kept) or "none", "the package is not installed")
+    if "wandb" in names and not (os.environ.get("WANDB_API_KEY") or _has_wandb_login() or os.environ.get("WANDB_MODE")):
+        return Decision("report_to", asked, asked.replace("wandb", "wandb (offline)"), "no wandb login on this machine")
+    return Decision("report_to", asked, asked)
+
+
+def _has_wandb_login() -> bool:
+    netrc = Path.home() / ".netrc"
+    try:
+        return "api.wandb.ai" in netrc.read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def _workers(settings: Settings, machine: Machine) -> Decision:
+    asked = settings.dataset_num_proc or 1
+    return Decision("dataset_num_proc", str(asked), str(min(asked, machine.cores)), "" if asked <= machine.cores else f"{machine.cores} cores")
+
+
+def _compile(settings: Settings, machine: Machine) -> Decision:
+    asked = settings.torch_compile
+    possible = machine.compiler is not None if not _on_gpu(settings, machine) else "triton" in machine.packages
+    why = "" if possible or not asked else "no compiler for `torch.compile`"
+    return Decision("torch_compile", _flag(asked), _flag(asked and possible), why)
+
+
+def _remote_code(settings: Settings, allowed: bool) -> Decision:
+    asked = settings.trust_remote_code
+    why = "" if allowed or not asked else "only with --allow-remote-code, and these models need none"
+    return Decision("trust_remote_code", _flag(asked), _flag(asked and allowed), why)

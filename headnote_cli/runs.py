@@ -1,0 +1,189 @@
+"""Run folders: their record, their checkpoints, and which of them are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.config import Config
+from headnote_cli.errors import DataError, UnreachableError, UsageError
+
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+MANIFEST = "slds.json"  # in a checkpoint: its files and sizes; in a merged model: what it was made of
+PROMPTS = "prompts"
+MERGED_SUFFIX = "-merged"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A `checkpoint-N` folder. `fault` says what is missing from it, None if it is whole."""
+
+    path: Path
+    step: int
+    fault: str | None = None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write beside and rename, so that a reader never meets half a file."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, flush to the disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, None where there is no file.
+
+    Raises:
+        DataError: The file is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", str(path)) from error
+    if not isinstance(value, dict):
+        raise DataError("is not a JSON object", str(path))
+    return value
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def seal(folder: Path) -> None:
+    """Write a checkpoint's manifest, the last file of it: without one it is not whole."""
+    files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+    files.pop(MANIFEST, None)
+    write_json(folder / MANIFEST, {"files": files, "sealed": now()})
+
+
+def checkpoints(output_dir: Path) -> list[Checkpoint]:
+    """All checkpoints of a run folder by step, the half-written ones too, each with its fault."""
+    found = []
+    for folder in output_dir.glob("checkpoint-*"):
+        match = _CHECKPOINT.fullmatch(folder.name)
+        if match and folder.is_dir():
+            found.append(Checkpoint(folder, int(match[1]), _fault(folder)))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _fault(folder: Path) -> str | None:
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except DataError as error:
+        return str(error)
+    if manifest is None:
+        return f"no {MANIFEST}: saving was cut short, or another tool wrote it"
+    for name, size in manifest.get("files", {}).items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def find_checkpoint(name: str, config: Config) -> Path:
+    """The checkpoint folder meant by a path, a name such as `checkpoint-1364`, or `latest`.
+
+    A name is looked up under the config's `output_dir`, then under the newest run beside it that has it.
+
+    Raises:
+        UnreachableError: It is nowhere; the message lists what there is.
+    """
+    if name != "latest" and Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    output = output_dir(config)
+    runs = [output, *_runs_beside(output)]
+    for run in runs:
+        whole = [checkpoint for checkpoint in checkpoints(run) if checkpoint.fault is None]
+        if name == "latest" and whole:
+            return whole[-1].path
+        if name != "latest" and (run / name).is_dir():
+            return run / name
+    present = [str(checkpoint.path) for run in runs for checkpoint in checkpoints(run)]
+    hint = f"checkpoints found: {', '.join(present)}" if present else f"no run has a checkpoint yet: run `slds train --config {config.path}`"
+    raise UnreachableError(f"there is no checkpoint {name}", str(output), hint)
+
+
+def _runs_beside(output: Path) -> list[Path]:
+    """Run folders under the first folder of `output_dir`, newest first."""
+    top = output.parent
+    for part in output.parents:
+        if part in (Path(), Path("/"), Path.home(), Path.cwd()):
+            break
+        top = part
+    if top in (Path(), Path("/")) or not top.is_dir():
+        return []
+    records = sorted(top.glob("**/" + RECORD), key=lambda file: file.stat().st_mtime, reverse=True)
+    return [record.parent for record in records if record.parent != output]
+
+
+def output_dir(config: Config) -> Path:
+    """The run folder of a config.
+
+    Raises:
+        UsageError: The config names none.
+    """
+    name = config.settings.output_dir
+    if not name:
+        raise UsageError("`output_dir` is not set", str(config.path), "add a line `output_dir: ./trainer_output/…`")
+    return Path(name).expanduser()
+
+
+def record_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The record of the run that a checkpoint belongs to."""
+    for folder in (checkpoint, checkpoint.parent):
+        record = read_json(folder / RECORD)
+        if record is not None:
+            return record
+    return None
+
+
+def merged_models(config: Config) -> Iterator[Path]:
+    """Finished merged folders of the config's run, newest first."""
+    named = config.settings.peft_output_model_path
+    candidates = [Path(named).expanduser()] if named else []
+    if config.settings.output_dir:
+        candidates += output_dir(config).glob(f"*{MERGED_SUFFIX}")
+    whole = {folder.resolve(): folder for folder in candidates if (folder / MANIFEST).is_file()}
+    yield from sorted(whole.values(), key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder so that its name is free and nothing is lost; returns where it went."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    target = folder.with_name(f"{folder.name}.old-{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}.old-{stamp}-{number}")
+    folder.rename(target)
+    return target
+
+
+def copy_prompts(source: Path, target: Path) -> None:
+    """Keep the templates a model is trained with beside it, so that it can be prompted the same way later."""
+    target.mkdir(parents=True, exist_ok=True)
+    for template in sorted(source.glob("*.jinja")):
+        shutil.copyfile(template, target / template.name)
