@@ -1,0 +1,257 @@
+"""The Typer app: options and help. The work is in `commands/`, the drawing in `views.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headnote_cli import __version__
+from headnote_cli.console import Screen, screen_for
+from headnote_cli.errors import DataError, DoesNotFitError, ExitCode, UsageError
+
+app = typer.Typer(
+    name="slds",
+    help="Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file. Default: $SLDS_CONFIG, else configs/ipst/slds/sft_liger_peft.yaml."),
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key; repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the libraries say.")]
+RemoteCodeOption = Annotated[bool, typer.Option("--allow-remote-code", help="Honour `trust_remote_code: true`.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"slds {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU."""
+
+
+@app.command("preview-prompts")
+def preview_prompts(
+    config: ConfigOption = None,
+    count: Annotated[int, typer.Option("-n", min=0, help="How many rows.")] = 3,
+    row: Annotated[int | None, typer.Option(help="This row alone, counted from 1.")] = None,
+    split: Annotated[str, typer.Option(help="train, eval, test, or a split's own name.")] = "train",
+    stats: Annotated[bool, typer.Option("--stats", help="Count tokens and cuts over the whole split.")] = False,
+    tokenizer: Annotated[bool, typer.Option(help="Encode as training will; without, show the messages only.")] = True,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show rows exactly as the model will see them.
+
+    Example: slds preview-prompts --config configs/demo.yaml -n 1
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.preview import preview
+        from headnote_cli.config import load_config
+        from headnote_cli.views import preview_view
+
+        loaded = load_config(config, set_ or [])
+        value = preview(loaded, count, row, split, stats, tokenizer)
+        for note in (*loaded.notes, *value.notes):
+            screen.note(note)
+        if value.tokenizer_missing and tokenizer:
+            screen.note(f"messages only, no token counts: {value.tokenizer_missing}", warning=True)
+        screen.show(preview_view(value))
+        screen.data(value.to_json())
+
+
+@app.command("check-memory")
+def check_memory_command(
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")] = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="A card by name, or a size such as 24GiB; repeatable.")] = None,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Estimate the peak memory of a training step and say on which cards it fits.
+
+    Example: slds check-memory --config configs/ipst/slds/sft_liger_peft.yaml --gpu "RTX 4090"
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.check_memory import check_memory
+        from headnote_cli.config import load_config
+        from headnote_cli.views import memory_view, plan_view
+
+        configs = [load_config(path, set_ or []) for path in config or [None]]
+        checks = [check_memory(loaded, gpu or []) for loaded in configs]
+        for loaded in configs:
+            for note in loaded.notes:
+                screen.note(note)
+        screen.show(memory_view(checks))
+        if len(checks) == 1:
+            screen.table(plan_view(checks[0].plan))
+        screen.data({"runs": [check.to_json() for check in checks]})
+        if not all(check.fits_any for check in checks):
+            if json_mode:
+                raise typer.Exit(ExitCode.DOES_NOT_FIT)
+            raise DoesNotFitError("does not fit on any card named above", hint="a smaller batch or `max_length`, LoRA, or 4-bit")
+
+
+@app.command()
+def train(
+    config: ConfigOption = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint; --no-resume sets the old run aside.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check config, plan, data and prompts; train nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
+    allow_remote_code: RemoteCodeOption = False,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train with LoRA on a 4-bit base, or whatever the config says.
+
+    Example: slds train --config configs/ipst/slds/sft_liger_peft.yaml
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.train import train as run
+        from headnote_cli.config import load_config
+        from headnote_cli.views import plan_view, training_view
+
+        loaded = load_config(config, set_ or [])
+        for note in loaded.notes:
+            screen.note(note)
+        report = run(loaded, screen.listen, resume, strict, dry_run, allow_remote_code)
+        screen.close()
+        if dry_run:
+            screen.table(plan_view(report.plan))
+        screen.show(training_view(report, str(loaded.path)))
+        screen.data(report.to_json())
+
+
+@app.command()
+def merge(
+    checkpoint: Annotated[str | None, typer.Option(help="A path, a name such as checkpoint-1364, or latest.")] = None,
+    config: ConfigOption = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: the checkpoint's name with -merged.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the base's own.")] = None,
+    verify: Annotated[bool, typer.Option(help="Compare the logits of base + adapter with the merged model.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output; the old one is set aside.")] = False,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Merge a checkpoint's adapter into its base: one model folder that transformers alone loads.
+
+    Example: slds merge --checkpoint checkpoint-1364
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.merge import merge as run
+        from headnote_cli.config import load_config
+        from headnote_cli.views import merge_view
+
+        if dtype not in (None, "float32", "bfloat16", "float16"):
+            raise UsageError(f"--dtype {dtype}: write float32, bfloat16 or float16")
+        loaded = load_config(config, set_ or [])
+        report = run(loaded, screen.listen, checkpoint, output, dtype, verify, force)
+        screen.show(merge_view(report, str(loaded.path)))
+        screen.data(report.to_json())
+
+
+@app.command()
+def generate(
+    decision: Annotated[str, typer.Option(help="A text file, a folder of .txt files, or - for standard input.")],
+    lang: Annotated[list[str], typer.Option(help="Language of the headnote: de, fr or it; repeatable.")],
+    model: Annotated[str | None, typer.Option(help="A merged folder, a checkpoint or a hub id. Default: the newest merged one.")] = None,
+    config: ConfigOption = None,
+    output: Annotated[Path | None, typer.Option(help="Write JSON lines to this file instead of text to stdout.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest headnote, in tokens.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the headnote of a decision, and look its citations up in the decision.
+
+    Example: slds generate --decision decision.txt --lang de
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.generate import generate as run
+        from headnote_cli.config import load_config
+
+        _check_languages(lang)
+        decisions = _decisions(decision)
+        if output is not None and output.exists():
+            raise UsageError("the output exists already", str(output), "choose another --output, or remove it")
+        loaded = load_config(config, set_ or [])
+        written = []
+        for headnote in run(loaded, decisions, lang, screen.listen, model, max_new_tokens, temperature, seed):
+            written.append(headnote)
+            if output is None:
+                _show_headnote(screen, headnote, len(decisions) * len(lang) > 1)
+        if output is not None:
+            _write_lines(output, written)
+            screen.note(f"{len(written)} headnotes in {output}")
+
+
+def _check_languages(languages: list[str]) -> None:
+    from headnote_cli.language import LANGUAGES
+
+    for language in languages:
+        if language not in LANGUAGES:
+            raise UsageError(f"--lang {language}: the court writes headnotes in {', '.join(LANGUAGES)}")
+
+
+def _decisions(name: str) -> list:  # type: ignore[type-arg]
+    from headnote_cli.commands.generate import read_decision
+
+    path = Path(name).expanduser()
+    if name == "-":
+        return [read_decision(Path("-"), sys.stdin.buffer.read().decode("utf-8-sig", errors="replace"))]
+    if path.is_dir():
+        files = sorted(path.glob("*.txt"))
+        if not files:
+            raise DataError("the folder holds no .txt files", name)
+        return [read_decision(file) for file in files]
+    return [read_decision(path)]
+
+
+def _show_headnote(screen: Screen, headnote, many: bool) -> None:  # type: ignore[no-untyped-def]
+    from headnote_cli.views import headnote_view
+
+    if screen.json_mode:
+        screen.line(headnote.to_json())
+        return
+    if screen.streams:
+        screen.out.print()
+    else:
+        screen.text(headnote.headnote)
+    screen.table(headnote_view(headnote))
+
+
+def _write_lines(output: Path, headnotes: list) -> None:  # type: ignore[type-arg]
+    import json
+
+    from headnote_cli.runs import write_text
+
+    write_text(output, "".join(json.dumps(h.to_json(), ensure_ascii=False) + "\n" for h in headnotes))
+
+
+def main() -> None:
+    """The console entry point."""
+    app()

@@ -1,0 +1,1 @@
+"""One module a command: config and plain values in, a value to show out."""

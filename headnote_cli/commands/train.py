@@ -1,0 +1,274 @@
+"""`slds train`: config → rows → a run folder with checkpoints and its record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headnote_cli.commands.check_memory import method_of
+from headnote_cli.commands.preview import encoder_for
+from headnote_cli.config import Config
+from headnote_cli.data import Rows, load_split
+from headnote_cli.encoding import Encoded, Encoder, Lengths, encode_all
+from headnote_cli.errors import DataError, Interrupted, UsageError
+from headnote_cli.events import Listener, Note
+from headnote_cli.hardware import Plan, resolve
+from headnote_cli.prompts import PromptTemplates
+from headnote_cli.runs import (
+    METRICS,
+    PROMPTS,
+    RECORD,
+    Checkpoint,
+    checkpoints,
+    copy_prompts,
+    now,
+    output_dir,
+    read_json,
+    set_aside,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from headnote_cli.engine.training import TrainingResult
+
+STORED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "torchao", "headnote-cli")
+# Keys that may change between a run and its continuation: they decide what is shown and kept, not what is learnt.
+FREE_ON_RESUME = frozenset(
+    "dataset_num_proc disable_tqdm eval_on_start eval_steps eval_strategy extends logging_first_step logging_steps "
+    "logging_strategy mode output_dir peft_base_model_path peft_output_model_path peft_peft_model_path project report_to "
+    "resume_from_checkpoint run_name save_steps save_strategy save_total_limit dataset_test_split "
+    "evaluate_vllm_model_name_or_path evaluate_vllm_tensor_parallel_size evaluate_vllm_sampling_params_max_tokens".split()
+)
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run came to."""
+
+    run: Path
+    state: str
+    steps: int
+    train_loss: float | None
+    eval_loss: float | None
+    checkpoint: Path | None
+    tokens: int
+    seconds: float
+    plan: Plan
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"run": str(self.run), "checkpoint": self.checkpoint and str(self.checkpoint), "plan": self.plan.rows()}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows ready to train on, and what preparing them did."""
+
+    train: list[Encoded]
+    evaluation: list[Encoded]
+    fingerprint: str
+    lengths: dict[str, Any]
+
+
+def train(
+    config: Config, emit: Listener, resume: bool = True, strict: bool = False, dry_run: bool = False, allow_remote_code: bool = False
+) -> TrainingReport:
+    """Train a config from its start, or go on where its run folder ends.
+
+    Raises:
+        UsageError: `strict` and the machine cannot do what is asked; a resumed run would be a different one.
+        DataError: Rows that cannot be trained on.
+        Interrupted: A signal came; the run is saved.
+    """
+    from headnote_cli.engine.loading import base_model, load_model_config, load_tokenizer, this_machine
+
+    folder = output_dir(config)
+    base = base_model(config)
+    model_type = load_model_config(base).model_type
+    plan = resolve(config.settings, this_machine(), model_type, allow_remote_code)
+    if strict:
+        plan.require_unchanged()
+    for row in plan.changes():
+        emit(Note(f"{row.setting}: {row.asked} → {row.effective} ({row.why})", warning=True))
+    record = read_json(folder / RECORD)
+    if resume and record is not None:
+        _require_same_run(config, record, folder)
+        if record.get("state") == "finished" and not dry_run:
+            emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
+            return _finished_report(folder, record, plan)
+    base = base_model(config, plan)
+    templates = PromptTemplates(config.path_of("prompts_path"))
+    encoder = encoder_for(config, templates, load_tokenizer(base, config))
+    encoder.turn_end_id()  # refuses a template that would never teach the model to stop
+    prepared = prepare(config, encoder, emit)
+    if dry_run:
+        return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
+    start_from = _starting_point(folder, resume, emit)
+    return _run(config, plan, base, encoder, prepared, start_from, emit)
+
+
+def prepare(config: Config, encoder: Encoder, emit: Listener) -> Prepared:
+    """Rows of the training and evaluation splits, encoded, with a line on what that did."""
+    train_rows = load_split(config, "train")
+    for note in train_rows.notes:
+        emit(Note(note))
+    train_encoded, lengths = _encoded(encoder, train_rows, emit)
+    wants_evaluation = config.settings.eval_strategy != "no"
+    evaluation = _encoded(encoder, load_split(config, "eval"), emit)[0] if wants_evaluation else []
+    if not train_encoded:
+        raise DataError("no row is left to train on", train_rows.source, "raise `max_length`, or set `overflow: middle`")
+    return Prepared(train_encoded, evaluation, train_rows.fingerprint(), lengths)
+
+
+def _encoded(encoder: Encoder, rows: Rows, emit: Listener) -> tuple[list[Encoded], dict[str, Any]]:
+    lengths = Lengths()
+    encoded = []
+    for number, row in enumerate(rows.rows, 1):
+        try:
+            encoded += encode_all(encoder, [row], lengths)
+        except DataError as error:
+            where = f"{rows.source}, split {rows.split}, row {number}: {error.where}"
+            raise DataError(error.message, where, error.hint) from error
+    summary = lengths.summary()
+    emit(Note(lengths_line(rows, summary)))
+    return encoded, summary
+
+
+def lengths_line(rows: Rows, summary: Mapping[str, Any]) -> str:
+    """How many rows, how long, and what gave way."""
+    prompt, completion = summary["prompt_tokens"], summary["completion_tokens"]
+    lengths = ""
+    if prompt and completion:
+        lengths = (
+            f"; prompt tokens median {prompt['median']:,}, max {prompt['max']:,}; "
+            f"headnote median {completion['median']:,}, max {completion['max']:,}"
+        )
+    cut = f"; {summary['rows_cut']} rows cut by {summary['tokens_cut']:,} tokens" if summary["rows_cut"] else "; none cut"
+    dropped = f"; {summary['rows_dropped']} dropped" if summary["rows_dropped"] else ""
+    return f"{rows.split}: {summary['rows']} rows from {rows.source}{lengths}{cut}{dropped}"
+
+
+def _require_same_run(config: Config, record: Mapping[str, Any], folder: Path) -> None:
+    before = record.get("config", {})
+    after = config.written()
+    changed = [
+        f"{key}: {before.get(key)!r} → {after.get(key)!r}"
+        for key in sorted({*before, *after} - FREE_ON_RESUME)
+        if before.get(key) != after.get(key)
+    ]
+    if changed:
+        raise UsageError(
+            f"the config is not the one of the run in this folder: {'; '.join(changed)}",
+            str(folder),
+            "set another `output_dir`, undo the change, or start afresh with --no-resume (the old run is set aside)",
+        )
+
+
+def _finished_report(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingReport:
+    metrics = record.get("metrics", {})
+    checkpoint = metrics.get("checkpoint")
+    return TrainingReport(
+        folder,
+        "finished",
+        int(metrics.get("steps", 0)),
+        metrics.get("train_loss"),
+        metrics.get("eval_loss"),
+        Path(checkpoint) if checkpoint else None,
+        int(metrics.get("tokens", 0)),
+        float(metrics.get("seconds", 0.0)),
+        plan,
+    )
+
+
+def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | None:
+    """The newest whole checkpoint; half-written ones are set aside, or the whole folder if nothing is to be resumed."""
+    if not resume:
+        if folder.is_dir() and any(folder.iterdir()):
+            emit(Note(f"the earlier run now lies in {set_aside(folder)}"))
+        return None
+    whole = None
+    for checkpoint in checkpoints(folder):
+        if checkpoint.fault is None:
+            whole = checkpoint
+        else:
+            aside = set_aside(checkpoint.path)
+            emit(Note(f"{checkpoint.path.name} is not whole ({checkpoint.fault}): set aside as {aside.name}", warning=True))
+    if whole is not None:
+        emit(Note(f"resuming from {whole.path}"))
+    elif (folder / METRICS).is_file():
+        (folder / METRICS).unlink()  # of a run that saved nothing
+    return whole
+
+
+def _run(
+    config: Config, plan: Plan, base: Any, encoder: Encoder, prepared: Prepared, start: Checkpoint | None, emit: Listener
+) -> TrainingReport:
+    from headnote_cli.engine.training import TrainingJob
+    from headnote_cli.engine.training import train as run_trainer
+
+    folder = output_dir(config)
+    prompts = folder / PROMPTS
+    shutil.rmtree(prompts, ignore_errors=True)
+    copy_prompts(encoder.templates.folder, prompts)
+    record = _record(config, plan, base, encoder, prepared)
+    write_json(folder / RECORD, record | {"state": "running"})
+    job = TrainingJob(
+        base=base,
+        settings=config.settings,
+        plan=plan,
+        tokenizer=encoder.tokenizer,  # type: ignore[arg-type]
+        train_rows=prepared.train,
+        eval_rows=prepared.evaluation,
+        output_dir=folder,
+        resume_from=start.path if start else None,
+    )
+    emit(Note(f"{method_of(config)} on {base.name}"))
+    try:
+        result = run_trainer(job, emit)
+    except (Interrupted, KeyboardInterrupt):
+        write_json(folder / RECORD, record | {"state": "interrupted", "ended": now()})
+        raise
+    except BaseException:
+        write_json(folder / RECORD, record | {"state": "failed", "ended": now()})
+        raise
+    write_json(folder / RECORD, record | {"state": "finished", "ended": now()} | _metrics(result))
+    return TrainingReport(
+        folder, "finished", result.steps, result.train_loss, result.eval_loss, result.checkpoint, result.tokens, result.seconds, plan
+    )
+
+
+def _metrics(result: TrainingResult) -> dict[str, Any]:
+    values = asdict(result) | {"checkpoint": result.checkpoint and str(result.checkpoint)}
+    return {"model": values.pop("model"), "metrics": values}
+
+
+def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, prepared: Prepared) -> dict[str, Any]:
+    """Everything needed to explain a checkpoint months later."""
+    settings = config.settings
+    return {
+        "config_file": str(config.path),
+        "config": config.written(),
+        "origins": {key: str(origin) for key, origin in config.origins.items()},
+        "notes": config.notes,
+        "base_model": base.name,
+        "model_class": base.model_class,
+        "max_length": settings.max_length,
+        "overflow": settings.overflow,
+        "overflow_field": settings.overflow_field,
+        "prompts": encoder.templates.hashes(),
+        "plan": plan.rows(),
+        "data": {"dataset_name": settings.dataset_name, "fingerprint": prepared.fingerprint} | prepared.lengths,
+        "packages": {name: _version(name) for name in STORED_PACKAGES},
+        "seed": settings.seed,
+        "started": now(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

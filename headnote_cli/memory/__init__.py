@@ -1,0 +1,1 @@
+"""The memory estimate, in plain integers: no torch, no weights, no GPU."""

@@ -1,0 +1,168 @@
+"""How each command's value is drawn for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from headnote_cli.commands.check_memory import MemoryCheck
+from headnote_cli.commands.generate import GeneratedHeadnote
+from headnote_cli.commands.merge import MergeReport
+from headnote_cli.commands.preview import Preview, PreviewedRow
+from headnote_cli.commands.train import TrainingReport
+from headnote_cli.console import duration, printable, size
+from headnote_cli.encoding import CUT_MARK
+from headnote_cli.hardware import Plan
+
+PROMPT, COMPLETION, CUT = "cyan", "bold green", "bold red"
+
+
+def preview_view(preview: Preview) -> RenderableType:
+    """Each row as the model sees it; prompt and completion in their colours."""
+    parts: list[RenderableType] = []
+    for row in preview.rows:
+        parts += [Rule(_row_title(row), style="dim"), _row_text(row), Text()]
+    parts.append(_stats_view(preview.stats))
+    return Group(*parts)
+
+
+def _row_title(row: PreviewedRow) -> str:
+    title = f"{row.split} row {row.row}"
+    if row.sample_id is not None:
+        title += f" · sample {row.sample_id}"
+    if row.encoded is not None:
+        title += f" · {len(row.encoded.prompt_ids):,} + {len(row.encoded.completion_ids):,} tokens"
+        if row.encoded.cut:
+            title += f" · {row.encoded.cut:,} cut ({row.overflow})"
+    elif row.overflow:
+        title += f" · too long ({row.overflow})"
+    return title
+
+
+def _row_text(row: PreviewedRow) -> Text:
+    text = Text()
+    if row.encoded is not None:
+        text.append(printable(row.encoded.prompt_text), PROMPT)
+        text.append(printable(row.encoded.completion_text), COMPLETION)
+    else:
+        for message in row.conversation.prompt:
+            text.append(f"[{message['role']}]\n", "dim")
+            text.append(printable(message["content"]) + "\n\n", PROMPT)
+        for message in row.conversation.completion:
+            text.append(f"[{message['role']}]\n", "dim")
+            text.append(printable(message["content"]), COMPLETION)
+    text.highlight_words([CUT_MARK], CUT)
+    return text
+
+
+def _stats_view(stats: dict[str, Any]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for name, value in stats.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {count:,}" for key, count in value.items())
+        table.add_row(Text(name.replace("_", " "), style="dim"), Text("–" if value is None else str(value)))
+    return table
+
+
+def memory_view(checks: list[MemoryCheck]) -> RenderableType:
+    """Components and total of each config, then the cards."""
+    parts: list[RenderableType] = []
+    table = Table(title="Peak memory of one training step (estimate)", title_justify="left")
+    table.add_column("component")
+    for check in checks:
+        table.add_column(Path(check.config).stem, justify="right")
+    for name in dict.fromkeys(name for check in checks for name in check.estimate.components):
+        table.add_row(name, *(size(check.estimate.components.get(name, 0)) for check in checks))
+    table.add_section()
+    table.add_row(Text("total", style="bold"), *(Text(size(check.estimate.total), style="bold") for check in checks))
+    table.add_row("at its peak in", *(check.estimate.phase for check in checks))
+    table.add_row("method", *(check.method for check in checks))
+    table.add_row("batch × length", *(f"{check.batch} × {check.max_length:,}" for check in checks))
+    parts.append(table)
+    cards = Table(title="Fits on", title_justify="left")
+    cards.add_column("card")
+    for check in checks:
+        cards.add_column(Path(check.config).stem, justify="right")
+    for index, fit in enumerate(checks[0].cards):
+        cells = []
+        for check in checks:
+            own = check.cards[index]
+            style = "green" if own.fits else "red"
+            answer = "yes" if own.fits else "no"
+            cells.append(Text(f"{answer}, batch ≤ {own.largest_batch}", style=style))
+        cards.add_row(f"{fit.card.name} {size(fit.card.memory)}", *cells)
+    parts.append(cards)
+    return Group(*parts)
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """What was asked, what will be done, and why."""
+    table = Table(title="Plan", title_justify="left")
+    for column in ("setting", "asked", "here", "why"):
+        table.add_column(column, overflow="fold")
+    for row in plan.decisions:
+        style = "yellow" if row.changed else ""
+        table.add_row(row.setting, row.asked, Text(row.effective, style=style), row.why)
+    return table
+
+
+def training_view(report: TrainingReport, config: str) -> RenderableType:
+    """What a run came to, and the next command to type."""
+    rows = {
+        "run": str(report.run),
+        "state": report.state,
+        "steps": str(report.steps),
+        "training loss": _number(report.train_loss),
+        "evaluation loss": _number(report.eval_loss),
+        "checkpoint": str(report.checkpoint or "none"),
+        "time": duration(report.seconds),
+    }
+    if report.checkpoint:
+        rows["next"] = f"slds merge --checkpoint {report.checkpoint.name} --config {config}"
+    return _facts(rows)
+
+
+def merge_view(report: MergeReport, config: str) -> RenderableType:
+    rows = {
+        "base": report.base,
+        "adapter": str(report.adapter),
+        "output": f"{report.output} ({size(report.bytes)}, {report.dtype})",
+        "tensors": f"{report.merged} merged, {report.copied} as they were",
+        "verified": "not asked for"
+        if report.verified is None
+        else f"logits differ by {report.max_abs_diff:.2g} at most (relative L2 {report.relative_l2:.1g})",
+        "next": f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}",
+    }
+    return _facts(rows)
+
+
+def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
+    """What was checked about a headnote, to stand below it."""
+    rows = {
+        "citations in the decision": ", ".join(headnote.found) or "none",
+        "not in the decision": ", ".join(headnote.unsupported) or "none",
+        "language": f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
+        "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
+        "time": duration(headnote.seconds),
+    }
+    if headnote.finish_reason == "length":
+        rows["unfinished"] = "the token limit cut it off; raise --max-new-tokens"
+    return _facts(rows)
+
+
+def _facts(rows: dict[str, str]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(printable(value)))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
