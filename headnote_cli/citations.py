@@ -26,11 +26,16 @@ _PART = r"(?:Abs|al|cpv|lit|let|lett|Ziff|ch|n|Satz|phr|per|Bst)\.?\s*(?:\d+[a-z
 # "Abs. 1 und 2": a lone digit that no paragraph of its own follows is one more paragraph.
 _PART += r"(?:\s*(?:,|und|et|e|ou|oder|o)\s*[1-9](?!\w)(?!\s*(?:Abs|al|cpv)\b))*"
 _ITEM = rf"{_NUMBER}(?:\s*{_PART})*(?:\s*(?:ff?|ss|segg?)\.?)?"
-_JOIN = r"\s*(?:,|;|und|et|e|sowie|ainsi que|nonché|come pure|ou|oder|o|bis|à|a|-|–|i\.?\s?V\.?\s?m\.?|en relation avec|in relazione con)\s*(?:[Aa]rt\.\s*)?"
+_JOIN = (
+    r"\s*(?:,|;|und|et|e|sowie|ainsi que|nonché|come pure|ou|oder|o|bis|à|a|-|–|i\.?\s?V\.?\s?m\.?|en relation avec"
+    r"|in relazione con)\s*(?:[Aa]rt\.\s*)?"
+)
 _MORE = rf"(?:{_JOIN}(?:{_PART}|{_ITEM}))*"
 _ACT = r"(?:{})(?![A-Za-zÀ-ÿ])".format("|".join(re.escape(name) for name in sorted(COMMON_FORM, key=len, reverse=True)))
 _ARTICLES = re.compile(rf"\b[Aa]rt\.\s*({_ITEM}{_MORE})\s+({_ACT})")
-_CONSIDERATIONS = re.compile(r"(?:\bE\.|\bconsid\.|\bc\.(?=\s*\d))\s*((?:\d+(?:\.\d+)*[a-z]{0,2})(?:(?:\s*(?:,|-|–|und|et|e)\s*)\d+(?:\.\d+)*[a-z]{0,2})*)")
+_CONSIDERATIONS = re.compile(
+    r"(?:\bE\.|\bconsid\.|\bc\.(?=\s*\d))\s*((?:\d+(?:\.\d+)*[a-z]{0,2})(?:(?:\s*(?:,|-|–|und|et|e)\s*)\d+(?:\.\d+)*[a-z]{0,2})*)"
+)
 _LEADING = re.compile(r"\b(?:BGE|ATF|DTF)\s+(\d+)\s+(Ia|Ib|I|II|III|IV|V)\s+(\d+)")
 _DOCKET = re.compile(r"\b(\d[A-Z]_\d+/\d{4})\b")
 
@@ -69,7 +74,8 @@ def unsupported(headnote: str, decision: str) -> list[Citation]:
     return [
         citation
         for citation in citations(headnote)
-        if citation.text not in cited and not (citation.kind == "consideration" and _has_consideration(citation.text, decision))
+        if citation.text not in cited
+        and not (citation.kind == "consideration" and _has_consideration(citation.text, decision))
     ]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headnote_cli import __version__
 from headnote_cli.console import Screen, screen_for
 from headnote_cli.errors import DataError, DoesNotFitError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from headnote_cli.commands.generate import Decision, GeneratedHeadnote
 
 app = typer.Typer(
     name="slds",
@@ -22,9 +26,13 @@ app = typer.Typer(
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML file. Default: $SLDS_CONFIG, else configs/ipst/slds/sft_liger_peft.yaml."),
+    typer.Option(
+        "--config", "-c", help="YAML file. Default: $SLDS_CONFIG, else configs/ipst/slds/sft_liger_peft.yaml."
+    ),
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key; repeatable.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key; repeatable.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the libraries say.")]
@@ -39,7 +47,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU."""
 
@@ -67,9 +77,12 @@ def preview_prompts(
         from headnote_cli.views import preview_view
 
         loaded = load_config(config, set_ or [])
-        value = preview(loaded, count, row, split, stats, tokenizer)
-        for note in (*loaded.notes, *value.notes):
+        by_default = config is None and "SLDS_CONFIG" not in os.environ
+        value = preview(loaded, count, row, split, stats, tokenizer, samples_if_unreachable=by_default)
+        for note in loaded.notes:
             screen.note(note)
+        for note in value.notes:
+            screen.note(note, warning="shown instead" in note)
         if value.tokenizer_missing and tokenizer:
             screen.note(f"messages only, no token counts: {value.tokenizer_missing}", warning=True)
         screen.show(preview_view(value))
@@ -78,7 +91,9 @@ def preview_prompts(
 
 @app.command("check-memory")
 def check_memory_command(
-    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")
+    ] = None,
     gpu: Annotated[list[str] | None, typer.Option(help="A card by name, or a size such as 24GiB; repeatable.")] = None,
     set_: SetOption = None,
     json_mode: JsonOption = False,
@@ -94,7 +109,7 @@ def check_memory_command(
         from headnote_cli.config import load_config
         from headnote_cli.views import memory_view, plan_view
 
-        configs = [load_config(path, set_ or []) for path in config or [None]]
+        configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
         checks = [check_memory(loaded, gpu or []) for loaded in configs]
         for loaded in configs:
             for note in loaded.notes:
@@ -106,14 +121,20 @@ def check_memory_command(
         if not all(check.fits_any for check in checks):
             if json_mode:
                 raise typer.Exit(ExitCode.DOES_NOT_FIT)
-            raise DoesNotFitError("does not fit on any card named above", hint="a smaller batch or `max_length`, LoRA, or 4-bit")
+            raise DoesNotFitError(
+                "does not fit on any card named above", hint="a smaller batch or `max_length`, LoRA, or 4-bit"
+            )
 
 
 @app.command()
 def train(
     config: ConfigOption = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint; --no-resume sets the old run aside.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check config, plan, data and prompts; train nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the newest whole checkpoint; --no-resume sets the old run aside.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check config, plan, data and prompts; train nothing.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
     allow_remote_code: RemoteCodeOption = False,
     set_: SetOption = None,
@@ -145,10 +166,14 @@ def train(
 def merge(
     checkpoint: Annotated[str | None, typer.Option(help="A path, a name such as checkpoint-1364, or latest.")] = None,
     config: ConfigOption = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: the checkpoint's name with -merged.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: the checkpoint's name with -merged.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the base's own.")] = None,
     verify: Annotated[bool, typer.Option(help="Compare the logits of base + adapter with the merged model.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output; the old one is set aside.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing output; the old one is set aside.")
+    ] = False,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -175,11 +200,18 @@ def merge(
 def generate(
     decision: Annotated[str, typer.Option(help="A text file, a folder of .txt files, or - for standard input.")],
     lang: Annotated[list[str], typer.Option(help="Language of the headnote: de, fr or it; repeatable.")],
-    model: Annotated[str | None, typer.Option(help="A merged folder, a checkpoint or a hub id. Default: the newest merged one.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A merged folder, a checkpoint or a hub id. Default: the newest merged one.")
+    ] = None,
     config: ConfigOption = None,
-    output: Annotated[Path | None, typer.Option(help="Write JSON lines to this file instead of text to stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write JSON lines to this file instead of text to stdout.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest headnote, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0.1, help="Above 1, what was written becomes less likely.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
     set_: SetOption = None,
     json_mode: JsonOption = False,
@@ -200,10 +232,12 @@ def generate(
             raise UsageError("the output exists already", str(output), "choose another --output, or remove it")
         loaded = load_config(config, set_ or [])
         written = []
-        for headnote in run(loaded, decisions, lang, screen.listen, model, max_new_tokens, temperature, seed):
+        for headnote in run(
+            loaded, decisions, lang, screen.listen, model, max_new_tokens, temperature, repetition_penalty, seed
+        ):
             written.append(headnote)
             if output is None:
-                _show_headnote(screen, headnote, len(decisions) * len(lang) > 1)
+                _show_headnote(screen, headnote)
         if output is not None:
             _write_lines(output, written)
             screen.note(f"{len(written)} headnotes in {output}")
@@ -217,7 +251,7 @@ def _check_languages(languages: list[str]) -> None:
             raise UsageError(f"--lang {language}: the court writes headnotes in {', '.join(LANGUAGES)}")
 
 
-def _decisions(name: str) -> list:  # type: ignore[type-arg]
+def _decisions(name: str) -> list[Decision]:
     from headnote_cli.commands.generate import read_decision
 
     path = Path(name).expanduser()
@@ -231,7 +265,7 @@ def _decisions(name: str) -> list:  # type: ignore[type-arg]
     return [read_decision(path)]
 
 
-def _show_headnote(screen: Screen, headnote, many: bool) -> None:  # type: ignore[no-untyped-def]
+def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
     from headnote_cli.views import headnote_view
 
     if screen.json_mode:
@@ -244,7 +278,7 @@ def _show_headnote(screen: Screen, headnote, many: bool) -> None:  # type: ignor
     screen.table(headnote_view(headnote))
 
 
-def _write_lines(output: Path, headnotes: list) -> None:  # type: ignore[type-arg]
+def _write_lines(output: Path, headnotes: list[GeneratedHeadnote]) -> None:
     import json
 
     from headnote_cli.runs import write_text

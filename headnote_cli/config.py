@@ -257,11 +257,15 @@ def _layers(file: Path, problems: _Problems, inside: tuple[Path, ...] = ()) -> I
     entries = _read(file, problems)
     base = entries.get("extends")
     if base is not None and isinstance(base.value, str):
-        target = locate(base.value, file.parent) if not (file.parent / base.value).exists() else file.parent / base.value
+        target = (
+            locate(base.value, file.parent) if not (file.parent / base.value).exists() else file.parent / base.value
+        )
         if target is None or not target.is_file():
             problems.add(base.origin, f"`extends`: there is no file {base.value}")
         elif target.resolve() in chain:
-            problems.add(base.origin, f"`extends` goes round in a circle: {' → '.join(p.name for p in chain)} → {target.name}")
+            problems.add(
+                base.origin, f"`extends` goes round in a circle: {' → '.join(p.name for p in chain)} → {target.name}"
+            )
         else:
             yield from _layers(target, problems, chain)
     yield entries
@@ -414,12 +418,21 @@ def _brief(value: object) -> str:
 def _allowed(key: str, given: object) -> str:
     """What a key takes, in words; of a long list of choices, those near to what was given."""
     annotation = str(Settings.model_fields[key].annotation)
-    literals = [choice.strip("'") for group in re.findall(r"Literal\[([^\]]*)\]", annotation) for choice in group.split(", ")]
+    literals = [
+        choice.strip("'") for group in re.findall(r"Literal\[([^\]]*)\]", annotation) for choice in group.split(", ")
+    ]
     if len(literals) > 12:
         near = difflib.get_close_matches(str(given), literals, n=5, cutoff=0.3) or literals[:5]
         literals = [*near, f"… ({len(literals)} in all)"]
     plain = re.sub(r"(typing\.)?Literal\[[^\]]*\]", "", annotation)
-    words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping", "list": "a list"}
+    words = {
+        "str": "text",
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "dict": "a mapping",
+        "list": "a list",
+    }
     names = [word for name, word in words.items() if re.search(rf"\b{name}\b", re.sub(r"\[.*?\]", "", plain) or plain)]
     if "None" in annotation:
         names.append("null")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
@@ -47,9 +47,9 @@ class Screen:
     def note(self, text: str, warning: bool = False) -> None:
         """A line beside the result; a warning is shown even when quiet."""
         if warning:
-            self.err.print(Text(f"! {printable(text)}", style="yellow"))
+            self.err.print(Text(f"! {printable(text)}", style="yellow"), soft_wrap=not self.err.is_terminal)
         elif not self.quiet:
-            self.err.print(Text(printable(text), style="dim"))
+            self.err.print(Text(printable(text), style="dim"), soft_wrap=not self.err.is_terminal)
 
     def table(self, renderable: RenderableType) -> None:
         """Something that belongs beside the result."""
@@ -58,8 +58,11 @@ class Screen:
 
     def show(self, renderable: RenderableType) -> None:
         """The result itself, for a person."""
-        if not self.json_mode:
-            self.out.print(renderable)
+        if self.json_mode:
+            return
+        for part in renderable.renderables if isinstance(renderable, Group) else [renderable]:
+            # Running text is the terminal's to wrap; in a pipe it stays as it is.
+            self.out.print(part, soft_wrap=isinstance(part, Text))
 
     def text(self, text: str) -> None:
         """Running text, the result itself: exactly as it is, wrapped by the terminal."""

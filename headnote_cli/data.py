@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import gzip
 import hashlib
 import json
@@ -66,13 +67,13 @@ def load_split(config: Config, split: str) -> Rows:
     if split not in names:
         return source.read(split)
     name = names[split]
-    if name is not None and name in source.splits:
-        return source.read(name)
-    if name is not None:
-        raise UnreachableError(
-            f"there is no split `{name}`", source.name, f"splits found: {', '.join(source.splits) or 'none'}"
+    if names["eval"] is None and split in _split_off_roles(names):
+        return _split_off(source, names, split)
+    if name is None:
+        raise ConfigError(
+            f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {', '.join(source.splits)}"
         )
-    return _split_off(source, names, split)
+    return source.read(name)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
     return {"train": "train", "eval": None, "test": None} if source.splits == ("train",) else names
 
 
+def _split_off_roles(names: dict[str, str | None]) -> tuple[str, ...]:
+    """The splits that come out of the training rows where no evaluation split is named."""
+    return ("train", "eval") if names["test"] else ("train", "eval", "test")
+
+
 def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows:
     """The workshop's rule for missing splits: seeded, 10 % of train halved into eval and test,
     or, with a test split at hand, as many training rows as it has."""
@@ -111,15 +117,16 @@ def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows
     rows = source.read(train).rows
     order = list(range(len(rows)))
     random.Random(SPLIT_SEED).shuffle(order)
-    test_name = names["test"]
-    if test_name is not None:
-        held = min(len(source.read(test_name).rows), len(rows) // 2)
+    if names["test"] is not None:
+        held = min(len(source.read(names["test"]).rows), len(rows) // 2)
         parts = {"eval": order[:held], "train": order[held:]}
     else:
         held = len(rows) // 10
         parts = {"eval": order[: held // 2], "test": order[held // 2 : held], "train": order[held:]}
-    note = f"the data set names no `{role}` split: split off `{train}` with seed {SPLIT_SEED}"
-    return Rows(role, source.name, [rows[index] for index in sorted(parts[role])], (*source.notes, note))
+    kept = sorted(parts[role])
+    share = f"{len(kept)} of {len(rows)} rows of `{train}` are `{role}` (seed {SPLIT_SEED})"
+    note = f"no evaluation split is to be had: {share}"
+    return Rows(role, source.name, [rows[index] for index in kept], (*source.notes, note))
 
 
 def _open(config: Config) -> _Source:
@@ -138,11 +145,11 @@ def _open(config: Config) -> _Source:
 
 
 def _only_pair(source: _Source, subset: str) -> _Source:
-    """Rows of one language pair, which is what SLDS's subsets are."""
+    """Rows of one language pair, which is what SLDS's subsets are, or of several by a pattern such as `*_de`."""
 
     def read(split: str) -> list[dict[str, Any]]:
         rows = source.reader(split)
-        kept = [row for row in rows if language_pair(row) == subset]
+        kept = [row for row in rows if fnmatch.fnmatchcase(language_pair(row) or "", subset)]
         if rows and not kept:
             pairs = sorted({pair for row in rows if (pair := language_pair(row))})
             raise UnreachableError(
@@ -152,7 +159,7 @@ def _only_pair(source: _Source, subset: str) -> _Source:
             )
         return kept
 
-    return _Source(source.name, source.splits, read, (*source.notes, f"rows of the language pair {subset} only"))
+    return _Source(source.name, source.splits, read, (*source.notes, f"language pairs {subset} only"))
 
 
 def _local(path: Path) -> _Source:
@@ -163,7 +170,9 @@ def _local(path: Path) -> _Source:
     files = {_stem(file): file for file in sorted(path.iterdir()) if file.name.endswith(SUFFIXES)}
     if not files:
         raise UnreachableError(
-            "the folder holds no data files", str(path), f"name them by split: train{SUFFIXES[0]}; kinds: {' '.join(SUFFIXES)}"
+            "the folder holds no data files",
+            str(path),
+            f"name them by split: train{SUFFIXES[0]}; kinds: {' '.join(SUFFIXES)}",
         )
     return _Source(str(path), tuple(files), lambda split: read_rows(files[split]))
 

@@ -16,8 +16,8 @@ CUT_MARK = "[…]"
 IGNORED = -100  # the label that the loss leaves out
 # Words before a full stop that do not end a sentence, in the three languages.
 ABBREVIATIONS = frozenset(
-    "art abs al cpv lit let bst ziff ch n nr no e consid c cons bge atf dtf bzw vgl cf cfr z b d h u a p pp s ss ff f segg "
-    "sog resp etc dr prof fr chf usw ca seg par para rz cit op a.a.o recte".split()
+    "art abs al cpv lit let bst ziff ch n nr no e consid c cons bge atf dtf bzw vgl cf cfr z b d h u a p pp s ss ff f "
+    "segg sog resp etc dr prof fr chf usw ca seg par para rz cit op a.a.o recte".split()
 )
 
 
@@ -122,7 +122,7 @@ class Encoder:
         if not tokenizer.chat_template:
             raise ConfigError(
                 "the tokenizer has no chat template",
-                hint="name a model or a .jinja file that has one with `chat_template_path`, or take an instruction-tuned model",
+                hint="name a model or a .jinja file that has one with `chat_template_path`",
             )
         self.tokenizer = tokenizer
         self.templates = templates
@@ -174,14 +174,18 @@ class Encoder:
         if self.overflow == "drop":
             return None
         if self.overflow == "error":
-            raise DataError(f"{size} tokens are more than {limit}", _name(row), "raise `max_length`, or set `overflow: middle`")
+            raise DataError(
+                f"{size} tokens are more than {limit}", _name(row), "raise `max_length`, or set `overflow: middle`"
+            )
         return self._cut(row, with_completion, limit, size)
 
     def _cut(self, row: Row, with_completion: bool, limit: int, size: int) -> Encoded:
         """The row with its long field shortened until everything fits."""
         text = row.get(self.overflow_field)
         if not isinstance(text, str):
-            raise DataError(f"{size} tokens are more than {limit}, and it has no field `{self.overflow_field}` to cut", _name(row))
+            raise DataError(
+                f"{size} tokens are more than {limit}, and it has no field `{self.overflow_field}` to cut", _name(row)
+            )
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         budget = limit - (size - len(offsets))
         while budget > 0:
@@ -204,7 +208,9 @@ class Encoder:
 
     def _encoded(self, conversation: Conversation) -> Encoded:
         everything = [*conversation.prompt, *conversation.completion]
-        seam = next(chr(code) for code in range(0xE000, 0xF8FF) if all(chr(code) not in m["content"] for m in everything))
+        seam = next(
+            chr(code) for code in range(0xE000, 0xF8FF) if all(chr(code) not in m["content"] for m in everything)
+        )
         prompt = self._rendered([self._broken(m, seam) for m in conversation.prompt], add_generation_prompt=True)
         completion = ""
         if conversation.completion:
@@ -233,9 +239,13 @@ class Encoder:
 
     def _rendered(self, messages: list[Message], add_generation_prompt: bool) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
         except Exception as error:  # templates raise what they like
-            raise ConfigError(f"the chat template refuses the messages: {error}", hint="see `chat_template_path`") from error
+            raise ConfigError(
+                f"the chat template refuses the messages: {error}", hint="see `chat_template_path`"
+            ) from error
         return str(text)
 
     def _ids(self, text: str, seam: str) -> list[int]:

@@ -135,7 +135,9 @@ def _gpus() -> Iterator[Gpu]:
         yield Gpu(name, (int(major), int(minor or 0)), int(total) * 2**20, int(used) * 2**20)
 
 
-def resolve(settings: Settings, machine: Machine, model_type: str | None = None, allow_remote_code: bool = False) -> Plan:
+def resolve(
+    settings: Settings, machine: Machine, model_type: str | None = None, allow_remote_code: bool = False
+) -> Plan:
     """The plan for a config on a machine.
 
     Args:
@@ -144,7 +146,11 @@ def resolve(settings: Settings, machine: Machine, model_type: str | None = None,
     dtype = _dtype(settings, machine, model_type)
     return Plan(
         (
-            Decision("device", "cpu" if settings.use_cpu else machine.device, machine.device if not settings.use_cpu else "cpu"),
+            Decision(
+                "device",
+                "cpu" if settings.use_cpu else machine.device,
+                machine.device if not settings.use_cpu else "cpu",
+            ),
             dtype,
             *_mixed_precision(settings, machine, dtype.effective),
             _attention(settings, machine, dtype.effective),
@@ -189,9 +195,16 @@ def _mixed_precision(settings: Settings, machine: Machine, dtype: str) -> Iterat
     why = "" if possible or not asked else "needs a GPU of compute capability 8.0 or later"
     yield Decision("bf16", _flag(asked), _flag(asked and possible), why)
     fp16_ok = _on_gpu(settings, machine) and dtype == "float16"
-    yield Decision("fp16", _flag(settings.fp16), _flag(settings.fp16 and fp16_ok), "" if fp16_ok or not settings.fp16 else "see dtype")
+    yield Decision(
+        "fp16",
+        _flag(settings.fp16),
+        _flag(settings.fp16 and fp16_ok),
+        "" if fp16_ok or not settings.fp16 else "see dtype",
+    )
     tf32 = bool(settings.tf32)
-    yield Decision("tf32", _flag(tf32), _flag(tf32 and possible), "" if possible or not tf32 else "needs an Ampere GPU or later")
+    yield Decision(
+        "tf32", _flag(tf32), _flag(tf32 and possible), "" if possible or not tf32 else "needs an Ampere GPU or later"
+    )
 
 
 def _attention(settings: Settings, machine: Machine, dtype: str) -> Decision:
@@ -270,7 +283,12 @@ def _has_wandb_login() -> bool:
 
 def _workers(settings: Settings, machine: Machine) -> Decision:
     asked = settings.dataset_num_proc or 1
-    return Decision("dataset_num_proc", str(asked), str(min(asked, machine.cores)), "" if asked <= machine.cores else f"{machine.cores} cores")
+    return Decision(
+        "dataset_num_proc",
+        str(asked),
+        str(min(asked, machine.cores)),
+        "" if asked <= machine.cores else f"{machine.cores} cores",
+    )
 
 
 def _compile(settings: Settings, machine: Machine) -> Decision:

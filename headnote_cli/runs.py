@@ -122,20 +122,22 @@ def find_checkpoint(name: str, config: Config) -> Path:
         if name != "latest" and (run / name).is_dir():
             return run / name
     present = [str(checkpoint.path) for run in runs for checkpoint in checkpoints(run)]
-    hint = f"checkpoints found: {', '.join(present)}" if present else f"no run has a checkpoint yet: run `slds train --config {config.path}`"
+    hint = (
+        f"checkpoints found: {', '.join(present)}"
+        if present
+        else f"no run has a checkpoint yet: run `slds train --config {config.path}`"
+    )
     raise UnreachableError(f"there is no checkpoint {name}", str(output), hint)
 
 
 def _runs_beside(output: Path) -> list[Path]:
-    """Run folders under the first folder of `output_dir`, newest first."""
-    top = output.parent
-    for part in output.parents:
-        if part in (Path(), Path("/"), Path.home(), Path.cwd()):
-            break
-        top = part
-    if top in (Path(), Path("/")) or not top.is_dir():
-        return []
-    records = sorted(top.glob("**/" + RECORD), key=lambda file: file.stat().st_mtime, reverse=True)
+    """Other run folders, newest first: under the first folder of a relative `output_dir`, beside an absolute one."""
+    first = Path(*output.parts[:1])
+    if output.is_absolute() or len(output.parts) < 2 or first.name == "..":
+        found = output.parent.glob(f"*/{RECORD}")
+    else:
+        found = first.rglob(RECORD)
+    records = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
     return [record.parent for record in records if record.parent != output]
 
 

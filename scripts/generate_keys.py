@@ -77,7 +77,7 @@ def generated() -> str:
         hints = typing.get_type_hints(source)
         lines += ["", "", f"class {name}(BaseModel):", f'    """The fields of TRL\'s `{source.__name__}`."""', ""]
         for field in dataclasses.fields(source):
-            default = field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[misc]
+            default = field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[operator]
             lines.append(f"    {field.name}: {annotation(field, hints[field.name])} = {plain(default)!r}")
     return "\n".join(lines) + "\n"
 

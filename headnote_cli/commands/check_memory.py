@@ -22,7 +22,12 @@ class Fit:
     largest_batch: int
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.card.name, "bytes": self.card.memory, "fits": self.fits, "largest_batch": self.largest_batch}
+        return {
+            "name": self.card.name,
+            "bytes": self.card.memory,
+            "fits": self.fits,
+            "largest_batch": self.largest_batch,
+        }
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ def generate(
     model: str | None = None,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
+    repetition_penalty: float = 1.0,
     seed: int = 42,
 ) -> Iterator[GeneratedHeadnote]:
     """Write a headnote for each decision in each language, one by one.
@@ -181,22 +182,27 @@ def generate(
     named = BaseModel(choice.base, "AutoModelForCausalLM")
     base = BaseModel(choice.base, model_class_of(named))
     tokenizer = load_tokenizer(base, config if not choice.trained else None)
-    encoder = Encoder(tokenizer, PromptTemplates(choice.prompts), choice.max_length, choice.overflow, choice.overflow_field)
+    encoder = Encoder(
+        tokenizer, PromptTemplates(choice.prompts), choice.max_length, choice.overflow, choice.overflow_field
+    )
     writer = Writer(base, choice.adapter, tokenizer, plan, encoder.turn_end_id())
-    sampling = Sampling(max_new_tokens, temperature, seed=seed)
+    sampling = Sampling(max_new_tokens, temperature, repetition_penalty=repetition_penalty, seed=seed)
     for decision in decisions:
         for language in languages:
             yield _one(decision, language, encoder, writer, sampling, emit)
 
 
-def _one(decision: Decision, language: str, encoder: Encoder, writer: Any, sampling: Any, emit: Listener) -> GeneratedHeadnote:
+def _one(
+    decision: Decision, language: str, encoder: Encoder, writer: Any, sampling: Any, emit: Listener
+) -> GeneratedHeadnote:
     started = time.monotonic()
     row = {encoder.overflow_field: decision.text, "decision_language": decision.language, "headnote_language": language}
     encoded = encoder.encode_prompt(row, room=_room(encoder, sampling.max_new_tokens))
     if encoded is None:
         raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out", decision.name)
     if encoded.cut:
-        emit(Note(f"the decision is longer than the model was trained on: {encoded.cut:,} tokens gave way ({encoder.overflow})", warning=True))
+        gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
+        emit(Note(f"the decision is longer than the model was trained on: {gave_way}", warning=True))
     written = writer.write(encoded.prompt_ids, sampling, emit)
     missing = [citation.text for citation in unsupported(written.text, decision.text)]
     return GeneratedHeadnote(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headnote_cli.config import Config
@@ -66,6 +66,7 @@ def preview(
     split: str = "train",
     stats: bool = False,
     with_tokenizer: bool = True,
+    samples_if_unreachable: bool = False,
 ) -> Preview:
     """Render rows of a split, and encode them where a tokenizer can be had.
 
@@ -73,12 +74,13 @@ def preview(
         count: How many rows from the start.
         row: This row alone, counted from 1.
         stats: Encode the whole split for its counts (else only the rows shown).
+        samples_if_unreachable: Show the shipped fictional rows where the data set cannot be had, and say so.
 
     Raises:
         UsageError: There is no such row.
         DataError: A row does not go through the templates.
     """
-    rows = load_split(config, split)
+    rows = _rows(config, split, samples_if_unreachable)
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder, missing = _encoder(config, templates) if with_tokenizer else (None, "not asked for")
     if row is not None and not 1 <= row <= len(rows.rows):
@@ -86,6 +88,18 @@ def preview(
     chosen = [row] if row is not None else list(range(1, min(count, len(rows.rows)) + 1))
     shown = [_previewed(rows, number, templates, encoder) for number in chosen]
     return Preview(shown, _stats(rows, encoder, stats), rows.source, rows.notes, missing)
+
+
+def _rows(config: Config, split: str, samples_if_unreachable: bool) -> Rows:
+    try:
+        return load_split(config, split)
+    except UnreachableError as error:
+        if not samples_if_unreachable:
+            raise
+        samples = config.settings.model_copy(update={"dataset_name": "samples/slds"})
+        note = f"{error}; shown instead: the fictional rows that slds ships"
+        rows = load_split(replace(config, settings=samples), split)
+        return replace(rows, notes=(note, *rows.notes))
 
 
 def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None, str | None]:
@@ -110,7 +124,9 @@ def _previewed(rows: Rows, number: int, templates: PromptTemplates, encoder: Enc
         encoded = encoder.encode(row) if encoder else None
         conversation = encoded.conversation if encoded else templates.conversation(row)
     except DataError as error:
-        raise DataError(error.message, f"{rows.source}, split {rows.split}, row {number}: {error.where}", error.hint) from error
+        raise DataError(
+            error.message, f"{rows.source}, split {rows.split}, row {number}: {error.where}", error.hint
+        ) from error
     overflow = "" if encoder is None else "drop" if encoded is None else encoder.overflow if encoded.cut else ""
     return PreviewedRow(number, rows.split, row.get("sample_id"), conversation, encoded, overflow)
 

@@ -35,13 +35,24 @@ from headnote_cli.runs import (
 if TYPE_CHECKING:
     from headnote_cli.engine.training import TrainingResult
 
-STORED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "torchao", "headnote-cli")
+STORED_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+    "torchao",
+    "headnote-cli",
+)
 # Keys that may change between a run and its continuation: they decide what is shown and kept, not what is learnt.
 FREE_ON_RESUME = frozenset(
     "dataset_num_proc disable_tqdm eval_on_start eval_steps eval_strategy extends logging_first_step logging_steps "
     "logging_strategy mode output_dir peft_base_model_path peft_output_model_path peft_peft_model_path project report_to "
     "resume_from_checkpoint run_name save_steps save_strategy save_total_limit dataset_test_split "
-    "evaluate_vllm_model_name_or_path evaluate_vllm_tensor_parallel_size evaluate_vllm_sampling_params_max_tokens".split()
+    "evaluate_vllm_model_name_or_path evaluate_vllm_tensor_parallel_size "
+    "evaluate_vllm_sampling_params_max_tokens".split()
 )
 
 
@@ -60,7 +71,11 @@ class TrainingReport:
     plan: Plan
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"run": str(self.run), "checkpoint": self.checkpoint and str(self.checkpoint), "plan": self.plan.rows()}
+        return asdict(self) | {
+            "run": str(self.run),
+            "checkpoint": self.checkpoint and str(self.checkpoint),
+            "plan": self.plan.rows(),
+        }
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,12 @@ class Prepared:
 
 
 def train(
-    config: Config, emit: Listener, resume: bool = True, strict: bool = False, dry_run: bool = False, allow_remote_code: bool = False
+    config: Config,
+    emit: Listener,
+    resume: bool = True,
+    strict: bool = False,
+    dry_run: bool = False,
+    allow_remote_code: bool = False,
 ) -> TrainingReport:
     """Train a config from its start, or go on where its run folder ends.
 
@@ -119,13 +139,15 @@ def prepare(config: Config, encoder: Encoder, emit: Listener) -> Prepared:
     wants_evaluation = config.settings.eval_strategy != "no"
     evaluation = _encoded(encoder, load_split(config, "eval"), emit)[0] if wants_evaluation else []
     if not train_encoded:
-        raise DataError("no row is left to train on", train_rows.source, "raise `max_length`, or set `overflow: middle`")
+        raise DataError(
+            "no row is left to train on", train_rows.source, "raise `max_length`, or set `overflow: middle`"
+        )
     return Prepared(train_encoded, evaluation, train_rows.fingerprint(), lengths)
 
 
 def _encoded(encoder: Encoder, rows: Rows, emit: Listener) -> tuple[list[Encoded], dict[str, Any]]:
     lengths = Lengths()
-    encoded = []
+    encoded: list[Encoded] = []
     for number, row in enumerate(rows.rows, 1):
         try:
             encoded += encode_all(encoder, [row], lengths)
@@ -146,7 +168,9 @@ def lengths_line(rows: Rows, summary: Mapping[str, Any]) -> str:
             f"; prompt tokens median {prompt['median']:,}, max {prompt['max']:,}; "
             f"headnote median {completion['median']:,}, max {completion['max']:,}"
         )
-    cut = f"; {summary['rows_cut']} rows cut by {summary['tokens_cut']:,} tokens" if summary["rows_cut"] else "; none cut"
+    cut = (
+        f"; {summary['rows_cut']} rows cut by {summary['tokens_cut']:,} tokens" if summary["rows_cut"] else "; none cut"
+    )
     dropped = f"; {summary['rows_dropped']} dropped" if summary["rows_dropped"] else ""
     return f"{rows.split}: {summary['rows']} rows from {rows.source}{lengths}{cut}{dropped}"
 
@@ -195,7 +219,11 @@ def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | 
             whole = checkpoint
         else:
             aside = set_aside(checkpoint.path)
-            emit(Note(f"{checkpoint.path.name} is not whole ({checkpoint.fault}): set aside as {aside.name}", warning=True))
+            emit(
+                Note(
+                    f"{checkpoint.path.name} is not whole ({checkpoint.fault}): set aside as {aside.name}", warning=True
+                )
+            )
     if whole is not None:
         emit(Note(f"resuming from {whole.path}"))
     elif (folder / METRICS).is_file():
@@ -204,7 +232,13 @@ def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | 
 
 
 def _run(
-    config: Config, plan: Plan, base: Any, encoder: Encoder, prepared: Prepared, start: Checkpoint | None, emit: Listener
+    config: Config,
+    plan: Plan,
+    base: Any,
+    encoder: Encoder,
+    prepared: Prepared,
+    start: Checkpoint | None,
+    emit: Listener,
 ) -> TrainingReport:
     from headnote_cli.engine.training import TrainingJob
     from headnote_cli.engine.training import train as run_trainer
@@ -236,7 +270,15 @@ def _run(
         raise
     write_json(folder / RECORD, record | {"state": "finished", "ended": now()} | _metrics(result))
     return TrainingReport(
-        folder, "finished", result.steps, result.train_loss, result.eval_loss, result.checkpoint, result.tokens, result.seconds, plan
+        folder,
+        "finished",
+        result.steps,
+        result.train_loss,
+        result.eval_loss,
+        result.checkpoint,
+        result.tokens,
+        result.seconds,
+        plan,
     )
 
 

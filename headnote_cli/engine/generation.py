@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from headnote_cli.engine.loading import BaseModel, is_adapter, load_model, load_model_config, torch_dtype, with_adapter
+from headnote_cli.engine.loading import BaseModel, load_model, load_model_config, torch_dtype, with_adapter
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.hardware import Plan
 
@@ -21,11 +21,16 @@ class Sampling:
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
     seed: int = 42
 
     def options(self) -> dict[str, Any]:
         """Arguments of `generate`. All are given, so that a model's own generation config decides nothing."""
-        chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.temperature > 0}
+        chosen: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": self.temperature > 0,
+            "repetition_penalty": self.repetition_penalty,
+        }
         if self.temperature > 0:
             chosen |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         else:
@@ -45,7 +50,9 @@ class Headnote:
 class Writer:
     """A loaded model that writes headnotes."""
 
-    def __init__(self, base: BaseModel, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, plan: Plan, stop_id: int) -> None:
+    def __init__(
+        self, base: BaseModel, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, plan: Plan, stop_id: int
+    ) -> None:
         """
         Args:
             adapter: A checkpoint folder with an adapter to put on the base, None for a whole model.
@@ -94,13 +101,3 @@ def model_class_of(base: BaseModel) -> str:
     architectures = load_model_config(base).architectures or []
     multimodal = any(name.endswith("ForConditionalGeneration") for name in architectures)
     return "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
-
-
-def adapter_base(adapter: Path, fallback: str | None) -> str | None:
-    """The base model that an adapter names, else `fallback`."""
-    import json
-
-    if not is_adapter(adapter):
-        return fallback
-    named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    return str(named) if named else fallback

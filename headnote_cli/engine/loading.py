@@ -160,7 +160,9 @@ def weight_bytes(model: torch.nn.Module) -> int:
         total += parameter.numel() * parameter.element_size()
         state = getattr(parameter, "quant_state", None)
         if state is not None:
-            total += sum(t.numel() * t.element_size() for t in state.as_dict(packed=True).values() if torch.is_tensor(t))
+            total += sum(
+                t.numel() * t.element_size() for t in state.as_dict(packed=True).values() if torch.is_tensor(t)
+            )
     return total
 
 
@@ -176,7 +178,8 @@ def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:
     if lora is None:
         return None
     targets = lora.target_modules if isinstance(lora.target_modules, str) else " ".join(lora.target_modules or [])
-    if not any(word in targets for word in ("vision", "visual", "multi_modal")):
+    asked_for = any(word in targets for word in ("vision", "visual", "multi_modal"))
+    if settings.model_class == "AutoModelForImageTextToText" and not asked_for:
         lora.exclude_modules = VISION_MODULES
     return lora
 
@@ -186,11 +189,6 @@ def torch_dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, and not a whole model."""
-    return (folder / "adapter_config.json").is_file()
 
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from headnote_cli.engine.loading import BaseModel, load_model, load_model_config, load_tokenizer, reaching, torch_dtype, with_adapter
+from headnote_cli.engine.loading import (
+    BaseModel,
+    load_model,
+    load_model_config,
+    load_tokenizer,
+    reaching,
+    torch_dtype,
+    with_adapter,
+)
 from headnote_cli.errors import DataError
 from headnote_cli.events import Listener, Note
 
@@ -19,7 +27,17 @@ from headnote_cli.events import Listener, Note
 # float32; a bfloat16 weight keeps 8 bits, and base + adapter holds the adapter beside it in float32.
 LOGITS_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.08, "float16": 0.02}
 # Whole-folder copies leave these behind: the merged weights replace them.
-WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".gguf", ".pt", ".pth", ".h5", ".msgpack")
+WEIGHTS = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".gguf",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +64,9 @@ class MergeResult:
     verification: Verification | None
 
 
-def merge(base: BaseModel, adapter: Path, output: Path, dtype: str | None, probes: list[str], emit: Listener) -> MergeResult:
+def merge(
+    base: BaseModel, adapter: Path, output: Path, dtype: str | None, probes: list[str], emit: Listener
+) -> MergeResult:
     """Write the merged model into `output`, which must not exist; a killed merge leaves nothing under that name.
 
     Args:
@@ -109,7 +129,9 @@ def _logits(model: Any, batch: Any) -> torch.Tensor:
     return logits
 
 
-def _verified(base: BaseModel, folder: Path, dtype: str, inputs: list[Any], expected: list[torch.Tensor]) -> Verification:
+def _verified(
+    base: BaseModel, folder: Path, dtype: str, inputs: list[Any], expected: list[torch.Tensor]
+) -> Verification:
     """Load the folder again as any user of transformers would, and compare."""
     again = load_model(dataclasses.replace(base, name=str(folder), revision="main"), torch_dtype(dtype))
     again.eval()

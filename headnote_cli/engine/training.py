@@ -192,7 +192,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             control.should_save = True
             control.should_training_stop = True
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
         if not state.is_world_process_zero:
             return
         with (self.output_dir / METRICS).open("a", encoding="utf-8") as stream:
@@ -203,15 +205,27 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def _step(self, state: TrainerState, logs: dict[str, Any]) -> StepDone:
         moment = time.monotonic()
         tokens = int(logs.get("num_tokens", 0))
-        rate = (tokens - self.tokens) / max(moment - self._last, 1e-9) if self.tokens else tokens / max(moment - self._started, 1e-9)
+        rate = (
+            (tokens - self.tokens) / max(moment - self._last, 1e-9)
+            if self.tokens
+            else tokens / max(moment - self._started, 1e-9)
+        )
         self.tokens, self._last = tokens, moment
         done = state.global_step - self._first_step
         left = (moment - self._started) / max(done, 1) * (state.max_steps - state.global_step)
         return StepDone(
-            state.global_step, state.max_steps, logs["loss"], logs.get("learning_rate", 0.0), logs.get("grad_norm"), rate, left
+            state.global_step,
+            state.max_steps,
+            logs["loss"],
+            logs.get("learning_rate", 0.0),
+            logs.get("grad_norm"),
+            rate,
+            left,
         )
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
         loss = float(metrics["eval_loss"])
         self.eval_loss = loss
         self.emit(Evaluated(state.global_step, loss, math.exp(min(loss, 700.0))))

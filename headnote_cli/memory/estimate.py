@@ -131,7 +131,11 @@ def optimizer_state(trainable: int, settings: Settings) -> int:
 
 def stored_activations(shapes: Shapes, settings: Settings, tokens: int, width: int) -> int:
     """With checkpointing a layer's input a layer, (tokens, hidden); without it every layer's live set."""
-    if settings.activation_checkpointing if settings.activation_checkpointing is not None else settings.gradient_checkpointing:
+    if (
+        settings.activation_checkpointing
+        if settings.activation_checkpointing is not None
+        else settings.gradient_checkpointing
+    ):
         return shapes.layers * tokens * shapes.hidden * width
     return shapes.layers * live_layer(shapes, settings, tokens)
 
@@ -161,7 +165,7 @@ def logits(shapes: Shapes, settings: Settings, tokens: int) -> int:
 
 
 def largest_batch(shapes: Shapes, settings: Settings, budget: int) -> int:
-    """The most rows a step that fit in `budget` bytes, 0 if not even one does. Bisection: the peak grows with the batch."""
+    """The most rows a step that fit in `budget` bytes, 0 if not even one does; the peak grows with the batch."""
     low, high = 0, 4096
     while low < high:
         middle = (low + high + 1) // 2

@@ -178,7 +178,11 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
 
 def _vision(vision: Mapping[str, Any], hidden: int) -> tuple[int, int]:
     """SigLIP tower and Gemma 3's projector: weights of linear layers, and all others."""
-    width, mlp, layers = _size(vision, "hidden_size"), _size(vision, "intermediate_size"), _size(vision, "num_hidden_layers")
+    width, mlp, layers = (
+        _size(vision, "hidden_size"),
+        _size(vision, "intermediate_size"),
+        _size(vision, "num_hidden_layers"),
+    )
     patch, side = _size(vision, "patch_size"), _size(vision, "image_size")
     linear = layers * (4 * width * width + 2 * width * mlp)
     biases_and_norms = layers * (4 * width + mlp + width + 4 * width) + 2 * width

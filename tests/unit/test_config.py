@@ -1,0 +1,200 @@
+"""The config loader: what it accepts, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headnote_cli.config import Config, load_config
+from headnote_cli.errors import ConfigError, UsageError
+from tests.conftest import ROOT
+
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+RECIPE = """
+mode: train
+model_class: AutoModelForImageTextToText
+dataset_name: ipst/slds
+prompts_path: ./prompts/ipst/slds
+dataset_subset: fr_de
+dataset_eval_split: validation
+dataset_test_split: test
+dataset_train_split: train
+fine_tuning_data_format: conversational_prompt_completion
+peft_base_model_path: google/gemma-3-4b-it
+dtype: bfloat16
+trust_remote_code: true
+model_name_or_path: google/gemma-3-4b-it
+attn_implementation: flash_attention_2
+use_peft: true
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.1
+load_in_4bit: true
+lora_task_type: CAUSAL_LM
+lora_target_modules: all-linear
+run_name: google/gemma-3-4b-it-ipst/slds
+dataset_num_proc: 8
+seed: 42
+bf16: true
+use_liger_kernel: true
+ddp_find_unused_parameters: true
+gradient_checkpointing: true
+gradient_checkpointing_kwargs:
+  use_reentrant: false
+optim: adamw_torch_4bit
+max_length: 8192
+warmup_ratio: 0.1
+logging_steps: 1
+learning_rate: 2e-4
+lr_scheduler_type: cosine
+per_device_train_batch_size: 3
+report_to: wandb
+num_train_epochs: 1
+output_dir: ./trainer_output/google/gemma-3-4b-it-ipst/slds
+resume_from_checkpoint: false
+save_strategy: epoch
+"""
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Config:
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_config(file, overrides)
+
+
+def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, *overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if not path.name.startswith("accelerate")], ids=lambda path: path.name
+)
+def test_every_shipped_config_loads(path: Path) -> None:
+    config = load_config(path)
+    assert config.settings.model_name_or_path
+    assert config.path_of("prompts_path").is_dir()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if path.name.startswith("accelerate")], ids=lambda path: path.name
+)
+def test_accelerate_reads_its_shipped_configs(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert load_config_from_file(str(path)).num_processes in (1, 4)
+
+
+def test_the_shipped_recipe_is_the_workshops() -> None:
+    peft = load_config(ROOT / "configs/ipst/slds/sft_liger_peft.yaml").settings
+    assert (peft.lora_r, peft.lora_alpha, peft.lora_dropout) == (32, 16, 0.1)
+    assert (peft.learning_rate, peft.per_device_train_batch_size, peft.max_length) == (2e-4, 4, 8192)
+    assert (peft.load_in_4bit, peft.use_liger_kernel, peft.optim) == (True, True, "adamw_torch_4bit")
+    assert (peft.attn_implementation, peft.lora_target_modules) == ("flash_attention_2", "all-linear")
+    full = load_config(ROOT / "configs/ipst/slds/sft_liger.yaml").settings
+    assert (full.learning_rate, full.per_device_train_batch_size, full.use_peft) == (2e-5, 1, False)
+    assert (full.attn_implementation, full.use_liger_kernel) == ("eager", True)
+
+
+def test_the_workshops_yaml_loads_unchanged(tmp_path: Path) -> None:
+    config = load(tmp_path, RECIPE)
+    assert config.settings.learning_rate == 2e-4
+    assert config.settings.warmup_steps == 0.1
+    assert config.settings.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert any("`warmup_ratio` is now called `warmup_steps`" in note for note in config.notes)
+    assert any("`mode` is ignored" in note for note in config.notes)
+
+
+def test_all_faults_are_told_at_once_with_line_and_column(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "max_lenght: 8\nlora_r: abc\nseed: 1\nseed: 2\nlora_dropout: 3\n")
+    assert "config.yaml:1:1: unknown key `max_lenght`; did you mean `max_length`?" in message
+    assert "config.yaml:2:1: `lora_r: 'abc'` is not a whole number" in message
+    assert "config.yaml:4:1: `seed` is given twice, first in line 3" in message
+
+
+def test_a_value_out_of_range_names_the_range(tmp_path: Path) -> None:
+    assert "`lora_dropout: 3.0` is out of range: 0 to 1" in refusal(tmp_path, "lora_dropout: 3.0\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("2e-4", 2e-4), ("2.0e-4", 2e-4), ("1", 1.0), (".5", 0.5), ("1E+0", 1.0), ("+0.1", 0.1)]
+)
+def test_numbers_are_yaml_1_2(tmp_path: Path, text: str, value: float) -> None:
+    assert load(tmp_path, f"learning_rate: {text}\n").settings.learning_rate == value
+
+
+def test_no_is_a_word_where_a_word_is_meant_and_false_where_a_flag_is(tmp_path: Path) -> None:
+    settings = load(tmp_path, "eval_strategy: no\nuse_peft: no\nbf16: yes\n").settings
+    assert (settings.eval_strategy, settings.use_peft, settings.bf16) == ("no", False, True)
+
+
+def test_a_wrong_choice_names_those_near_to_it(tmp_path: Path) -> None:
+    assert "adamw_torch_4bit" in refusal(tmp_path, "optim: adamw_torch_4bits\n")
+
+
+def test_extends_layers_files_and_remembers_where_each_value_came_from(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("seed: 1\nlora_r: 8\n", encoding="utf-8")
+    config = load(tmp_path, "extends: base.yaml\nseed: 2\n", "lora_alpha=64")
+    assert (config.settings.seed, config.settings.lora_r, config.settings.lora_alpha) == (2, 8, 64)
+    assert config.where("seed").endswith("config.yaml:2:1")
+    assert config.where("lora_r").endswith("base.yaml:2:1")
+    assert config.where("lora_alpha") == "--set lora_alpha"
+
+
+def test_a_circle_of_extends_is_named(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: config.yaml\n", encoding="utf-8")
+    assert "config.yaml → base.yaml → config.yaml" in refusal(tmp_path, "extends: base.yaml\n")
+
+
+def test_set_reaches_into_a_mapping_and_is_checked_like_the_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path, "gradient_checkpointing_kwargs: {a: 1}\n", "gradient_checkpointing_kwargs.use_reentrant=true"
+    )
+    assert config.settings.gradient_checkpointing_kwargs == {"a": 1, "use_reentrant": True}
+    assert "--set lora_r: `lora_r: 'x'`" in refusal(tmp_path, "", "lora_r=x")
+    with pytest.raises(UsageError, match="write --set key=value"):
+        load(tmp_path, "", "lora_r")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("load_in_4bit: true\n", "`load_in_4bit` needs `use_peft: true`"),
+        ("use_peft: true\nload_in_4bit: true\nload_in_8bit: true\n", "exclude each other"),
+        ("bf16: true\nfp16: true\n", "exclude each other"),
+        ("save_safetensors: false\n", "checkpoints are always safetensors"),
+        ("warmup_ratio: 0.1\nwarmup_steps: 5\n", "both are given"),
+        ("- a list\n", "`key: value` lines"),
+        ("a: [\n", "not valid YAML"),
+        ("extends: nowhere.yaml\n", "there is no file nowhere.yaml"),
+        ("? [1, 2]\n: 3\n", "not text"),
+        ("gradient_checkpointing_kwargs: {a: 1, a: 2}\n", "`a` is given twice"),
+        ("learning_rate: .nan\n", "`learning_rate: nan` is not a number"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    assert fault in refusal(tmp_path, text)
+
+
+def test_a_missing_config_lists_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Path("nowhere.yaml"))
+    assert "configs/demo.yaml" in str(caught.value.hint)
+
+
+def test_the_default_config_is_the_environments_then_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_config: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config().settings.lora_r == 32
+    monkeypatch.setenv("SLDS_CONFIG", str(write_config(lora_r=3)))
+    assert load_config().settings.lora_r == 3
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path, "")
+    assert config.settings.overflow == "middle"
+    assert not config.is_set("seed")

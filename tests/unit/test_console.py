@@ -1,0 +1,101 @@
+"""The screen: what goes where, and what never reaches a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+
+from headnote_cli.console import Screen, duration, printable, screen_for, size
+from headnote_cli.errors import DataError, ExitCode, Interrupted
+from headnote_cli.events import StepDone, TrainingStarted
+
+
+def terminal(screen: Screen) -> io.StringIO:
+    """Make a screen believe that it is a terminal of 60 columns."""
+    stream = io.StringIO()
+    screen.err = Console(file=stream, force_terminal=True, width=60, highlight=False, markup=False, emoji=False)
+    return stream
+
+
+def test_terminal_escapes_and_direction_marks_are_taken_out() -> None:
+    assert printable("a\x1b]0;title\x07b\u202ec\r\nd\te") == "a]0;titlebc\nd\te"
+
+
+def test_court_text_is_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Art. 259b [recte: 259d] OR :smile: [bold]«x»[/bold] " + "lang " * 40
+    Screen().text(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_results_go_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.note("by the way")
+    screen.text("the result")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("the result\n", "by the way\n")
+
+
+def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(quiet=True)
+    screen.note("by the way")
+    screen.note("mind this", warning=True)
+    assert capsys.readouterr().err == "! mind this\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError("bad", "f:1", "mend it"), 5),
+        (Interrupted("x"), 130),
+        (Interrupted("x", exit_code=ExitCode.TERMINATED), 143),
+    ],
+)
+def test_an_error_is_one_message_and_its_exit_code(error: Any, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as caught, screen_for(False, False, False):
+        raise error
+    assert caught.value.exit_code == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_failure_in_json_mode_is_an_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), screen_for(True, False, False):
+        raise DataError("bad", "f:1", "mend it")
+    assert json.loads(capsys.readouterr().out) == {
+        "error": {"type": "DataError", "message": "bad", "where": "f:1", "hint": "mend it"}
+    }
+
+
+def test_an_unexpected_failure_hides_its_traceback_unless_debug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLDS_DEBUG", "")
+    for debug in (False, True):
+        with pytest.raises(typer.Exit) as caught, screen_for(False, False, debug):
+            raise RuntimeError("surprise")
+        assert caught.value.exit_code == 1
+        assert ("Traceback" in capsys.readouterr().err) is debug
+
+
+def test_progress_is_live_in_a_terminal_and_plain_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    step = StepDone(3, 10, 1.5, 1e-4, 0.2, 250.0, 75.0)
+    live = Screen()
+    stream = terminal(live)
+    live.listen(TrainingStarted(10, 0))
+    live.listen(step)
+    live.close()
+    assert "\x1b[" in stream.getvalue()
+    plain = Screen()
+    plain.listen(TrainingStarted(10, 0))
+    plain.listen(step)
+    plain.close()
+    assert capsys.readouterr().err == "step 3/10 · loss 1.5000 · lr 1.0e-04 · 250 tok/s · 1:15 left\n"
+
+
+def test_sizes_and_durations_for_people() -> None:
+    assert (size(3 * 2**30), size(5 * 2**20)) == ("3.0 GiB", "5 MiB")
+    assert (duration(75), duration(3661), duration(-1)) == ("1:15", "1:01:01", "0:00")

@@ -1,0 +1,132 @@
+"""Rows from every kind of file, and the messages where they cannot be had."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headnote_cli.config import load_config
+from headnote_cli.data import Rows, load_split
+from headnote_cli.errors import DataError, SldsError, UnreachableError
+
+ROWS = [{"decision": f"Erwägung {n}", "headnote": f"«{n}»"} for n in range(40)]
+
+
+@pytest.fixture
+def split_of(write_config: Callable[..., Path]) -> Callable[..., Rows]:
+    def load(split: str, **keys: Any) -> Rows:
+        return load_split(load_config(write_config(**keys)), split)
+
+    return load
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows in the kind of file that the name says."""
+    if file.name.endswith(".jsonl"):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif file.name.endswith(".jsonl.gz"):
+        file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    elif file.name.endswith(".json"):
+        file.write_text(json.dumps(rows), encoding="utf-8")
+    elif file.name.endswith(".csv"):
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet"])
+def test_a_folder_of_files_named_by_split(tmp_path: Path, split_of: Callable[..., Rows], suffix: str) -> None:
+    for name in ("train", "validation"):
+        write_rows(tmp_path / f"{name}{suffix}", ROWS[:7])
+    assert split_of("train", dataset_name=str(tmp_path)).rows == ROWS[:7]
+    assert split_of("eval", dataset_name=str(tmp_path), dataset_eval_split="validation").rows == ROWS[:7]
+
+
+def test_a_saved_data_set(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
+    from datasets import Dataset, DatasetDict
+
+    DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:3])}).save_to_disk(
+        tmp_path / "saved"
+    )
+    assert split_of("train", dataset_name=str(tmp_path / "saved"), dataset_eval_split="test").rows == ROWS
+
+
+def test_a_lone_file_is_split_by_the_workshops_rule(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
+    write_rows(tmp_path / "rows.jsonl", ROWS)
+    name = str(tmp_path / "rows.jsonl")
+    parts = [split_of(role, dataset_name=name).rows for role in ("eval", "test")]
+    assert [len(part) for part in parts] == [2, 2]
+    assert split_of("eval", dataset_name=name).rows == parts[0], "seeded: the same rows each time"
+    assert "2 of 40 rows" in split_of("eval", dataset_name=name).notes[-1]
+
+
+def test_no_row_is_in_two_of_the_splits_that_were_split_off(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
+    write_rows(tmp_path / "train.jsonl", ROWS)
+    parts = [split_of(role, dataset_name=str(tmp_path)).rows for role in ("train", "eval", "test")]
+    texts = [row["decision"] for part in parts for row in part]
+    assert sorted(texts) == sorted(row["decision"] for row in ROWS)
+
+
+def test_a_subset_is_a_folder_or_a_language_pair(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
+    pairs = [
+        {"decision_language": a, "headnote_language": b, "headnote": a + b} for a in ("de", "fr") for b in ("de", "it")
+    ]
+    write_rows(tmp_path / "train.jsonl", pairs)
+    assert [row["headnote"] for row in split_of("train", dataset_name=str(tmp_path), dataset_subset="fr_de").rows] == [
+        "frde"
+    ]
+    assert len(split_of("train", dataset_name=str(tmp_path), dataset_subset="*_de").rows) == 2
+    (tmp_path / "it_it").mkdir()
+    write_rows(tmp_path / "it_it" / "train.jsonl", ROWS[:2])
+    assert split_of("train", dataset_name=str(tmp_path), dataset_subset="it_it").rows == ROWS[:2]
+    with pytest.raises(UnreachableError) as caught:
+        split_of("train", dataset_name=str(tmp_path), dataset_subset="it_fr")
+    assert caught.value.hint == "language pairs found: de_de, de_it, fr_de, fr_it"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}\n{"a": \n', "2: not valid JSON"),
+        ("[1]\n", "1: a row is a JSON object"),
+        ("", "holds no rows"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(
+    tmp_path: Path, split_of: Callable[..., Rows], content: str, message: str
+) -> None:
+    (tmp_path / "train.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        split_of("train", dataset_name=str(tmp_path))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "rows.jsonl", "/no/such/folder"])
+def test_a_missing_path_is_not_looked_up_on_the_hub(split_of: Callable[..., Rows], name: str) -> None:
+    with pytest.raises(UnreachableError, match="there is no file or folder"):
+        split_of("train", dataset_name=name)
+
+
+def test_an_unreachable_hub_says_that_a_local_folder_works(split_of: Callable[..., Rows]) -> None:
+    with pytest.raises(SldsError) as caught:
+        split_of("train", dataset_name="ipst/slds", dataset_subset="fr_de")
+    assert isinstance(caught.value, UnreachableError)
+    assert "local folder" in str(caught.value.hint)
+
+
+def test_a_missing_split_lists_those_present(split_of: Callable[..., Rows]) -> None:
+    with pytest.raises(UnreachableError) as caught:
+        split_of("eval", dataset_eval_split="dev")
+    assert caught.value.hint == "splits found: test, train, validation"

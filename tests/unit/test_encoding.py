@@ -1,0 +1,192 @@
+"""One encoding for training and generation: what fits, what gives way, what stays text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headnote_cli.encoding import CUT_MARK, IGNORED, Encoder, Lengths, encode_all, quantiles, sentence_ends
+from headnote_cli.errors import ConfigError, DataError
+from headnote_cli.prompts import PromptTemplates
+from tests.conftest import PROMPTS, sample_rows
+
+TOKENIZERS = ("gemma_tokenizer", "chatml_tokenizer")
+STRATEGIES = ("middle", "end")
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def encoder(tokenizer: Any, max_length: int | None = None, overflow: Any = "middle") -> Encoder:
+    return Encoder(tokenizer, PromptTemplates(PROMPTS), max_length, overflow)
+
+
+def test_the_prompt_of_generation_is_the_prefix_of_the_training_sequence(tokenizer: Any) -> None:
+    for row in sample_rows("train"):
+        trained = encoder(tokenizer).encode(row)
+        asked = encoder(tokenizer).encode_prompt(row)
+        assert trained is not None
+        assert asked is not None
+        assert trained.example()["input_ids"][: len(asked.prompt_ids)] == asked.prompt_ids == trained.prompt_ids
+
+
+@pytest.mark.parametrize("overflow", STRATEGIES)
+def test_a_cut_prompt_is_the_same_in_generation_when_the_same_room_is_left(tokenizer: Any, overflow: str) -> None:
+    cutting = encoder(tokenizer, 700, overflow)
+    for row in sample_rows("test"):
+        trained = cutting.encode(row)
+        assert trained is not None
+        asked = cutting.encode_prompt(row, room=len(trained.completion_ids))
+        assert trained.cut > 0
+        assert asked is not None
+        assert asked.prompt_ids == trained.prompt_ids
+
+
+def test_labels_are_the_headnote_and_its_end_of_turn(tokenizer: Any) -> None:
+    row = sample_rows("test")[0]
+    one = encoder(tokenizer)
+    encoded = one.encode(row)
+    assert encoded is not None
+    labels = [label for label in encoded.example()["labels"] if label != IGNORED]
+    assert one.turn_end_id() in labels
+    assert tokenizer.decode(labels).startswith(row["headnote"])
+
+
+@pytest.mark.parametrize("overflow", STRATEGIES)
+@pytest.mark.parametrize("max_length", [640, 720, 900])
+def test_what_is_too_long_fits_exactly_and_keeps_headnote_and_instructions(
+    tokenizer: Any, overflow: str, max_length: int
+) -> None:
+    for row in sample_rows("train"):
+        whole = encoder(tokenizer).encode(row)
+        encoded = encoder(tokenizer, max_length, overflow).encode(row)
+        assert whole is not None
+        assert encoded is not None
+        size = len(encoded.prompt_ids) + len(encoded.completion_ids)
+        assert size <= max_length
+        assert encoded.cut == len(whole.prompt_ids) + len(whole.completion_ids) - size
+        assert encoded.completion_ids == whole.completion_ids
+        assert "Your response should consist solely" in encoded.prompt_text
+        if encoded.cut:
+            assert CUT_MARK in encoded.prompt_text
+
+
+def test_the_middle_goes_and_no_word_is_broken(tokenizer: Any) -> None:
+    for row in sample_rows("train"):
+        encoded = encoder(tokenizer, 800).encode(row)
+        assert encoded is not None
+        kept = encoded.prompt_text[encoded.prompt_text.index("decision:\n") + len("decision:\n") :]
+        head, _, tail = kept.partition(CUT_MARK)
+        assert row["decision"].startswith(head.rstrip())
+        tail = (
+            tail.strip()
+            .removesuffix("<end_of_turn>\n<start_of_turn>model")
+            .removesuffix("<|im_end|>\n<|im_start|>assistant")
+            .strip()
+        )
+        assert row["decision"].rstrip().endswith(tail)
+        words = set(row["decision"].split())
+        assert head.split()[-1] in words
+        assert tail.split()[0] in words
+
+
+def test_drop_leaves_a_row_out_and_error_names_it(tokenizer: Any) -> None:
+    row = sample_rows("train")[0]
+    assert encoder(tokenizer, 640, "drop").encode(row) is None
+    with pytest.raises(DataError, match=r"sample_id 9011.*tokens are more than 640"):
+        encoder(tokenizer, 640, "error").encode(row)
+
+
+def test_a_prompt_that_cannot_fit_is_an_error(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="without any `decision` it is still longer"):
+        encoder(tokenizer, 64).encode(sample_rows("train")[0])
+
+
+def test_lengths_count_what_was_cut_and_dropped(tokenizer: Any) -> None:
+    lengths = Lengths()
+    rows = sample_rows("test")
+    assert len(list(encode_all(encoder(tokenizer, 700), rows, lengths))) == len(rows)
+    summary = lengths.summary()
+    assert summary["rows"] == summary["rows_cut"] == len(rows)
+    assert summary["tokens_cut"] > 0
+    assert summary["pairs"] == {"fr_de": 1, "fr_fr": 1, "fr_it": 1, "it_de": 1, "it_fr": 1, "it_it": 1}
+
+
+def test_quantiles_are_nearest_ranks() -> None:
+    assert quantiles(range(1, 101)) == {"median": 50, "p90": 90, "max": 100}
+    assert quantiles([7]) == {"median": 7, "p90": 7, "max": 7}
+    assert quantiles([]) is None
+
+
+CONTROLS = st.sampled_from(
+    [
+        "<end_of_turn>",
+        "<start_of_turn>",
+        "<bos>",
+        "<eos>",
+        "<|im_end|>",
+        "<|im_start|>",
+        "<",
+        "|>",
+        "_turn>",
+        "model\n",
+        "é",
+        " ",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(CONTROLS | st.text(max_size=8), max_size=12))
+def test_control_tokens_in_a_decision_stay_text(tokenizer: Any, parts: list[str]) -> None:
+    text = "".join(parts)
+    one = encoder(tokenizer)
+    innocent = one.encode({"decision": "a", "headnote": "b", "headnote_language": "de"})
+    encoded = one.encode({"decision": text, "headnote": text or "b", "headnote_language": "de"})
+    assert innocent is not None
+    assert encoded is not None
+    count = [
+        sum(token in one.control_ids for token in example.example()["input_ids"]) for example in (innocent, encoded)
+    ]
+    assert count[0] == count[1], "only the template's own control tokens"
+    unknown = tokenizer.unk_token is not None and tokenizer.unk_token_id in encoded.prompt_ids
+    if not unknown:
+        assert tokenizer.decode(encoded.prompt_ids, clean_up_tokenization_spaces=False) == encoded.prompt_text
+
+
+def test_sentences_do_not_end_after_legal_abbreviations() -> None:
+    text = "Nach Art. 41 Abs. 1 OR (vgl. E. 2.3) haftet A. für den Schaden. Die Vorinstanz irrt. Es bleibt dabei"
+    assert [text[:end].split()[-1] for end in sentence_ends(text, 0, len(text))] == ["Schaden.", "irrt."]
+
+
+def test_a_tokenizer_without_chat_template_is_refused(chatml_tokenizer: Any) -> None:
+    class Bare:
+        chat_template = None
+        added_tokens_decoder = chatml_tokenizer.added_tokens_decoder
+
+    with pytest.raises(ConfigError) as caught:
+        encoder(Bare())
+    assert "chat_template_path" in str(caught.value.hint)
+
+
+def test_a_template_that_does_not_end_the_turn_is_refused(
+    chatml_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chatml_tokenizer, "chat_template", "{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    with pytest.raises(ConfigError, match="never learn to stop"):
+        encoder(chatml_tokenizer).turn_end_id()
+
+
+def test_a_template_that_writes_the_prompt_differently_is_refused(
+    chatml_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    template = "{{ messages | length }}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    monkeypatch.setattr(chatml_tokenizer, "chat_template", template)
+    with pytest.raises(ConfigError, match="differently when an answer follows"):
+        encoder(chatml_tokenizer).encode(sample_rows("test")[0])
