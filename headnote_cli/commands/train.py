@@ -49,8 +49,8 @@ STORED_PACKAGES = (
 # Keys that may change between a run and its continuation: they decide what is shown and kept, not what is learnt.
 FREE_ON_RESUME = frozenset(
     "dataset_num_proc disable_tqdm eval_on_start eval_steps eval_strategy extends logging_first_step logging_steps "
-    "logging_strategy mode output_dir peft_base_model_path peft_output_model_path peft_peft_model_path project report_to "
-    "resume_from_checkpoint run_name save_steps save_strategy save_total_limit dataset_test_split "
+    "logging_strategy mode output_dir peft_base_model_path peft_output_model_path peft_peft_model_path project "
+    "report_to resume_from_checkpoint run_name save_steps save_strategy save_total_limit dataset_test_split "
     "evaluate_vllm_model_name_or_path evaluate_vllm_tensor_parallel_size "
     "evaluate_vllm_sampling_params_max_tokens".split()
 )

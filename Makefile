@@ -1,0 +1,45 @@
+# `make help` lists what there is. PYTHON is the interpreter that makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help demo test test-fast test-all style bench picture clean
+
+help: ## List the targets.
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+# torch goes first: alone, pip takes the build that fits this machine; later nothing pulls another.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## The whole road on a CPU with a small real model.
+	$(BIN)/python scripts/demo_model.py
+	$(BIN)/python scripts/demo.py
+
+test: style ## Style, types and every test that belongs to a change.
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-fast: $(STAMP) ## Unit tests only, under a minute.
+	$(BIN)/python -m pytest tests/unit -n 2
+
+test-all: style ## Everything, the slow suites too.
+	$(BIN)/python -m pytest -n 2
+
+style: $(STAMP) ## Lint, format check and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Benchmarks: both sides alternate, a ratio is printed.
+	$(BIN)/python benchmarks/completion_loss.py
+	$(BIN)/python benchmarks/startup.py
+
+picture: $(STAMP) ## Draw docs/run.svg, the README's picture of a run.
+	$(BIN)/python scripts/picture.py
+
+clean: ## Remove what was built and run; the demo model stays in .cache.
+	rm -rf .venv build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

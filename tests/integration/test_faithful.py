@@ -1,0 +1,140 @@
+"""What is trained is what TRL would train: ids, labels, loss and gradients, against TRL itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headnote_cli.encoding import Encoder
+from headnote_cli.prompts import PromptTemplates
+from tests.conftest import PROMPTS, ROOT, sample_rows
+
+
+@pytest.mark.parametrize("name", ["gemma_tokenizer", "chatml_tokenizer"])
+def test_ids_and_labels_are_those_that_trl_makes(
+    name: str, request: pytest.FixtureRequest, tiny_models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+    from datasets import Dataset
+    from transformers import Gemma3ForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from tests.conftest import text_config
+
+    tokenizer = request.getfixturevalue(name)
+    encoder = Encoder(tokenizer, PromptTemplates(PROMPTS))
+    encoded = [encoder.encode(row) for row in sample_rows("train")]
+    rows = [{"prompt": e.conversation.prompt, "completion": e.conversation.completion} for e in encoded if e]
+    torch.manual_seed(0)
+    arguments = SFTConfig(str(tmp_path), max_length=None, use_cpu=True, bf16=False, activation_checkpointing=False)
+    trainer = SFTTrainer(
+        Gemma3ForCausalLM(text_config(len(tokenizer))),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    for mine, theirs in zip(encoded, trainer.train_dataset, strict=True):
+        assert mine is not None
+        assert mine.example() == {"input_ids": theirs["input_ids"], "labels": theirs["labels"]}
+
+
+@pytest.fixture
+def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    """A CompletionTrainer on a tiny model, as `slds train` builds it."""
+
+    def build(**keys: Any) -> Any:
+        import torch
+
+        from headnote_cli.commands.preview import encoder_for
+        from headnote_cli.config import load_config
+        from headnote_cli.engine import training
+        from headnote_cli.engine.loading import base_model, load_for_training, load_tokenizer, lora_config, this_machine
+        from headnote_cli.hardware import resolve
+
+        config = load_config(tiny_training(**keys))
+        plan = resolve(config.settings, this_machine())
+        base = base_model(config, plan)
+        encoder = encoder_for(config, PromptTemplates(PROMPTS), load_tokenizer(base))
+        rows = [encoded for row in sample_rows("train")[:8] if (encoded := encoder.encode(row))]
+        job = training.TrainingJob(base, config.settings, plan, encoder.tokenizer, rows, [], tmp_path / "run")  # type: ignore[arg-type]
+        built = training.CompletionTrainer(
+            model=load_for_training(base, config.settings, plan),
+            args=training._arguments(job),
+            train_dataset=training._dataset(rows),
+            processing_class=encoder.tokenizer,
+            peft_config=lora_config(config.settings, plan),
+        )
+        training._adapters_in_float32(built.model)
+        torch.manual_seed(1)
+        for parameter in built.model.parameters():  # B starts at zero, which would hide A's gradients
+            if parameter.requires_grad:
+                parameter.data.normal_(std=0.02)
+        return built
+
+    return build
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("model_class", ["AutoModelForCausalLM", "AutoModelForImageTextToText"])
+def test_scoring_label_positions_alone_gives_trls_own_loss_and_gradients(model_class: str, trainer: Callable[..., Any]) -> None:
+    import torch
+    from trl import SFTTrainer
+
+    built = trainer(model_class=model_class, load_in_4bit=False)
+    batch = built.data_collator([built.train_dataset[index] for index in range(4)])
+    assert len({len(row) for row in built.train_dataset[:4]["input_ids"]}) > 1, "rows of different length"
+    results = []
+    for compute in (built.compute_loss, lambda *a, **k: SFTTrainer.compute_loss(built, *a, **k)):
+        built.model.zero_grad()
+        loss = compute(built.model, dict(batch), num_items_in_batch=torch.tensor(500))
+        loss.backward()
+        results.append((loss.detach(), gradients(built.model)))
+    (mine, my_gradients), (theirs, their_gradients) = results
+    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+    assert my_gradients.keys() == their_gradients.keys()
+    for name, gradient in my_gradients.items():
+        torch.testing.assert_close(gradient, their_gradients[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_equals_an_independent_computation_from_logits(trainer: Callable[..., Any]) -> None:
+    import torch
+
+    built = trainer(load_in_4bit=False)
+    built.model.eval()
+    rows = [built.train_dataset[index] for index in range(3)]
+    total, count = 0.0, 0
+    for row in rows:  # one by one, no padding, by hand
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            logits = built.model(input_ids=ids).logits[0]
+        log_probabilities = logits[:-1].float().log_softmax(-1)
+        for position, label in enumerate(labels[1:].tolist()):
+            if label != -100:
+                total -= float(log_probabilities[position, label])
+                count += 1
+    with torch.no_grad():
+        loss = built.compute_loss(built.model, built.data_collator(rows))
+    assert float(loss) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_adapters_are_float32_and_on_the_language_model_alone(trainer: Callable[..., Any]) -> None:
+    import torch
+
+    built = trainer(model_class="AutoModelForImageTextToText")
+    trainable = [(name, p) for name, p in built.model.named_parameters() if p.requires_grad]
+    assert len(trainable) == 2 * 7 * 2
+    assert all(parameter.dtype == torch.float32 for _, parameter in trainable)
+    assert all("language_model" in name for name, _ in trainable)
+
+
+def test_the_key_table_is_that_of_the_installed_versions() -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "generate_keys.py"), "--check"]
+    assert subprocess.run(script, check=False).returncode == 0, "run scripts/generate_keys.py"
