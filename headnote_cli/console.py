@@ -39,8 +39,10 @@ class Screen:
         self.json_mode = json_mode
         self.quiet = quiet
         self.debug = debug
-        self.out = Console(**plain)
-        self.err = Console(stderr=True, **plain)
+        # Of several processes only the first one speaks; an error of any is heard.
+        self.muted = int(os.environ.get("RANK", "0")) > 0
+        self.out = Console(quiet=self.muted, **plain)
+        self.err = Console(stderr=True, quiet=self.muted, **plain)
         self._progress: TrainingProgress | None = None
         self._streamed = False
 
@@ -76,11 +78,14 @@ class Screen:
 
     def line(self, value: object) -> None:
         """One JSON object on a line of stdout."""
+        if self.muted:
+            return
         sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
         sys.stdout.flush()
 
     def error(self, error: SldsError) -> None:
         """What is wrong, where, and how to mend it."""
+        self.err.quiet = False
         if self.json_mode:
             kind = type(error).__name__
             self.line({"error": {"type": kind, "message": error.message, "where": error.where, "hint": error.hint}})
@@ -152,10 +157,7 @@ class TrainingProgress:
                 self.screen.note(f"saved {path}")
 
     def _step(self, event: StepDone) -> None:
-        facts = (
-            f"loss {event.loss:.4f} · lr {event.learning_rate:.1e} · {event.tokens_per_second:,.0f} tok/s · "
-            f"{duration(event.seconds_left)} left"
-        )
+        facts = step_facts(event)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=event.step, facts=facts)
         elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or event.step == event.total_steps:
@@ -165,6 +167,14 @@ class TrainingProgress:
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def step_facts(event: StepDone) -> str:
+    """A step in one line."""
+    return (
+        f"loss {event.loss:.4f} · lr {event.learning_rate:.1e} · {event.tokens_per_second:,.0f} tok/s · "
+        f"{duration(event.seconds_left)} left"
+    )
 
 
 def duration(seconds: float) -> str:

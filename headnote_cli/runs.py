@@ -186,6 +186,8 @@ def set_aside(folder: Path) -> Path:
 
 def copy_prompts(source: Path, target: Path) -> None:
     """Keep the templates a model is trained with beside it, so that it can be prompted the same way later."""
+    if source.resolve() == target.resolve():
+        return
     target.mkdir(parents=True, exist_ok=True)
     for template in sorted(source.glob("*.jinja")):
         shutil.copyfile(template, target / template.name)

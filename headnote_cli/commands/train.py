@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -103,7 +102,13 @@ def train(
         DataError: Rows that cannot be trained on.
         Interrupted: A signal came; the run is saved.
     """
-    from headnote_cli.engine.loading import base_model, load_model_config, load_tokenizer, this_machine
+    from headnote_cli.engine.loading import (
+        base_model,
+        load_model_config,
+        load_tokenizer,
+        main_process_first,
+        this_machine,
+    )
 
     folder = output_dir(config)
     base = base_model(config)
@@ -126,8 +131,9 @@ def train(
     prepared = prepare(config, encoder, emit)
     if dry_run:
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
-    start_from = _starting_point(folder, resume, emit)
-    return _run(config, plan, base, encoder, prepared, start_from, emit)
+    with main_process_first(plan) as is_main:
+        start_from = _starting_point(folder, resume, emit) if is_main else _newest_whole(folder)
+    return _run(config, plan, base, encoder, prepared, start_from, emit, is_main)
 
 
 def prepare(config: Config, encoder: Encoder, emit: Listener) -> Prepared:
@@ -213,22 +219,24 @@ def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | 
         if folder.is_dir() and any(folder.iterdir()):
             emit(Note(f"the earlier run now lies in {set_aside(folder)}"))
         return None
-    whole = None
     for checkpoint in checkpoints(folder):
-        if checkpoint.fault is None:
-            whole = checkpoint
-        else:
+        if checkpoint.fault is not None:
             aside = set_aside(checkpoint.path)
             emit(
                 Note(
                     f"{checkpoint.path.name} is not whole ({checkpoint.fault}): set aside as {aside.name}", warning=True
                 )
             )
+    whole = _newest_whole(folder)
     if whole is not None:
         emit(Note(f"resuming from {whole.path}"))
     elif (folder / METRICS).is_file():
         (folder / METRICS).unlink()  # of a run that saved nothing
     return whole
+
+
+def _newest_whole(folder: Path) -> Checkpoint | None:
+    return next((checkpoint for checkpoint in reversed(checkpoints(folder)) if checkpoint.fault is None), None)
 
 
 def _run(
@@ -239,16 +247,23 @@ def _run(
     prepared: Prepared,
     start: Checkpoint | None,
     emit: Listener,
+    is_main: bool,
 ) -> TrainingReport:
     from headnote_cli.engine.training import TrainingJob
     from headnote_cli.engine.training import train as run_trainer
 
     folder = output_dir(config)
-    prompts = folder / PROMPTS
-    shutil.rmtree(prompts, ignore_errors=True)
-    copy_prompts(encoder.templates.folder, prompts)
     record = _record(config, plan, base, encoder, prepared)
-    write_json(folder / RECORD, record | {"state": "running"})
+
+    def keep(state: str, **more: Any) -> dict[str, Any]:
+        kept = record | {"state": state} | more
+        if is_main:
+            write_json(folder / RECORD, kept)
+        return kept
+
+    keep("running")
+    if is_main:
+        copy_prompts(encoder.templates.folder, folder / PROMPTS)
     job = TrainingJob(
         base=base,
         settings=config.settings,
@@ -262,24 +277,10 @@ def _run(
     emit(Note(f"{method_of(config)} on {base.name}"))
     try:
         result = run_trainer(job, emit)
-    except (Interrupted, KeyboardInterrupt):
-        write_json(folder / RECORD, record | {"state": "interrupted", "ended": now()})
+    except BaseException as error:
+        keep("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", ended=now())
         raise
-    except BaseException:
-        write_json(folder / RECORD, record | {"state": "failed", "ended": now()})
-        raise
-    write_json(folder / RECORD, record | {"state": "finished", "ended": now()} | _metrics(result))
-    return TrainingReport(
-        folder,
-        "finished",
-        result.steps,
-        result.train_loss,
-        result.eval_loss,
-        result.checkpoint,
-        result.tokens,
-        result.seconds,
-        plan,
-    )
+    return _finished_report(folder, keep("finished", ended=now(), **_metrics(result)), plan)
 
 
 def _metrics(result: TrainingResult) -> dict[str, Any]:

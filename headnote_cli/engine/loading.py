@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -79,6 +80,14 @@ def this_machine() -> Machine:
         properties = torch.cuda.get_device_properties(index)
         gpus.append(Gpu(properties.name, (properties.major, properties.minor), properties.total_memory))
     return dataclasses.replace(detect(), gpus=tuple(gpus))
+
+
+@contextmanager
+def main_process_first(plan: Plan) -> Iterator[bool]:
+    """The first of several processes goes through alone, then the others; tells each whether it is the first."""
+    state = PartialState(cpu=plan.effective("device") == "cpu")
+    with state.main_process_first():
+        yield state.is_main_process
 
 
 def load_model_config(base: BaseModel) -> Any:

@@ -232,6 +232,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = self.output_dir / f"checkpoint-{state.global_step}"
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
         if state.is_world_process_zero and folder.is_dir():
             seal(folder)
             self.emit(Saved(state.global_step, folder))

@@ -1,0 +1,58 @@
+"""Draw docs/run.svg: what `slds train` shows, replayed from the record of the demo's run by Rich's SVG export."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from headnote_cli.commands.train import TrainingReport
+from headnote_cli.console import Screen, step_facts
+from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
+from headnote_cli.hardware import Decision, Plan
+from headnote_cli.views import plan_view, training_view
+
+RUN = Path("demo_output/run")
+TARGET = Path("docs/run.svg")
+
+
+def main() -> None:
+    if not (RUN / "run.json").is_file():
+        sys.exit("run `make demo` first: the picture shows its run")
+    record = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
+    entries = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [entry for entry in entries if "loss" in entry]
+    metrics = record["metrics"]
+    plan = Plan(tuple(Decision(**row) for row in record["plan"]))
+
+    screen = Screen()
+    recorder = Console(file=io.StringIO(), record=True, width=96, force_terminal=False, highlight=False, markup=False, emoji=False)
+    screen.err = recorder
+    recorder.print("$ slds train --config configs/demo.yaml", style="bold")
+    recorder.print(plan_view(plan))
+    screen.listen(TrainingStarted(steps[-1]["step"], 0))
+    for before, entry in zip([{"num_tokens": 0}, *steps], steps, strict=False):
+        share = metrics["seconds"] / len(steps)
+        rate = (entry["num_tokens"] - before["num_tokens"]) / share
+        left = share * (len(steps) - entry["step"])
+        if entry["step"] % 5 == 0:
+            event = StepDone(entry["step"], len(steps), entry["loss"], entry["learning_rate"], entry["grad_norm"], rate, left)
+            screen.note(f"step {event.step}/{event.total_steps} · {step_facts(event)}")
+        if entry["step"] % 10 == 0:
+            screen.listen(Saved(entry["step"], RUN / f"checkpoint-{entry['step']}"))
+    for entry in entries:
+        if "eval_loss" in entry:
+            screen.listen(Evaluated(entry["step"], entry["eval_loss"], 2.718281828459045 ** entry["eval_loss"]))
+    report = TrainingReport(
+        RUN, record["state"], metrics["steps"], metrics["train_loss"], metrics["eval_loss"], Path(metrics["checkpoint"]),
+        metrics["tokens"], metrics["seconds"], plan,
+    )  # fmt: skip
+    recorder.print(training_view(report, "configs/demo.yaml"))
+    TARGET.write_text(recorder.export_svg(title="slds train"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
