@@ -78,7 +78,9 @@ def main() -> None:
             for name, step in sides.items():
                 times[name].append(seconds(step))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"matmul {matmul_rate():.0f} GFLOPS float32 · vocabulary {VOCABULARY:,} · {ROWS} × {TOKENS} tokens, {LABELS} labels a row")
+    print(
+        f"matmul {matmul_rate():.0f} GFLOPS float32 · vocabulary {VOCABULARY:,} · {ROWS} × {TOKENS} tokens, {LABELS} labels a row"
+    )
     print(f"slds {medians['slds']:.2f} s · trl {medians['trl']:.2f} s · ratio {medians['trl'] / medians['slds']:.1f}×")
 
 

@@ -9,7 +9,14 @@ import time
 
 COMMANDS = {
     "slds --help": ["--help"],
-    "slds preview-prompts -n 1 --no-tokenizer": ["preview-prompts", "-c", "configs/demo.yaml", "-n", "1", "--no-tokenizer"],
+    "slds preview-prompts -n 1 --no-tokenizer": [
+        "preview-prompts",
+        "-c",
+        "configs/demo.yaml",
+        "-n",
+        "1",
+        "--no-tokenizer",
+    ],
     "slds check-memory, three configs": [
         "check-memory",
         *(part for name in ("sft", "sft_liger", "sft_liger_peft") for part in ("-c", f"configs/ipst/slds/{name}.yaml")),

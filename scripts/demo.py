@@ -20,7 +20,7 @@ OUTPUT = Path("demo_output")
 RUN = OUTPUT / "run"
 DECISION = OUTPUT / "decision.txt"
 BEFORE, AFTER = OUTPUT / "before.json", OUTPUT / "after.json"
-WORDS = ["--lang", "de", "--max-new-tokens", "96"]
+WORDS = ["--lang", "de", "--max-new-tokens", "112"]
 
 
 def slds(*arguments: str) -> str:

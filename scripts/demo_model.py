@@ -36,7 +36,9 @@ def convert(gguf: Path, target: Path) -> None:
     logging.disable_progress_bar()
     options = {"gguf_file": gguf.name}
     # Without `dequantize` the model could not be saved again.
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, quantization_config=GgufConfig(dequantize=True), **options)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, quantization_config=GgufConfig(dequantize=True), **options
+    )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

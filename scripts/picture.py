@@ -29,7 +29,9 @@ def main() -> None:
     plan = Plan(tuple(Decision(**row) for row in record["plan"]))
 
     screen = Screen()
-    recorder = Console(file=io.StringIO(), record=True, width=96, force_terminal=False, highlight=False, markup=False, emoji=False)
+    recorder = Console(
+        file=io.StringIO(), record=True, width=96, force_terminal=False, highlight=False, markup=False, emoji=False
+    )
     screen.err = recorder
     recorder.print("$ slds train --config configs/demo.yaml", style="bold")
     recorder.print(plan_view(plan))
@@ -39,7 +41,9 @@ def main() -> None:
         rate = (entry["num_tokens"] - before["num_tokens"]) / share
         left = share * (len(steps) - entry["step"])
         if entry["step"] % 5 == 0:
-            event = StepDone(entry["step"], len(steps), entry["loss"], entry["learning_rate"], entry["grad_norm"], rate, left)
+            event = StepDone(
+                entry["step"], len(steps), entry["loss"], entry["learning_rate"], entry["grad_norm"], rate, left
+            )
             screen.note(f"step {event.step}/{event.total_steps} · {step_facts(event)}")
         if entry["step"] % 10 == 0:
             screen.listen(Saved(entry["step"], RUN / f"checkpoint-{entry['step']}"))

@@ -84,7 +84,9 @@ def gradients(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model_class", ["AutoModelForCausalLM", "AutoModelForImageTextToText"])
-def test_scoring_label_positions_alone_gives_trls_own_loss_and_gradients(model_class: str, trainer: Callable[..., Any]) -> None:
+def test_scoring_label_positions_alone_gives_trls_own_loss_and_gradients(
+    model_class: str, trainer: Callable[..., Any]
+) -> None:
     import torch
     from trl import SFTTrainer
 

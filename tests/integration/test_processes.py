@@ -17,7 +17,9 @@ def losses(run: Path) -> list[float]:
 
 
 def train(config: Path, processes: int) -> Any:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    )
     command = [sys.executable, *launcher, "-m", "headnote_cli", "train", "--config", str(config), "--json"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, check=False)
@@ -25,11 +27,15 @@ def train(config: Path, processes: int) -> Any:
 
 def test_two_processes_train_as_one_with_twice_the_batch(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
     keys = {"max_steps": 4, "load_in_4bit": False, "train_sampling_strategy": "sequential"}
-    two = train(tiny_training(name="two.yaml", output_dir=str(tmp_path / "two"), per_device_train_batch_size=2, **keys), 2)
+    two = train(
+        tiny_training(name="two.yaml", output_dir=str(tmp_path / "two"), per_device_train_batch_size=2, **keys), 2
+    )
     assert two.returncode == 0, two.stderr
     assert json.loads(two.stdout)["steps"] == 4, "one object on stdout: only the first process writes"
     assert "checkpoint-4" in json.loads(two.stdout)["checkpoint"]
-    one = train(tiny_training(name="one.yaml", output_dir=str(tmp_path / "one"), per_device_train_batch_size=4, **keys), 1)
+    one = train(
+        tiny_training(name="one.yaml", output_dir=str(tmp_path / "one"), per_device_train_batch_size=4, **keys), 1
+    )
     assert one.returncode == 0, one.stderr
     for together, alone in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         assert abs(together - alone) < 2e-3
