@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
+import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
 from headnote_cli.engine.training import CompletionTrainer
 
 VOCABULARY, TOKENS, LABELS, ROWS = 262_208, 512, 64, 2
@@ -78,9 +78,8 @@ def main() -> None:
             for name, step in sides.items():
                 times[name].append(seconds(step))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    print(
-        f"matmul {matmul_rate():.0f} GFLOPS float32 · vocabulary {VOCABULARY:,} · {ROWS} × {TOKENS} tokens, {LABELS} labels a row"
-    )
+    shape = f"vocabulary {VOCABULARY:,} · {ROWS} × {TOKENS} tokens, {LABELS} labels a row"
+    print(f"matmul {matmul_rate():.0f} GFLOPS float32 · {shape}")
     print(f"slds {medians['slds']:.2f} s · trl {medians['trl']:.2f} s · ratio {medians['trl'] / medians['slds']:.1f}×")
 
 

@@ -29,9 +29,10 @@ def fetch(folder: Path) -> Path:
 
 def convert(gguf: Path, target: Path) -> None:
     """Write weights, tokenizer and chat template as transformers loads them."""
-    import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
+
+    import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
 
     logging.disable_progress_bar()
     options = {"gguf_file": gguf.name}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from headnote_cli.commands.train import TrainingReport
+from headnote_cli.commands.train import report_of
 from headnote_cli.console import Screen, step_facts
 from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
 from headnote_cli.hardware import Decision, Plan
@@ -29,9 +31,8 @@ def main() -> None:
     plan = Plan(tuple(Decision(**row) for row in record["plan"]))
 
     screen = Screen()
-    recorder = Console(
-        file=io.StringIO(), record=True, width=96, force_terminal=False, highlight=False, markup=False, emoji=False
-    )
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    recorder = Console(file=io.StringIO(), record=True, width=96, force_terminal=False, **plain)
     screen.err = recorder
     recorder.print("$ slds train --config configs/demo.yaml", style="bold")
     recorder.print(plan_view(plan))
@@ -49,12 +50,8 @@ def main() -> None:
             screen.listen(Saved(entry["step"], RUN / f"checkpoint-{entry['step']}"))
     for entry in entries:
         if "eval_loss" in entry:
-            screen.listen(Evaluated(entry["step"], entry["eval_loss"], 2.718281828459045 ** entry["eval_loss"]))
-    report = TrainingReport(
-        RUN, record["state"], metrics["steps"], metrics["train_loss"], metrics["eval_loss"], Path(metrics["checkpoint"]),
-        metrics["tokens"], metrics["seconds"], plan,
-    )  # fmt: skip
-    recorder.print(training_view(report, "configs/demo.yaml"))
+            screen.listen(Evaluated(entry["step"], entry["eval_loss"], math.exp(entry["eval_loss"])))
+    recorder.print(training_view(report_of(RUN, record, plan), "configs/demo.yaml"))
     TARGET.write_text(recorder.export_svg(title="slds train"), encoding="utf-8")
 
 

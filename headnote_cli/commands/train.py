@@ -123,7 +123,7 @@ def train(
         _require_same_run(config, record, folder)
         if record.get("state") == "finished" and not dry_run:
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
-            return _finished_report(folder, record, plan)
+            return report_of(folder, record, plan)
     base = base_model(config, plan)
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder = encoder_for(config, templates, load_tokenizer(base, config))
@@ -197,7 +197,8 @@ def _require_same_run(config: Config, record: Mapping[str, Any], folder: Path) -
         )
 
 
-def _finished_report(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingReport:
+def report_of(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingReport:
+    """The report of a finished run, out of its record."""
     metrics = record.get("metrics", {})
     checkpoint = metrics.get("checkpoint")
     return TrainingReport(
@@ -280,7 +281,7 @@ def _run(
     except BaseException as error:
         keep("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", ended=now())
         raise
-    return _finished_report(folder, keep("finished", ended=now(), **_metrics(result)), plan)
+    return report_of(folder, keep("finished", ended=now(), **_metrics(result)), plan)
 
 
 def _metrics(result: TrainingResult) -> dict[str, Any]:
