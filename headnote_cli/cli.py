@@ -149,15 +149,20 @@ def train(
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.train import train as run
         from headnote_cli.config import load_config
+        from headnote_cli.events import Event, PlanResolved
         from headnote_cli.views import plan_view, training_view
+
+        def listen(event: Event) -> None:
+            if isinstance(event, PlanResolved):
+                screen.table(plan_view(event.plan))
+            else:
+                screen.listen(event)
 
         loaded = load_config(config, set_ or [])
         for note in loaded.notes:
             screen.note(note)
-        report = run(loaded, screen.listen, resume, strict, dry_run, allow_remote_code)
+        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code)
         screen.close()
-        if dry_run:
-            screen.table(plan_view(report.plan))
         screen.show(training_view(report, str(loaded.path)))
         screen.data(report.to_json())
 

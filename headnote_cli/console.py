@@ -63,8 +63,8 @@ class Screen:
         if self.json_mode:
             return
         for part in renderable.renderables if isinstance(renderable, Group) else [renderable]:
-            # Running text is the terminal's to wrap; in a pipe it stays as it is.
-            self.out.print(part, soft_wrap=isinstance(part, Text))
+            # Words wrap in a terminal; in a pipe running text stays as it is.
+            self.out.print(part, soft_wrap=isinstance(part, Text) and not self.out.is_terminal)
 
     def text(self, text: str) -> None:
         """Running text, the result itself: exactly as it is, wrapped by the terminal."""

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from headnote_cli.config import Config
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
+from headnote_cli.libraries import quieten
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -182,12 +183,14 @@ def _stem(file: Path) -> str:
 
 
 def _saved_to_disk(path: Path) -> _Source:
+    quieten()
     from datasets import load_from_disk
 
     return _from_datasets(str(path), load_from_disk(str(path)))
 
 
 def _hub(name: str, subset: str | None) -> _Source:
+    quieten()
     from datasets import load_dataset
 
     label = f"{name} ({subset})" if subset else name
@@ -204,13 +207,11 @@ def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
 
 def unreachable(error: Exception, kind: str, name: str) -> SldsError:
     """The message for a model or data set that the hub did not give."""
-    text = f"{type(error).__name__}: {error}"
-    if "gated" in text.lower() or "401" in text or "403" in text:
-        hint = f"ask for access on the page of {name}, then run `hf auth login`; a local folder works too"
-    elif "BuilderConfig" in text:
+    if "BuilderConfig" in str(error):
         hint = "the hub has the data set, but not this `dataset_subset`"
     else:
-        hint = "check the name and the network; a local folder or file works too, offline"
+        access = f"if {name} is gated, ask for access on its page, then run `hf auth login`"
+        hint = f"check the name and the network; {access}; a local folder works too, offline"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") in ("1", "ON", "YES", "TRUE") else ""
     return UnreachableError(f"the {kind} cannot be reached{offline}: {first}", name, hint)

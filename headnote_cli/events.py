@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from headnote_cli.hardware import Plan
+
 
 @dataclass(frozen=True)
 class Note:
@@ -13,6 +15,13 @@ class Note:
 
     text: str
     warning: bool = False
+
+
+@dataclass(frozen=True)
+class PlanResolved:
+    """What this machine will do of what was asked; nothing is loaded yet."""
+
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -60,5 +69,5 @@ class TextWritten:
     text: str
 
 
-Event = Note | TrainingStarted | StepDone | Evaluated | Saved | TextWritten
+Event = Note | PlanResolved | TrainingStarted | StepDone | Evaluated | Saved | TextWritten
 Listener = Callable[[Event], None]

@@ -143,14 +143,11 @@ def resolve(
     Args:
         model_type: `model_type` of the base model's config, if known: Gemma 3 overflows in float16.
     """
+    device = "cpu" if settings.use_cpu else machine.device
     dtype = _dtype(settings, machine, model_type)
     return Plan(
         (
-            Decision(
-                "device",
-                "cpu" if settings.use_cpu else machine.device,
-                machine.device if not settings.use_cpu else "cpu",
-            ),
+            Decision("device", device, device),
             dtype,
             *_mixed_precision(settings, machine, dtype.effective),
             _attention(settings, machine, dtype.effective),
@@ -256,7 +253,7 @@ def _quantization(settings: Settings, machine: Machine) -> Decision:
     if asked != "none" and "bitsandbytes" not in machine.packages:
         return Decision("quantization", asked, "none", "the `bitsandbytes` package is not installed")
     if asked == "4-bit":
-        double = " + double quantization" if settings.use_bnb_nested_quant else ""
+        double = " + nested" if settings.use_bnb_nested_quant else ""
         asked = f"4-bit {settings.bnb_4bit_quant_type}{double}"
     return Decision("quantization", asked, asked)
 

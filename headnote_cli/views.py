@@ -101,18 +101,25 @@ def memory_view(checks: list[MemoryCheck]) -> RenderableType:
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    """What was asked, what will be done, and why."""
+    """What is on, and what this machine does otherwise than asked, and why; settings that are off stay out."""
     table = Table(title="Plan", title_justify="left")
-    for column in ("setting", "asked", "here", "why"):
+    rows = [row for row in plan.decisions if row.changed or row.effective not in ("false", "none", "1")]
+    explained = any(row.why for row in rows)
+    table.add_column("setting", no_wrap=True)
+    for column in ("asked", "here", *(("why",) if explained else ())):
         table.add_column(column, overflow="fold")
-    for row in plan.decisions:
-        style = "yellow" if row.changed else ""
-        table.add_row(row.setting, row.asked, Text(row.effective, style=style), row.why)
+    for row in rows:
+        here = Text(row.effective, style="yellow" if row.changed else "")
+        table.add_row(row.setting, row.asked, here, *((row.why,) if explained else ()))
     return table
 
 
 def training_view(report: TrainingReport, config: str) -> RenderableType:
     """What a run came to, and the next command to type."""
+    if report.state == "dry run":
+        return _facts(
+            {"run": str(report.run), "state": "dry run: nothing was trained", "next": f"slds train --config {config}"}
+        )
     rows = {
         "run": str(report.run),
         "state": report.state,

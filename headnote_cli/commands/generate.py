@@ -204,7 +204,7 @@ def _one(
         raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out", decision.name)
     if encoded.cut:
         gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
-        emit(Note(f"the decision is longer than the model was trained on: {gave_way}", warning=True))
+        emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))
     written = writer.write(encoded.prompt_ids, sampling, emit)
     missing = [citation.text for citation in unsupported(written.text, decision.text)]
     return GeneratedHeadnote(

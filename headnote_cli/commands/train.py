@@ -14,7 +14,7 @@ from headnote_cli.config import Config
 from headnote_cli.data import Rows, load_split
 from headnote_cli.encoding import Encoded, Encoder, Lengths, encode_all
 from headnote_cli.errors import DataError, Interrupted, UsageError
-from headnote_cli.events import Listener, Note
+from headnote_cli.events import Listener, Note, PlanResolved
 from headnote_cli.hardware import Plan, resolve
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
@@ -116,8 +116,7 @@ def train(
     plan = resolve(config.settings, this_machine(), model_type, allow_remote_code)
     if strict:
         plan.require_unchanged()
-    for row in plan.changes():
-        emit(Note(f"{row.setting}: {row.asked} → {row.effective} ({row.why})", warning=True))
+    emit(PlanResolved(plan))
     record = read_json(folder / RECORD)
     if resume and record is not None:
         _require_same_run(config, record, folder)

@@ -58,7 +58,7 @@ def test_a_cpu_trains_in_float32_without_gpu_kernels(recipe: Settings) -> None:
         "attn_implementation": "sdpa",
         "use_liger_kernel": "false",
         "optim": "adamw_torch_4bit",
-        "quantization": "4-bit nf4 + double quantization",
+        "quantization": "4-bit nf4 + nested",
     }
     assert {name: plan.effective(name) for name in expected} == expected
     with pytest.raises(UsageError, match="--strict"):
