@@ -135,6 +135,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check config, plan, data and prompts; train nothing.")
     ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print each effective value and where it came from; train nothing.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
     allow_remote_code: RemoteCodeOption = False,
     set_: SetOption = None,
@@ -161,6 +164,10 @@ def train(
         loaded = load_config(config, set_ or [])
         for note in loaded.notes:
             screen.note(note)
+        if print_config:
+            screen.text(loaded.to_yaml().rstrip())
+            screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
+            return
         report = run(loaded, listen, resume, strict, dry_run, allow_remote_code)
         screen.close()
         screen.show(training_view(report, str(loaded.path)))

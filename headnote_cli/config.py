@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,15 +82,49 @@ RENAMED = {
     "no_cuda": "use_cpu",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
     "torch_dtype": "dtype",
     "use_liger": "use_liger_kernel",
     "warmup_ratio": "warmup_steps",
 }
-# Old keys that change nothing any more, with the one value for which that is true (None: any).
-GONE: dict[str, tuple[object, str]] = {
-    "group_by_length": (False, "write train_sampling_strategy: group_by_length"),
-    "overwrite_output_dir": (None, "a run is resumed, or set aside with --no-resume, never overwritten"),
-    "save_safetensors": (True, "checkpoints are always safetensors"),
+# One value of an old key that is another key's value today.
+TRANSLATED: dict[tuple[str, object], tuple[str, object]] = {
+    ("adafactor", True): ("optim", "adafactor"),
+    ("group_by_length", True): ("train_sampling_strategy", "group_by_length"),
+}
+# Old keys that mean nothing any more: the values for which dropping them changes nothing (ANY: all), and why
+# every other value is refused.
+ANY = object()
+GONE: dict[str, tuple[tuple[object, ...], str]] = {
+    "adafactor": ((False,), "write `optim: adafactor`"),
+    "chars_per_token": ((ANY,), "rows are tokenised one by one"),
+    "dataset_batch_size": ((ANY,), "rows are tokenised one by one"),
+    "dispatch_batches": ((None,), "write it into `accelerator_config`"),
+    "fp16_backend": (("auto",), "only torch's own autocast is left"),
+    "fp16_opt_level": ((ANY,), "apex is no longer used"),
+    "fsdp_min_num_params": ((0,), "write `fsdp_config: {min_num_params: …}`"),
+    "fsdp_transformer_layer_cls_to_wrap": ((None,), "write `fsdp_config: {transformer_layer_cls_to_wrap: …}`"),
+    "group_by_length": ((False,), "write `train_sampling_strategy: group_by_length`"),
+    "half_precision_backend": (("auto",), "only torch's own autocast is left"),
+    "include_inputs_for_metrics": ((False,), "write `include_for_metrics: [inputs]`"),
+    "include_tokens_per_second": ((ANY,), "tokens a second are always shown"),
+    "jit_mode_eval": ((False,), "removed upstream"),
+    "logging_dir": ((ANY,), "set TENSORBOARD_LOGGING_DIR in the environment instead"),
+    "mp_parameters": (("",), "SageMaker's model parallelism was removed upstream"),
+    "num_of_sequences": ((ANY,), "rows are tokenised one by one"),
+    "overwrite_output_dir": ((ANY,), "a run is resumed, or set aside with --no-resume, never overwritten"),
+    "past_index": ((-1,), "removed upstream"),
+    "push_to_hub_organization": ((None,), "write `hub_model_id: organization/name`"),
+    "ray_scope": ((ANY,), "no hyperparameter search is run"),
+    "save_safetensors": ((True,), "checkpoints are always safetensors"),
+    "split_batches": ((None, False), "write it into `accelerator_config`"),
+    "torchdynamo": ((None,), "write `torch_compile_backend`"),
+    "tpu_metrics_debug": ((False,), "removed upstream"),
+    "tpu_num_cores": ((None,), "removed upstream"),
+    "use_ipex": ((False,), "removed upstream"),
+    "use_legacy_prediction_loop": ((False,), "removed upstream"),
+    "use_mps_device": ((ANY,), "Apple's GPU is found by itself"),
 }
 YAML_1_1_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -130,6 +165,14 @@ class Config:
     def written(self) -> dict[str, object]:
         """The keys that were set, with their values."""
         return {key: getattr(self.settings, key) for key in self.origins}
+
+    def to_yaml(self) -> str:
+        """Each effective value and where it came from; defaults as comments, so that the text is the same config."""
+        lines = [f"# {self.path}"]
+        for key in Settings.model_fields:
+            line = f"{key}: {json.dumps(getattr(self.settings, key), ensure_ascii=False)}"
+            lines.append(f"{line}  # {self.origins[key]}" if self.is_set(key) else f"# {line}  # default")
+        return "\n".join(lines) + "\n"
 
     def where(self, key: str) -> str:
         """The place to name in a message about `key`."""
@@ -212,6 +255,21 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config file, for editors: types, choices, ranges, and old names as deprecated."""
+    schema = Settings.model_json_schema()
+    schema["title"] = "slds configuration"
+    schema.pop("description", None)
+    properties = schema["properties"]
+    for key, (low, high) in RANGES.items():
+        properties[key] |= {"minimum": low, "maximum": high}
+    for old, new in RENAMED.items():
+        properties[old] = properties[new] | {"deprecated": True, "description": f"now `{new}`"}
+    for old, (_, reason) in GONE.items():
+        properties[old] = {"deprecated": True, "description": reason}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
 def default_config_path() -> Path:
@@ -314,22 +372,20 @@ def _translated(entries: dict[str, Entry], problems: _Problems, notes: list[str]
     """The entries under today's names, with a note for each old one."""
     result: dict[str, Entry] = {}
     for key, entry in entries.items():
-        if key in RENAMED:
-            new = RENAMED[key]
-            if new in entries:
-                problems.add(entry.origin, f"`{key}` is the old name of `{new}`, and both are given")
-            else:
-                result[new] = entry
-                notes.append(f"{entry.origin}: `{key}` is now called `{new}`")
-        elif key == "group_by_length" and entry.value is True:
-            result["train_sampling_strategy"] = Entry("group_by_length", entry.origin)
-            notes.append(f"{entry.origin}: `{key}` is now `train_sampling_strategy: group_by_length`")
+        new, value = RENAMED.get(key), entry.value
+        if isinstance(value, str | bool) and (key, value) in TRANSLATED:
+            new, value = TRANSLATED[key, value]
+        if new is not None and new in entries:
+            problems.add(entry.origin, f"`{key}` is the old name of `{new}`, and both are given")
+        elif new is not None:
+            result[new] = Entry(value, entry.origin)
+            notes.append(f"{entry.origin}: `{key}` is now `{new}`")
         elif key in GONE:
             harmless, reason = GONE[key]
-            if harmless is None or entry.value is harmless:
+            if ANY in harmless or any(value is one or (value == one and type(value) is type(one)) for one in harmless):
                 notes.append(f"{entry.origin}: `{key}` is ignored: {reason}")
             else:
-                problems.add(entry.origin, f"`{key}: {entry.value}` is gone: {reason}")
+                problems.add(entry.origin, f"`{key}: {_brief(value)}` is gone: {reason}")
         else:
             result[key] = entry
     mode = result.get("mode")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from headnote_cli.config import Config, load_config
+from headnote_cli.config import GONE, RENAMED, Config, Settings, json_schema, load_config
 from headnote_cli.errors import ConfigError, UsageError
 from tests.conftest import ROOT
 
@@ -104,7 +110,7 @@ def test_the_workshops_yaml_loads_unchanged(tmp_path: Path) -> None:
     assert config.settings.learning_rate == 2e-4
     assert config.settings.warmup_steps == 0.1
     assert config.settings.gradient_checkpointing_kwargs == {"use_reentrant": False}
-    assert any("`warmup_ratio` is now called `warmup_steps`" in note for note in config.notes)
+    assert any("`warmup_ratio` is now `warmup_steps`" in note for note in config.notes)
     assert any("`mode` is ignored" in note for note in config.notes)
 
 
@@ -198,3 +204,59 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, "")
     assert config.settings.overflow == "middle"
     assert not config.is_set("seed")
+
+
+def test_the_printed_config_is_the_same_config(tmp_path: Path) -> None:
+    config = load(tmp_path, RECIPE, "lora_r=64")
+    printed = config.to_yaml()
+    assert "lora_r: 64  # --set lora_r" in printed
+    assert "# weight_decay: 0.0  # default" in printed
+    again = load(tmp_path, printed)
+    assert again.settings == config.settings
+    assert again.settings.model_fields_set == config.settings.model_fields_set
+
+
+def test_the_schema_in_the_tree_is_the_packages() -> None:
+    assert json.loads((ROOT / "configs/schema.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(json_schema())
+    )
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if not path.name.startswith("accelerate")], ids=lambda path: path.name
+)
+def test_shipped_configs_name_the_schema(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert (path.parent / first.split("$schema=")[1]).resolve() == ROOT / "configs/schema.json"
+
+
+KEYS = st.sampled_from([*Settings.model_fields, *RENAMED, *GONE, "extends", "lorar", "<<", "1", "~", "[a]"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mapping=st.dictionaries(KEYS, VALUES, max_size=6))
+def test_any_mapping_is_accepted_or_refused_in_words(tmp_path: Path, mapping: dict[str, Any]) -> None:
+    with contextlib.suppress(ConfigError):
+        load(tmp_path, yaml.safe_dump(mapping, allow_unicode=True))
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=60)
+    | st.text("ab:-?[]{}&*!|>'\"%@`#, \n0.e", max_size=40)
+)
+def test_any_text_is_accepted_or_refused_in_words(tmp_path: Path, text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        load(tmp_path, text)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=KEYS, value=st.text(max_size=20))
+def test_any_override_is_accepted_or_refused_in_words(tmp_path: Path, key: str, value: str) -> None:
+    with contextlib.suppress(ConfigError):
+        load(tmp_path, "", f"{key}={value}")
