@@ -37,6 +37,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the libraries say.")]
 RemoteCodeOption = Annotated[bool, typer.Option("--allow-remote-code", help="Honour `trust_remote_code: true`.")]
+SkipBadOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows with faults, and count them.")]
 
 
 def _version(value: bool) -> None:
@@ -58,10 +59,15 @@ def root(
 def preview_prompts(
     config: ConfigOption = None,
     count: Annotated[int, typer.Option("-n", min=0, help="How many rows.")] = 3,
-    row: Annotated[int | None, typer.Option(help="This row alone, counted from 1.")] = None,
+    row: Annotated[int | None, typer.Option(min=1, help="This row alone, counted from 1.")] = None,
+    sample_id: Annotated[str | None, typer.Option(help="The row with this `sample_id` alone.")] = None,
     split: Annotated[str, typer.Option(help="train, eval, test, or a split's own name.")] = "train",
+    longest: Annotated[bool, typer.Option("--longest", help="The longest rows first.")] = False,
+    only_cut: Annotated[bool, typer.Option("--only-cut", help="Only rows that do not fit `max_length`.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Count tokens and cuts over the whole split.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="The exact text and nothing else, for piping.")] = False,
     tokenizer: Annotated[bool, typer.Option(help="Encode as training will; without, show the messages only.")] = True,
+    skip_bad_rows: SkipBadOption = False,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -72,20 +78,24 @@ def preview_prompts(
     Example: slds preview-prompts --config configs/demo.yaml -n 1
     """
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.commands.preview import preview
+        from headnote_cli.commands.preview import Selection, preview
         from headnote_cli.config import load_config
-        from headnote_cli.views import preview_view
+        from headnote_cli.views import preview_raw, preview_view
 
         loaded = load_config(config, set_ or [])
         by_default = config is None and "SLDS_CONFIG" not in os.environ
-        value = preview(loaded, count, row, split, stats, tokenizer, samples_if_unreachable=by_default)
-        for note in loaded.notes:
+        selection = Selection(count, row, sample_id, longest, only_cut)
+        value = preview(loaded, selection, split, stats, tokenizer, by_default, skip_bad_rows)
+        for note in (*loaded.notes, *value.notes):
             screen.note(note)
-        for note in value.notes:
-            screen.note(note, warning="shown instead" in note)
+        for warning in value.warnings:
+            screen.note(warning, warning=True)
         if value.tokenizer_missing and tokenizer:
             screen.note(f"messages only, no token counts: {value.tokenizer_missing}", warning=True)
-        screen.show(preview_view(value))
+        if raw:
+            screen.text(preview_raw(value))
+        else:
+            screen.show(preview_view(value))
         screen.data(value.to_json())
 
 
@@ -140,6 +150,7 @@ def train(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
     allow_remote_code: RemoteCodeOption = False,
+    skip_bad_rows: SkipBadOption = False,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -168,7 +179,7 @@ def train(
             screen.text(loaded.to_yaml().rstrip())
             screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
             return
-        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code)
+        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows)
         screen.close()
         screen.show(training_view(report, str(loaded.path)))
         screen.data(report.to_json())

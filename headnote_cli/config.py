@@ -41,7 +41,7 @@ class DataKeys(BaseModel):
     evaluate_vllm_tensor_parallel_size: int = 1
     evaluate_vllm_sampling_params_max_tokens: int | None = None
     extends: str | None = None
-    overflow: Literal["middle", "end", "drop", "error"] = "middle"
+    overflow: Literal["structure", "middle", "end", "drop", "error"] = "structure"
     overflow_field: str = "decision"
 
 

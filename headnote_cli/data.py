@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fnmatch
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -26,25 +29,30 @@ SPLIT_SEED = 42  # the workshop's
 LANGUAGES = ("de", "fr", "it")
 
 
+Row = dict[str, Any]
+Located = tuple[str, Row]  # where a row stands (file and line), and the row
+
+
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one split, with where they came from."""
+    """The rows of one split: read anew on each iteration, so that nothing is held."""
 
     split: str
     source: str
-    rows: list[dict[str, Any]]
+    stream: Callable[[], Iterator[Located]]
+    identity: Callable[[], str]  # changes with the content
     notes: tuple[str, ...] = ()
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the rows in their order."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
-            digest.update(b"\n")
-        return digest.hexdigest()
+    def __iter__(self) -> Iterator[Row]:
+        return (row for _, row in self.stream())
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows in memory."""
+        return list(self)
 
 
-def language_pair(row: dict[str, Any]) -> str | None:
+def language_pair(row: Row) -> str | None:
     """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
     pair = row.get("decision_language"), row.get("headnote_language")
     return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
@@ -59,7 +67,6 @@ def load_split(config: Config, split: str) -> Rows:
     Raises:
         ConfigError: No data set is named.
         UnreachableError: The data set, its subset or the split is not to be had.
-        DataError: A row cannot be read.
     """
     if not config.settings.dataset_name:
         raise ConfigError("`dataset_name` is not set", str(config.path), "name a hub data set, a folder or a file")
@@ -71,10 +78,69 @@ def load_split(config: Config, split: str) -> Rows:
     if names["eval"] is None and split in _split_off_roles(names):
         return _split_off(source, names, split)
     if name is None:
-        raise ConfigError(
-            f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {', '.join(source.splits)}"
-        )
+        found = ", ".join(source.splits)
+        raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {found}")
     return source.read(name)
+
+
+def available_splits(config: Config) -> dict[str, Rows]:
+    """Those of train, eval and test that the config and the data set give, by role."""
+    found = {}
+    for role in ("train", "eval", "test"):
+        with contextlib.suppress(ConfigError, UnreachableError):
+            found[role] = load_split(config, role)
+    return found
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Decisions that two splits share: by `decision_id`, and by the text itself."""
+
+    splits: tuple[str, str]
+    ids: list[str]
+    texts: int
+
+    def __str__(self) -> str:
+        first, second = self.splits
+        named = f" ({', '.join(self.ids[:3])}{' …' if len(self.ids) > 3 else ''})" if self.ids else ""
+        return f"{first} and {second} share {len(self.ids)} decision_ids{named} and {self.texts} decision texts"
+
+
+def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
+    """Decisions that stand in more than one split, so that evaluation would see what training saw."""
+    ids: dict[str, set[str]] = {}
+    texts: dict[str, set[bytes]] = {}
+    for role, rows in splits.items():
+        ids[role], texts[role] = set(), set()
+        for row in rows:
+            if "decision_id" in row:
+                ids[role].add(str(row["decision_id"]))
+            if isinstance(row.get(text_field), str):
+                texts[role].add(hashlib.blake2b(row[text_field].strip().encode(), digest_size=16).digest())
+    found = []
+    for first, second in itertools.combinations(splits, 2):
+        shared = sorted(ids[first] & ids[second])
+        same = len(texts[first] & texts[second])
+        if shared or same:
+            found.append(Leak((first, second), shared, same))
+    return found
+
+
+def row_fault(row: Row, used: Iterable[str], text_fields: Iterable[str]) -> str | None:
+    """What is wrong with the fields that the templates use, None if nothing is.
+
+    Args:
+        used: Fields of the templates. One that is missing is left to the template, which may not need it.
+        text_fields: Fields that must be text; others may be numbers.
+    """
+    for name in used:
+        value = row.get(name, "-")
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return f"field `{name}` is empty"
+        allowed: tuple[type, ...] = (str,) if name in text_fields else (str, int, float)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            return f"field `{name}` is not text but {type(value).__name__}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -83,15 +149,15 @@ class _Source:
 
     name: str
     splits: tuple[str, ...]
-    reader: Callable[[str], list[dict[str, Any]]]
+    reader: Callable[[str], Iterator[Located]]
+    identity: Callable[[str], str]
     notes: tuple[str, ...] = ()
 
     def read(self, split: str) -> Rows:
         if split not in self.splits:
-            raise UnreachableError(
-                f"there is no split `{split}`", self.name, f"splits found: {', '.join(self.splits) or 'none'}"
-            )
-        return Rows(split, self.name, self.reader(split), self.notes)
+            found = ", ".join(self.splits) or "none"
+            raise UnreachableError(f"there is no split `{split}`", self.name, f"splits found: {found}")
+        return Rows(split, self.name, lambda: self.reader(split), lambda: self.identity(split), self.notes)
 
 
 def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
@@ -114,20 +180,24 @@ def _split_off_roles(names: dict[str, str | None]) -> tuple[str, ...]:
 def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows:
     """The workshop's rule for missing splits: seeded, 10 % of train halved into eval and test,
     or, with a test split at hand, as many training rows as it has."""
-    train = names["train"] or "train"
-    rows = source.read(train).rows
-    order = list(range(len(rows)))
+    train = source.read(names["train"] or "train")
+    count = sum(1 for _ in train.stream())
+    order = list(range(count))
     random.Random(SPLIT_SEED).shuffle(order)
     if names["test"] is not None:
-        held = min(len(source.read(names["test"]).rows), len(rows) // 2)
+        held = min(sum(1 for _ in source.read(names["test"]).stream()), count // 2)
         parts = {"eval": order[:held], "train": order[held:]}
     else:
-        held = len(rows) // 10
+        held = count // 10
         parts = {"eval": order[: held // 2], "test": order[held // 2 : held], "train": order[held:]}
-    kept = sorted(parts[role])
-    share = f"{len(kept)} of {len(rows)} rows of `{train}` are `{role}` (seed {SPLIT_SEED})"
+    kept = frozenset(parts[role])
+    share = f"{len(kept)} of {count} rows of `{train.split}` are `{role}` (seed {SPLIT_SEED})"
     note = f"no evaluation split is to be had: {share}"
-    return Rows(role, source.name, [rows[index] for index in kept], (*source.notes, note))
+
+    def stream() -> Iterator[Located]:
+        return (located for index, located in enumerate(train.stream()) if index in kept)
+
+    return Rows(role, source.name, stream, lambda: f"{train.identity()} {role} {sorted(kept)}", (*source.notes, note))
 
 
 def _open(config: Config) -> _Source:
@@ -148,34 +218,44 @@ def _open(config: Config) -> _Source:
 def _only_pair(source: _Source, subset: str) -> _Source:
     """Rows of one language pair, which is what SLDS's subsets are, or of several by a pattern such as `*_de`."""
 
-    def read(split: str) -> list[dict[str, Any]]:
-        rows = source.reader(split)
-        kept = [row for row in rows if fnmatch.fnmatchcase(language_pair(row) or "", subset)]
-        if rows and not kept:
-            pairs = sorted({pair for row in rows if (pair := language_pair(row))})
+    def read(split: str) -> Iterator[Located]:
+        others: set[str] = set()
+        any_kept = False
+        for located in source.reader(split):
+            pair = language_pair(located[1]) or ""
+            if fnmatch.fnmatchcase(pair, subset):
+                any_kept = True
+                yield located
+            else:
+                others.add(pair)
+        if not any_kept and others:
             raise UnreachableError(
                 f"`dataset_subset: {subset}` is neither a folder nor a language pair of the rows",
                 source.name,
-                f"language pairs found: {', '.join(pairs) or 'none'}",
+                f"language pairs found: {', '.join(sorted(others - {''})) or 'none'}",
             )
-        return kept
 
-    return _Source(source.name, source.splits, read, (*source.notes, f"language pairs {subset} only"))
+    notes = (*source.notes, f"language pairs {subset} only")
+    return _Source(source.name, source.splits, read, lambda split: f"{source.identity(split)} {subset}", notes)
 
 
 def _local(path: Path) -> _Source:
     if path.is_file():
-        return _Source(str(path), ("train",), lambda _: read_rows(path))
+        return _Source(str(path), ("train",), lambda _: stream_rows(path), lambda _: _digest(path))
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _saved_to_disk(path)
     files = {_stem(file): file for file in sorted(path.iterdir()) if file.name.endswith(SUFFIXES)}
     if not files:
-        raise UnreachableError(
-            "the folder holds no data files",
-            str(path),
-            f"name them by split: train{SUFFIXES[0]}; kinds: {' '.join(SUFFIXES)}",
-        )
-    return _Source(str(path), tuple(files), lambda split: read_rows(files[split]))
+        hint = f"name them by split: train{SUFFIXES[0]}; kinds: {' '.join(SUFFIXES)}"
+        raise UnreachableError("the folder holds no data files", str(path), hint)
+    return _Source(
+        str(path), tuple(files), lambda split: stream_rows(files[split]), lambda split: _digest(files[split])
+    )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _stem(file: Path) -> str:
@@ -202,7 +282,11 @@ def _hub(name: str, subset: str | None) -> _Source:
 
 def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
     splits: dict[str, Dataset] = dict(data) if isinstance(data, dict) else {"train": data}
-    return _Source(name, tuple(splits), lambda split: splits[split].to_list())
+
+    def read(split: str) -> Iterator[Located]:
+        return ((f"{name}, split {split}, row {number}", row) for number, row in enumerate(splits[split], 1))
+
+    return _Source(name, tuple(splits), read, lambda split: str(splits[split]._fingerprint))
 
 
 def unreachable(error: Exception, kind: str, name: str) -> SldsError:
@@ -217,22 +301,24 @@ def unreachable(error: Exception, kind: str, name: str) -> SldsError:
     return UnreachableError(f"the {kind} cannot be reached{offline}: {first}", name, hint)
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """All rows of a JSONL(.gz), JSON, CSV or parquet file.
+def stream_rows(file: Path) -> Iterator[Located]:
+    """The rows of a JSONL(.gz), JSON, CSV or parquet file, each with its place.
 
     Raises:
         DataError: The file or a row cannot be read; it names the line.
     """
+    empty = True
     try:
-        rows = list(_reader(file))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        for located in _reader(file):
+            empty = False
+            yield located
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", str(file)) from error
-    if not rows:
+    if empty:
         raise DataError("holds no rows", str(file))
-    return rows
 
 
-def _reader(file: Path) -> Iterator[dict[str, Any]]:
+def _reader(file: Path) -> Iterator[Located]:
     if file.name.endswith(".parquet"):
         yield from _read_parquet(file)
         return
@@ -243,9 +329,13 @@ def _reader(file: Path) -> Iterator[dict[str, Any]]:
             yield from _read_json(file, stream)
         elif file.name.endswith(".csv"):
             csv.field_size_limit(10**9)
-            yield from csv.DictReader(stream)
+            yield from _numbered(file, csv.DictReader(stream))
         else:
             raise DataError(f"unknown kind of file; kinds: {' '.join(SUFFIXES)}", str(file))
+
+
+def _numbered(file: Path, rows: Iterable[Row]) -> Iterator[Located]:
+    return ((f"{file}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _text(file: Path) -> IO[str]:
@@ -254,13 +344,14 @@ def _text(file: Path) -> IO[str]:
     return file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None)
 
 
-def _read_jsonl(file: Path, stream: IO[str]) -> Iterator[dict[str, Any]]:
+def _read_jsonl(file: Path, stream: IO[str]) -> Iterator[Located]:
     for number, line in enumerate(stream, 1):
         if line.strip():
-            yield _json_object(line, f"{file}:{number}")
+            where = f"{file}:{number}"
+            yield where, _json_object(line, where)
 
 
-def _json_object(text: str, where: str) -> dict[str, Any]:
+def _json_object(text: str, where: str) -> Row:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -270,21 +361,23 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _read_json(file: Path, stream: IO[str]) -> Iterator[dict[str, Any]]:
+def _read_json(file: Path, stream: IO[str]) -> Iterator[Located]:
     try:
         rows = json.load(stream)
     except (ValueError, RecursionError) as error:
         raise DataError(f"not valid JSON: {error}", str(file)) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError("a JSON file of rows is a list of objects", str(file))
-    yield from rows
+    return _numbered(file, rows)
 
 
-def _read_parquet(file: Path) -> Iterator[dict[str, Any]]:
+def _read_parquet(file: Path) -> Iterator[Located]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        yield from pyarrow.parquet.read_table(file).to_pylist()
+        with pyarrow.parquet.ParquetFile(file) as table:
+            batches = (row for batch in table.iter_batches(batch_size=64) for row in batch.to_pylist())
+            yield from _numbered(file, batches)
     except pyarrow.ArrowException as error:
         raise DataError(f"not a parquet file: {error}", str(file)) from error

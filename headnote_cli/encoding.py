@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from headnote_cli.data import language_pair
 from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import Conversation, Message, PromptTemplates, Row
+from headnote_cli.shortening import Cut, Offsets, shorten
 
-Overflow = Literal["middle", "end", "drop", "error"]
-CUT_MARK = "[…]"
+Overflow = Literal["structure", "middle", "end", "drop", "error"]
+ENCODING_VERSION = 1  # raise it whenever the same row and settings would give other ids
 IGNORED = -100  # the label that the loss leaves out
-# Words before a full stop that do not end a sentence, in the three languages.
-ABBREVIATIONS = frozenset(
-    "art abs al cpv lit let bst ziff ch n nr no e consid c cons bge atf dtf bzw vgl cf cfr z b d h u a p pp s ss ff f "
-    "segg sog resp etc dr prof fr chf usw ca seg par para rz cit op a.a.o recte".split()
-)
 
 
 class Tokenizer(Protocol):
@@ -26,8 +24,7 @@ class Tokenizer(Protocol):
 
     chat_template: Any
     added_tokens_decoder: Any
-
-    def __call__(self, text: str, **options: Any) -> Any: ...
+    backend_tokenizer: Any  # the fast tokenizer beneath, which gives offsets and lets other threads work
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
 
@@ -63,13 +60,11 @@ class Lengths:
     completion: list[int] = field(default_factory=list)
     rows_cut: int = 0
     rows_dropped: int = 0
+    rows_bad: int = 0
     tokens_cut: int = 0
-    pairs: dict[str, int] = field(default_factory=dict)
 
-    def add(self, row: Mapping[str, Any], encoded: Encoded | None) -> None:
-        """Count one row; None is a dropped one."""
-        pair = language_pair(dict(row)) or "all"
-        self.pairs[pair] = self.pairs.get(pair, 0) + 1
+    def add(self, encoded: Encoded | None) -> None:
+        """Count one row; None is one that `overflow: drop` left out."""
         if encoded is None:
             self.rows_dropped += 1
             return
@@ -81,14 +76,53 @@ class Lengths:
     def summary(self) -> dict[str, Any]:
         """Counts and quantiles, ready for JSON."""
         return {
-            "rows": sum(self.pairs.values()),
+            "rows": len(self.prompt) + self.rows_dropped + self.rows_bad,
             "rows_cut": self.rows_cut,
             "rows_dropped": self.rows_dropped,
+            "rows_bad": self.rows_bad,
             "tokens_cut": self.tokens_cut,
             "prompt_tokens": quantiles(self.prompt),
             "completion_tokens": quantiles(self.completion),
-            "pairs": dict(sorted(self.pairs.items())),
         }
+
+
+class LengthReport:
+    """Lengths of all rows, and by language pair."""
+
+    def __init__(self) -> None:
+        self.all = Lengths()
+        self.pairs: dict[str, Lengths] = {}
+
+    def add(self, row: Mapping[str, Any], encoded: Encoded | None) -> None:
+        """Count one row."""
+        for lengths in self._of(row):
+            lengths.add(encoded)
+
+    def add_bad(self, row: Mapping[str, Any]) -> None:
+        """Count a row that was skipped for its faults."""
+        for lengths in self._of(row):
+            lengths.rows_bad += 1
+
+    def _of(self, row: Mapping[str, Any]) -> list[Lengths]:
+        pair = language_pair(dict(row))
+        return [self.all] if pair is None else [self.all, self.pairs.setdefault(pair, Lengths())]
+
+    def summary(self) -> dict[str, Any]:
+        """The whole, with `pairs` and a `histogram` of sequence lengths in eight equal steps, ready for JSON."""
+        totals = [prompt + completion for prompt, completion in zip(self.all.prompt, self.all.completion, strict=True)]
+        pairs = {pair: lengths.summary() for pair, lengths in sorted(self.pairs.items())}
+        return self.all.summary() | {"pairs": pairs, "histogram": histogram(totals)}
+
+
+def histogram(values: Sequence[int], steps: int = 8) -> list[tuple[int, int]]:
+    """Upper bound and count of equal steps from 0 to the largest value."""
+    if not values:
+        return []
+    width = -(-max(values) // steps) or 1
+    counts = [0] * steps
+    for value in values:
+        counts[min(steps - 1, max(0, value - 1) // width)] += 1
+    return [(width * (index + 1), count) for index, count in enumerate(counts)]
 
 
 def quantiles(values: Sequence[int]) -> dict[str, int] | None:
@@ -112,7 +146,7 @@ class Encoder:
         tokenizer: Tokenizer,
         templates: PromptTemplates,
         max_length: int | None = None,
-        overflow: Overflow = "middle",
+        overflow: Overflow = "structure",
         overflow_field: str = "decision",
     ) -> None:
         """
@@ -124,14 +158,28 @@ class Encoder:
                 "the tokenizer has no chat template",
                 hint="name a model or a .jinja file that has one with `chat_template_path`",
             )
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
         self.tokenizer = tokenizer
         self.templates = templates
         self.max_length = max_length
         self.overflow = overflow
         self.overflow_field = overflow_field
         controls = _control_tokens(tokenizer)
+        self.control_tokens = sorted(controls, key=len, reverse=True)
         self.control_ids = frozenset(controls.values())
-        self._control = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)")
+        self._control = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides a row's ids: templates, chat template, tokenizer, settings, this encoding."""
+        parts = {
+            "version": ENCODING_VERSION,
+            "templates": self.templates.hashes(),
+            "chat_template": str(self.tokenizer.chat_template),
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+            "settings": [self.max_length, self.overflow, self.overflow_field],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def encode(self, row: Row) -> Encoded | None:
         """The training sequence of a row, None if `overflow: drop` leaves it out.
@@ -174,32 +222,35 @@ class Encoder:
         if self.overflow == "drop":
             return None
         if self.overflow == "error":
-            raise DataError(
-                f"{size} tokens are more than {limit}", _name(row), "raise `max_length`, or set `overflow: middle`"
-            )
-        return self._cut(row, with_completion, limit, size)
+            hint = "raise `max_length`, or set `overflow: structure`"
+            raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
+        return self._cut(row, with_completion, limit, size, self.overflow)
 
-    def _cut(self, row: Row, with_completion: bool, limit: int, size: int) -> Encoded:
+    def _cut(self, row: Row, with_completion: bool, limit: int, size: int, cut: Cut) -> Encoded:
         """The row with its long field shortened until everything fits."""
         text = row.get(self.overflow_field)
         if not isinstance(text, str):
-            raise DataError(
-                f"{size} tokens are more than {limit}, and it has no field `{self.overflow_field}` to cut", _name(row)
-            )
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            message = f"{size} tokens are more than {limit}, and it has no field `{self.overflow_field}` to cut"
+            raise DataError(message, _name(row))
+        offsets = self._offsets(text)
         budget = limit - (size - len(offsets))
         while budget > 0:
-            shorter = shorten(text, offsets, budget, "end" if self.overflow == "end" else "middle")
+            shorter = shorten(text, offsets, budget, cut)
             encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
             over = len(encoded.prompt_ids) + len(encoded.completion_ids) - limit
             if over <= 0:
-                return Encoded(**(vars(encoded) | {"cut": size - limit - over}))
+                return replace(encoded, cut=size - limit - over)
             budget -= over
         raise DataError(
             f"without any `{self.overflow_field}` it is still longer than {limit} tokens",
             _name(row),
             "raise `max_length` or shorten the prompt templates",
         )
+
+    def _offsets(self, text: str) -> Offsets:
+        """Start and end character of each token of a text."""
+        offsets: Offsets = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
+        return offsets
 
     def _encode_row(self, row: Row, with_completion: bool) -> Encoded:
         if with_completion:
@@ -249,8 +300,9 @@ class Encoder:
         return str(text)
 
     def _ids(self, text: str, seam: str) -> list[int]:
+        encode = self.tokenizer.backend_tokenizer.encode
         pieces = (piece for piece in text.split(seam) if piece)
-        return [token for piece in pieces for token in self.tokenizer(piece, add_special_tokens=False)["input_ids"]]
+        return [token for piece in pieces for token in encode(piece, add_special_tokens=False).ids]
 
 
 def _name(row: Row) -> str:
@@ -269,62 +321,3 @@ def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
         for index, token in tokenizer.added_tokens_decoder.items()
         if len(token.content) > 1 and (token.special or (token.content.strip() and token.content in template))
     }
-
-
-def shorten(text: str, offsets: Sequence[tuple[int, int]], budget: int, keep: Literal["middle", "end"]) -> str:
-    """`text` in about `budget` tokens, a visible mark where it was cut.
-
-    Args:
-        offsets: Start and end character of each token of `text`.
-        budget: Tokens that may stay, the mark included.
-        keep: `middle` cuts the middle out, `end` the end off.
-
-    Cuts fall on sentence ends where one is near, on spaces otherwise, never inside a word.
-    """
-    mark_tokens = 4
-    room = max(0, budget - mark_tokens)
-    head = room if keep == "end" else (room + 1) // 2
-    tail = room - head
-    start = _cut_before(text, offsets[head][0] if head < len(offsets) else len(text))
-    stop = _cut_after(text, offsets[len(offsets) - tail][0]) if tail else len(text)
-    return " ".join(part for part in (text[:start].rstrip(), CUT_MARK, text[stop:].lstrip()) if part)
-
-
-def _cut_before(text: str, limit: int) -> int:
-    """The last good place to cut at or before `limit`."""
-    nearest = max((end for end in sentence_ends(text, limit - limit // 4, limit)), default=None)
-    if nearest is not None:
-        return nearest
-    while limit > 0 and limit < len(text) and not (text[limit].isspace() or text[limit - 1].isspace()):
-        limit -= 1
-    return limit
-
-
-def _cut_after(text: str, limit: int) -> int:
-    """The first good place to cut at or after `limit`."""
-    nearest = min(sentence_ends(text, limit, limit + (len(text) - limit) // 4), default=None)
-    if nearest is not None:
-        return nearest
-    while 0 < limit < len(text) and not (text[limit].isspace() or text[limit - 1].isspace()):
-        limit += 1
-    return limit
-
-
-_SENTENCE_END = re.compile(r"([\w.)»\]]*)[.!?][»\")\]]*(?=\s)|(?=\n)")
-
-
-def sentence_ends(text: str, start: int, stop: int) -> Iterator[int]:
-    """Positions in `[start, stop]` just after a sentence or at a line's end; legal abbreviations end none."""
-    for match in _SENTENCE_END.finditer(text, max(0, start), min(len(text), stop + 1)):
-        word = (match[1] or "").lstrip("(«").lower()
-        if match.end() <= stop and not (word in ABBREVIATIONS or word.isdigit() or (len(word) == 1 and word.isalpha())):
-            yield match.end()
-
-
-def encode_all(encoder: Encoder, rows: Iterable[Row], lengths: Lengths) -> Iterator[Encoded]:
-    """Encode rows one by one, counting each; dropped ones are left out."""
-    for row in rows:
-        encoded = encoder.encode(row)
-        lengths.add(row, encoded)
-        if encoded is not None:
-            yield encoded

@@ -17,6 +17,7 @@ from jinja2 import (
     TemplateSyntaxError,
     UndefinedError,
 )
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 
 from headnote_cli.errors import ConfigError, DataError
@@ -50,6 +51,8 @@ class PromptTemplates:
         environment = SandboxedEnvironment(loader=FileSystemLoader(folder), undefined=StrictUndefined)
         try:
             self._templates = {role: environment.get_template(f"{role}.jinja") for role in ROLES}
+            sources = {role: (folder / f"{role}.jinja").read_text(encoding="utf-8") for role in ROLES}
+            self._fields = {role: find_undeclared_variables(environment.parse(sources[role])) for role in ROLES}
         except TemplateNotFound as error:
             present = ", ".join(sorted(path.name for path in folder.glob("*.jinja"))) or "no template"
             raise ConfigError(f"there is no {error.name} (the folder holds {present})", str(folder)) from error
@@ -59,8 +62,14 @@ class PromptTemplates:
             raise ConfigError(f"a template cannot be read as UTF-8: {error}", str(folder)) from error
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each template file, by role."""
-        return {role: hashlib.sha256((self.folder / f"{role}.jinja").read_bytes()).hexdigest() for role in ROLES}
+        """SHA-256 of each template file of the folder (those that others include, too), by name without `.jinja`."""
+        files = sorted(self.folder.rglob("*.jinja"))
+        name = {file: str(file.relative_to(self.folder)).removesuffix(".jinja") for file in files}
+        return {name[file]: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    def fields(self, *roles: str) -> set[str]:
+        """The row's fields that templates name, of all roles or of those given."""
+        return set().union(*(self._fields[role] for role in roles or ROLES))
 
     def prompt(self, row: Row) -> list[Message]:
         """The system and user messages, which need no headnote."""

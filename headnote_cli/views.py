@@ -16,19 +16,34 @@ from headnote_cli.commands.merge import MergeReport
 from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
 from headnote_cli.console import duration, printable, size
-from headnote_cli.encoding import CUT_MARK
 from headnote_cli.hardware import Plan
+from headnote_cli.shortening import CUT_MARK
 
-PROMPT, COMPLETION, CUT = "cyan", "bold green", "bold red"
+PROMPT, COMPLETION, CONTROL, CUT = "cyan", "bold green", "magenta", "bold red"
+BAR = 30  # widest bar of a histogram, in characters
 
 
 def preview_view(preview: Preview) -> RenderableType:
-    """Each row as the model sees it; prompt and completion in their colours."""
+    """Each row as the model sees it: prompt, completion in the loss, control tokens and cuts in their colours."""
     parts: list[RenderableType] = []
+    if preview.rows:
+        parts.append(_legend(preview))
     for row in preview.rows:
-        parts += [Rule(_row_title(row), style="dim"), _row_text(row), Text()]
-    parts.append(_stats_view(preview.stats))
-    return Group(*parts)
+        parts += [Rule(_row_title(row), style="dim"), _row_text(row, preview.control_tokens), Text()]
+    return Group(*parts, *_stats_views(preview.stats))
+
+
+def preview_raw(preview: Preview) -> str:
+    """The exact text of the rows, and nothing else."""
+    texts = [row.encoded.text if row.encoded else _messages_text(row).plain for row in preview.rows]
+    return "\n".join(texts)
+
+
+def _legend(preview: Preview) -> Text:
+    words = [("prompt", PROMPT), ("completion, in the loss", COMPLETION)]
+    if preview.control_tokens:
+        words += [("control token", CONTROL), (f"{CUT_MARK} what gave way", CUT)]
+    return Text(" · ", style="dim").join([Text(word, style) for word, style in words])
 
 
 def _row_title(row: PreviewedRow) -> str:
@@ -44,29 +59,54 @@ def _row_title(row: PreviewedRow) -> str:
     return title
 
 
-def _row_text(row: PreviewedRow) -> Text:
+def _row_text(row: PreviewedRow, control_tokens: tuple[str, ...]) -> Text:
+    if row.encoded is None:
+        return _messages_text(row)
     text = Text()
-    if row.encoded is not None:
-        text.append(printable(row.encoded.prompt_text), PROMPT)
-        text.append(printable(row.encoded.completion_text), COMPLETION)
-    else:
-        for message in row.conversation.prompt:
-            text.append(f"[{message['role']}]\n", "dim")
-            text.append(printable(message["content"]) + "\n\n", PROMPT)
-        for message in row.conversation.completion:
-            text.append(f"[{message['role']}]\n", "dim")
-            text.append(printable(message["content"]), COMPLETION)
+    text.append(printable(row.encoded.prompt_text), PROMPT)
+    text.append(printable(row.encoded.completion_text), COMPLETION)
+    text.highlight_words(control_tokens, CONTROL)
     text.highlight_words([CUT_MARK], CUT)
     return text
 
 
-def _stats_view(stats: dict[str, Any]) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    for name, value in stats.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {count:,}" for key, count in value.items())
-        table.add_row(Text(name.replace("_", " "), style="dim"), Text("–" if value is None else str(value)))
-    return table
+def _messages_text(row: PreviewedRow) -> Text:
+    text = Text()
+    for messages, style in ((row.conversation.prompt, PROMPT), (row.conversation.completion, COMPLETION)):
+        for message in messages:
+            text.append(f"[{message['role']}]\n", "dim")
+            text.append(f"{printable(message['content'])}\n\n", style)
+    text.rstrip()
+    return text
+
+
+def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
+    """Rows, lengths and cuts: the whole, by language pair, and a histogram; or what is known without a tokenizer."""
+    if "pairs" not in stats:
+        shown = {name.replace("_", " "): _quantiles(value) for name, value in stats.items()}
+        return [_facts(shown)]
+    keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut")
+    counted = {key.removeprefix("rows_").replace("_", " "): key for key in keys if stats[key]}
+    table = Table(title="Tokens (prompt and headnote: median / p90 / max)", title_justify="left")
+    table.add_column("pair")
+    for column in (*counted, "prompt", "headnote"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, part in (*stats["pairs"].items(), ("all", stats)):
+        lengths = (_quantiles(part["prompt_tokens"]), _quantiles(part["completion_tokens"]))
+        table.add_row(name, *(f"{part[key]:,}" for key in counted.values()), *lengths)
+    views: list[RenderableType] = [table]
+    most = max((count for _, count in stats["histogram"]), default=0)
+    bars = Table.grid(padding=(0, 1))
+    for bound, count in stats["histogram"]:
+        bar = Text("█" * -(-count * BAR // most), style=PROMPT)
+        bars.add_row(Text(f"≤ {bound:,}", justify="right"), bar, f"{count:,}")
+    return [*views, bars]
+
+
+def _quantiles(value: Any) -> str:
+    if isinstance(value, dict):
+        return " / ".join(f"{count:,}" for count in value.values())
+    return "–" if value is None else f"{value:,}"
 
 
 def memory_view(checks: list[MemoryCheck]) -> RenderableType:

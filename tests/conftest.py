@@ -13,6 +13,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["COLUMNS"] = "100"
 os.environ.pop("SLDS_CONFIG", None)
+os.environ.pop("RANK", None)
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "samples" / "slds"
@@ -53,6 +54,12 @@ def real_rows(split: str) -> list[dict[str, Any]]:
 def _texts() -> list[str]:
     prompts = [file.read_text(encoding="utf-8") for file in PROMPTS.glob("*.jinja")]
     return [row[field] for row in sample_rows("train") for field in ("decision", "headnote")] + prompts * 20
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared rows are kept in a folder of this session's."""
+    os.environ["SLDS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

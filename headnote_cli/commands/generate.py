@@ -176,8 +176,9 @@ def generate(
     choice = choose_model(config, model)
     emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
 
-    from headnote_cli.engine.generation import Sampling, Writer, model_class_of
-    from headnote_cli.engine.loading import BaseModel, load_tokenizer, this_machine
+    from headnote_cli.engine.base import BaseModel, load_tokenizer, model_class_of
+    from headnote_cli.engine.generation import Sampling, Writer
+    from headnote_cli.engine.loading import this_machine
     from headnote_cli.hardware import resolve
 
     plan = resolve(config.settings, this_machine())

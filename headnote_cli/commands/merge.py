@@ -88,7 +88,7 @@ def merge(
     target = output or _default_output(config, adapter, checkpoint)
     _require_free(target, adapter, force)
 
-    from headnote_cli.engine.loading import BaseModel
+    from headnote_cli.engine.base import BaseModel
     from headnote_cli.engine.merging import merge as merge_models
 
     record = record_of(adapter) or {}

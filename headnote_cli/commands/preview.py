@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headnote_cli.commands.rows import encoder_for, leak_warnings
 from headnote_cli.config import Config
-from headnote_cli.data import Rows, load_split
-from headnote_cli.encoding import Encoded, Encoder, Lengths, quantiles
+from headnote_cli.data import Located, Rows, load_split, row_fault
+from headnote_cli.encoding import Encoded, Encoder, quantiles
 from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.hardware import detect
 from headnote_cli.prompts import Conversation, PromptTemplates
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a split to show; `row` counts from 1."""
+
+    count: int = 3
+    row: int | None = None
+    sample_id: str | None = None
+    longest: bool = False
+    only_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,8 @@ class Preview:
     stats: dict[str, Any]
     source: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    control_tokens: tuple[str, ...] = ()
     tokenizer_missing: str | None = None  # why there is none
 
     def to_json(self) -> dict[str, Any]:
@@ -61,49 +78,61 @@ class Preview:
 
 def preview(
     config: Config,
-    count: int = 3,
-    row: int | None = None,
+    selection: Selection,
     split: str = "train",
     stats: bool = False,
     with_tokenizer: bool = True,
     samples_if_unreachable: bool = False,
+    skip_bad_rows: bool = False,
 ) -> Preview:
     """Render rows of a split, and encode them where a tokenizer can be had.
 
     Args:
-        count: How many rows from the start.
-        row: This row alone, counted from 1.
-        stats: Encode the whole split for its counts (else only the rows shown).
+        stats: Encode the whole split for its counts, and look for decisions that splits share.
         samples_if_unreachable: Show the shipped fictional rows where the data set cannot be had, and say so.
 
     Raises:
         UsageError: There is no such row.
-        DataError: A row does not go through the templates.
+        DataError: A row has a fault or does not go through the templates.
     """
-    rows = _rows(config, split, samples_if_unreachable)
+    rows, replaced = _rows(config, split, samples_if_unreachable)
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder, missing = _encoder(config, templates) if with_tokenizer else (None, "not asked for")
-    if row is not None and not 1 <= row <= len(rows.rows):
-        raise UsageError(f"--row {row}: the split `{split}` has rows 1 to {len(rows.rows)}")
-    chosen = [row] if row is not None else list(range(1, min(count, len(rows.rows)) + 1))
-    shown = [_previewed(rows, number, templates, encoder) for number in chosen]
-    return Preview(shown, _stats(rows, encoder, stats), rows.source, rows.notes, missing)
+    if encoder is None and selection.only_cut:
+        raise UsageError("--only-cut needs a tokenizer", hint="set `model_name_or_path` to a folder that has one")
+    chosen = list(_chosen(rows, selection, templates, encoder))
+    if not chosen and selection.count and (selection.row or selection.sample_id):
+        count = sum(1 for _ in rows.stream())
+        asked = f"--row {selection.row}" if selection.row else f"--sample-id {selection.sample_id}"
+        raise UsageError(f"{asked}: no such row; the split `{split}` has rows 1 to {count}")
+    leaked = leak_warnings(config) if stats and replaced is None else []
+    return Preview(
+        chosen,
+        _stats(rows, templates, encoder if stats else None, skip_bad_rows),
+        rows.source,
+        rows.notes,
+        tuple(([replaced] if replaced else []) + leaked),
+        tuple(encoder.control_tokens) if encoder else (),
+        missing,
+    )
 
 
-def _rows(config: Config, split: str, samples_if_unreachable: bool) -> Rows:
+def _rows(config: Config, split: str, samples_if_unreachable: bool) -> tuple[Rows, str | None]:
+    """The split, or the samples with the reason why they stand in for it."""
     try:
-        return load_split(config, split)
+        return load_split(config, split), None
     except UnreachableError as error:
         if not samples_if_unreachable:
             raise
         samples = config.settings.model_copy(update={"dataset_name": "samples/slds"})
         note = f"{error}; shown instead: the fictional rows that slds ships"
-        rows = load_split(replace(config, settings=samples), split)
-        return replace(rows, notes=(note, *rows.notes))
+        return load_split(replace(config, settings=samples), split), note
 
 
 def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None, str | None]:
-    from headnote_cli.engine.loading import base_model, load_tokenizer
+    if not config.settings.model_name_or_path:
+        return None, "`model_name_or_path` is not set"
+    from headnote_cli.engine.base import base_model, load_tokenizer
 
     try:
         tokenizer = load_tokenizer(base_model(config), config)
@@ -112,30 +141,47 @@ def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None
     return encoder_for(config, templates, tokenizer), None
 
 
-def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Any) -> Encoder:
-    """The encoder that a config describes; training, preview and generation all take it."""
-    settings = config.settings
-    return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
+def _chosen(
+    rows: Rows, selection: Selection, templates: PromptTemplates, encoder: Encoder | None
+) -> Iterator[PreviewedRow]:
+    """The rows asked for, in their order; only as many are read as are needed."""
+    numbered: Iterator[tuple[int, Located]] = enumerate(rows.stream(), 1)
+    if selection.row is not None:
+        numbered = (item for item in numbered if item[0] == selection.row)
+    if selection.sample_id is not None:
+        numbered = (item for item in numbered if str(item[1][1].get("sample_id")) == selection.sample_id)
+    if selection.longest:
+        by_length = sorted(numbered, key=lambda item: sum(len(v) for v in item[1][1].values() if isinstance(v, str)))
+        numbered = iter(by_length[::-1])
+    previewed = (_previewed(located, number, rows.split, templates, encoder) for number, located in numbered)
+    if selection.only_cut:
+        previewed = (row for row in previewed if row.overflow)
+    single = selection.row is not None or selection.sample_id is not None
+    return itertools.islice(previewed, min(selection.count, 1) if single else selection.count)
 
 
-def _previewed(rows: Rows, number: int, templates: PromptTemplates, encoder: Encoder | None) -> PreviewedRow:
-    row = rows.rows[number - 1]
+def _previewed(
+    located: Located, number: int, split: str, templates: PromptTemplates, encoder: Encoder | None
+) -> PreviewedRow:
+    where, row = located
+    fault = row_fault(row, templates.fields(), templates.fields("assistant"))
+    if fault is not None:
+        raise DataError(fault, where)
     try:
         encoded = encoder.encode(row) if encoder else None
         conversation = encoded.conversation if encoded else templates.conversation(row)
     except DataError as error:
-        raise DataError(
-            error.message, f"{rows.source}, split {rows.split}, row {number}: {error.where}", error.hint
-        ) from error
+        raise DataError(error.message, f"{where}: {error.where}", error.hint) from error
     overflow = "" if encoder is None else "drop" if encoded is None else encoder.overflow if encoded.cut else ""
-    return PreviewedRow(number, rows.split, row.get("sample_id"), conversation, encoded, overflow)
+    return PreviewedRow(number, split, row.get("sample_id"), conversation, encoded, overflow)
 
 
-def _stats(rows: Rows, encoder: Encoder | None, whole: bool) -> dict[str, Any]:
-    if encoder is None or not whole:
-        characters = [len(str(row.get("decision", ""))) for row in rows.rows]
-        return {"rows": len(rows.rows), "decision_characters": quantiles(characters)}
-    lengths = Lengths()
-    for row in rows.rows:
-        lengths.add(row, encoder.encode(row))
-    return lengths.summary()
+def _stats(rows: Rows, templates: PromptTemplates, encoder: Encoder | None, skip_bad_rows: bool) -> dict[str, Any]:
+    """Counts over the split: of characters, or with an encoder of tokens and of what gives way."""
+    if encoder is None:
+        fields = templates.fields("user")
+        characters = [max((len(str(row.get(name, ""))) for name in fields), default=0) for row in rows]
+        return {"rows": len(characters), "characters_of_the_longest_field": quantiles(characters)}
+    from headnote_cli.engine.preparation import prepare
+
+    return prepare(rows, encoder, detect().cores, skip_bad_rows).summary

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headnote_cli.commands.check_memory import method_of
-from headnote_cli.commands.preview import encoder_for
+from headnote_cli.commands.rows import encoder_for, leak_warnings, lengths_line
 from headnote_cli.config import Config
-from headnote_cli.data import Rows, load_split
-from headnote_cli.encoding import Encoded, Encoder, Lengths, encode_all
+from headnote_cli.data import load_split
+from headnote_cli.encoding import Encoder
 from headnote_cli.errors import DataError, Interrupted, UsageError
 from headnote_cli.events import Listener, Note, PlanResolved
 from headnote_cli.hardware import Plan, resolve
@@ -32,6 +32,7 @@ from headnote_cli.runs import (
 )
 
 if TYPE_CHECKING:
+    from headnote_cli.engine.preparation import Prepared
     from headnote_cli.engine.training import TrainingResult
 
 STORED_PACKAGES = (
@@ -77,16 +78,6 @@ class TrainingReport:
         }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Rows ready to train on, and what preparing them did."""
-
-    train: list[Encoded]
-    evaluation: list[Encoded]
-    fingerprint: str
-    lengths: dict[str, Any]
-
-
 def train(
     config: Config,
     emit: Listener,
@@ -94,6 +85,7 @@ def train(
     strict: bool = False,
     dry_run: bool = False,
     allow_remote_code: bool = False,
+    skip_bad_rows: bool = False,
 ) -> TrainingReport:
     """Train a config from its start, or go on where its run folder ends.
 
@@ -102,13 +94,8 @@ def train(
         DataError: Rows that cannot be trained on.
         Interrupted: A signal came; the run is saved.
     """
-    from headnote_cli.engine.loading import (
-        base_model,
-        load_model_config,
-        load_tokenizer,
-        main_process_first,
-        this_machine,
-    )
+    from headnote_cli.engine.base import base_model, load_model_config, load_tokenizer
+    from headnote_cli.engine.loading import main_process_first, this_machine
 
     folder = output_dir(config)
     base = base_model(config)
@@ -127,57 +114,43 @@ def train(
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder = encoder_for(config, templates, load_tokenizer(base, config))
     encoder.turn_end_id()  # refuses a template that would never teach the model to stop
-    prepared = prepare(config, encoder, emit)
+    with main_process_first(plan) as is_main:
+        splits = _prepared(config, encoder, plan, skip_bad_rows, emit)
     if dry_run:
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
     with main_process_first(plan) as is_main:
         start_from = _starting_point(folder, resume, emit) if is_main else _newest_whole(folder)
-    return _run(config, plan, base, encoder, prepared, start_from, emit, is_main)
+    return _run(config, plan, base, encoder, splits, start_from, emit, is_main)
 
 
-def prepare(config: Config, encoder: Encoder, emit: Listener) -> Prepared:
+@dataclass(frozen=True)
+class _Splits:
+    """Encoded rows to train and to evaluate on."""
+
+    train: Prepared
+    evaluation: Prepared | None
+
+
+def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool, emit: Listener) -> _Splits:
     """Rows of the training and evaluation splits, encoded, with a line on what that did."""
-    train_rows = load_split(config, "train")
-    for note in train_rows.notes:
-        emit(Note(note))
-    train_encoded, lengths = _encoded(encoder, train_rows, emit)
-    wants_evaluation = config.settings.eval_strategy != "no"
-    evaluation = _encoded(encoder, load_split(config, "eval"), emit)[0] if wants_evaluation else []
-    if not train_encoded:
-        raise DataError(
-            "no row is left to train on", train_rows.source, "raise `max_length`, or set `overflow: middle`"
-        )
-    return Prepared(train_encoded, evaluation, train_rows.fingerprint(), lengths)
+    from headnote_cli.engine.preparation import prepare
 
+    def split(role: str) -> Prepared:
+        rows = load_split(config, role)
+        for note in rows.notes:
+            emit(Note(note))
+        prepared = prepare(rows, encoder, int(plan.effective("dataset_num_proc")), skip_bad_rows)
+        emit(Note(lengths_line(rows, prepared.summary, prepared.cached)))
+        return prepared
 
-def _encoded(encoder: Encoder, rows: Rows, emit: Listener) -> tuple[list[Encoded], dict[str, Any]]:
-    lengths = Lengths()
-    encoded: list[Encoded] = []
-    for number, row in enumerate(rows.rows, 1):
-        try:
-            encoded += encode_all(encoder, [row], lengths)
-        except DataError as error:
-            where = f"{rows.source}, split {rows.split}, row {number}: {error.where}"
-            raise DataError(error.message, where, error.hint) from error
-    summary = lengths.summary()
-    emit(Note(lengths_line(rows, summary)))
-    return encoded, summary
-
-
-def lengths_line(rows: Rows, summary: Mapping[str, Any]) -> str:
-    """How many rows, how long, and what gave way."""
-    prompt, completion = summary["prompt_tokens"], summary["completion_tokens"]
-    lengths = ""
-    if prompt and completion:
-        lengths = (
-            f"; prompt tokens median {prompt['median']:,}, max {prompt['max']:,}; "
-            f"headnote median {completion['median']:,}, max {completion['max']:,}"
-        )
-    cut = (
-        f"; {summary['rows_cut']} rows cut by {summary['tokens_cut']:,} tokens" if summary["rows_cut"] else "; none cut"
-    )
-    dropped = f"; {summary['rows_dropped']} dropped" if summary["rows_dropped"] else ""
-    return f"{rows.split}: {summary['rows']} rows from {rows.source}{lengths}{cut}{dropped}"
+    train = split("train")
+    if not len(train.dataset):
+        hint = "raise `max_length`, or set `overflow: structure`"
+        raise DataError("no row is left to train on", str(config.settings.dataset_name), hint)
+    evaluation = split("eval") if config.settings.eval_strategy != "no" else None
+    for warning in leak_warnings(config):
+        emit(Note(warning, warning=True))
+    return _Splits(train, evaluation)
 
 
 def _require_same_run(config: Config, record: Mapping[str, Any], folder: Path) -> None:
@@ -244,7 +217,7 @@ def _run(
     plan: Plan,
     base: Any,
     encoder: Encoder,
-    prepared: Prepared,
+    splits: _Splits,
     start: Checkpoint | None,
     emit: Listener,
     is_main: bool,
@@ -253,7 +226,7 @@ def _run(
     from headnote_cli.engine.training import train as run_trainer
 
     folder = output_dir(config)
-    record = _record(config, plan, base, encoder, prepared)
+    record = _record(config, plan, base, encoder, splits)
 
     def keep(state: str, **more: Any) -> dict[str, Any]:
         kept = record | {"state": state} | more
@@ -269,8 +242,8 @@ def _run(
         settings=config.settings,
         plan=plan,
         tokenizer=encoder.tokenizer,  # type: ignore[arg-type]
-        train_rows=prepared.train,
-        eval_rows=prepared.evaluation,
+        train_rows=splits.train.dataset,
+        eval_rows=splits.evaluation.dataset if splits.evaluation else None,
         output_dir=folder,
         resume_from=start.path if start else None,
     )
@@ -288,7 +261,7 @@ def _metrics(result: TrainingResult) -> dict[str, Any]:
     return {"model": values.pop("model"), "metrics": values}
 
 
-def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, prepared: Prepared) -> dict[str, Any]:
+def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Splits) -> dict[str, Any]:
     """Everything needed to explain a checkpoint months later."""
     settings = config.settings
     return {
@@ -303,7 +276,7 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, prepared: P
         "overflow_field": settings.overflow_field,
         "prompts": encoder.templates.hashes(),
         "plan": plan.rows(),
-        "data": {"dataset_name": settings.dataset_name, "fingerprint": prepared.fingerprint} | prepared.lengths,
+        "data": {"dataset_name": settings.dataset_name, "fingerprint": splits.train.fingerprint} | splits.train.summary,
         "packages": {name: _version(name) for name in STORED_PACKAGES},
         "seed": settings.seed,
         "started": now(),

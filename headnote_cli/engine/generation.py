@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from headnote_cli.engine.loading import BaseModel, load_model, load_model_config, torch_dtype, with_adapter
+from headnote_cli.engine.base import BaseModel
+from headnote_cli.engine.loading import load_model, torch_dtype, with_adapter
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.hardware import Plan
 
@@ -94,10 +95,3 @@ class _Pieces(TextStreamer):  # type: ignore[misc]
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text:
             self.emit(TextWritten(text))
-
-
-def model_class_of(base: BaseModel) -> str:
-    """The Auto class that loads a model, by its architecture's name."""
-    architectures = load_model_config(base).architectures or []
-    multimodal = any(name.endswith("ForConditionalGeneration") for name in architectures)
-    return "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"

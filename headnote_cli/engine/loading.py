@@ -1,4 +1,4 @@
-"""Base models, their quantization, adapters and tokenizers, loaded as the plan says and counted afterwards."""
+"""Weights: base models, their quantization and adapters, loaded as the plan says and counted afterwards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 import transformers
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from headnote_cli.config import Config, Settings
-from headnote_cli.data import unreachable
-from headnote_cli.errors import ConfigError, SldsError
+from headnote_cli.config import Settings
+from headnote_cli.engine.base import BaseModel, reaching
+from headnote_cli.errors import ConfigError
 from headnote_cli.hardware import Gpu, Machine, Plan, detect
 
 # Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
@@ -28,49 +28,6 @@ VISION_MODULES = r".*(vision_tower|vision_model|visual|multi_modal_projector|aud
 
 if not os.environ.get("SLDS_DEBUG"):
     disable_progress_bar()
-
-
-@dataclasses.dataclass(frozen=True)
-class BaseModel:
-    """Which model, and how it is to be loaded."""
-
-    name: str  # hub id, or a local folder
-    model_class: str
-    revision: str = "main"
-    trust_remote_code: bool = False
-
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of every `from_pretrained`."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-
-
-def base_model(config: Config, plan: Plan | None = None) -> BaseModel:
-    """The model that a config names.
-
-    Raises:
-        ConfigError: None is named.
-    """
-    name = config.settings.model_name_or_path
-    if not name:
-        raise ConfigError("`model_name_or_path` is not set", str(config.path), "name a hub id or a local folder")
-    local = config.locate(name)
-    return BaseModel(
-        str(local) if local else name,
-        config.settings.model_class,
-        config.settings.model_revision,
-        bool(plan and plan.is_on("trust_remote_code")),
-    )
-
-
-@contextmanager
-def reaching(kind: str, name: str) -> Iterator[None]:
-    """Turn what the hub client raises into one message."""
-    try:
-        yield
-    except SldsError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise unreachable(error, kind, name) from error
 
 
 def this_machine() -> Machine:
@@ -88,38 +45,6 @@ def main_process_first(plan: Plan) -> Iterator[bool]:
     state = PartialState(cpu=plan.effective("device") == "cpu")
     with state.main_process_first():
         yield state.is_main_process
-
-
-def load_model_config(base: BaseModel) -> Any:
-    """The model's `config.json` as transformers reads it."""
-    with reaching("model", base.name):
-        return AutoConfig.from_pretrained(base.name, **base.options())
-
-
-def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the chat template that `chat_template_path` names, if any.
-
-    Raises:
-        UnreachableError: The hub does not give it, or the folder holds none.
-    """
-    with reaching("tokenizer", base.name):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.name, **base.options())
-    if config is not None and config.settings.chat_template_path:
-        tokenizer.chat_template = _chat_template(config, base)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _chat_template(config: Config, base: BaseModel) -> str:
-    """A template file, or the template of another model."""
-    name = str(config.settings.chat_template_path)
-    local = config.locate(name)
-    if local is not None and local.is_file():
-        return local.read_text(encoding="utf-8")
-    with reaching("chat template", name):
-        other = AutoTokenizer.from_pretrained(str(local) if local else name, trust_remote_code=base.trust_remote_code)
-    return str(other.chat_template)
 
 
 def load_model(base: BaseModel, dtype: torch.dtype, attention: str | None = None, **options: Any) -> PreTrainedModel:

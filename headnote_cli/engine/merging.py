@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from headnote_cli.engine.loading import (
-    BaseModel,
-    load_model,
-    load_model_config,
-    load_tokenizer,
-    reaching,
-    torch_dtype,
-    with_adapter,
-)
+from headnote_cli.engine.base import BaseModel, load_model_config, load_tokenizer, reaching
+from headnote_cli.engine.loading import load_model, torch_dtype, with_adapter
 from headnote_cli.errors import DataError
 from headnote_cli.events import Listener, Note
 

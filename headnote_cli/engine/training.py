@@ -8,7 +8,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -30,8 +30,9 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from headnote_cli.config import Settings
-from headnote_cli.encoding import IGNORED, Encoded
-from headnote_cli.engine.loading import BaseModel, load_for_training, lora_config, quantized_layers, weight_bytes
+from headnote_cli.encoding import IGNORED
+from headnote_cli.engine.base import BaseModel
+from headnote_cli.engine.loading import load_for_training, lora_config, quantized_layers, weight_bytes
 from headnote_cli.errors import ConfigError, ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Listener, Note, Saved, StepDone, TrainingStarted
 from headnote_cli.hardware import Plan
@@ -48,8 +49,8 @@ class TrainingJob:
     settings: Settings
     plan: Plan
     tokenizer: PreTrainedTokenizerBase
-    train_rows: Sequence[Encoded]
-    eval_rows: Sequence[Encoded]
+    train_rows: Dataset  # columns `input_ids` and `labels`, which the trainer takes as they are
+    eval_rows: Dataset | None
     output_dir: Path
     resume_from: Path | None = None
 
@@ -93,8 +94,8 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     trainer = CompletionTrainer(
         model=model,
         args=_arguments(job),
-        train_dataset=_dataset(job.train_rows),
-        eval_dataset=_dataset(job.eval_rows) if job.eval_rows and job.settings.eval_strategy != "no" else None,
+        train_dataset=job.train_rows,
+        eval_dataset=job.eval_rows,
         processing_class=job.tokenizer,
         peft_config=lora_config(job.settings, job.plan),
     )
@@ -295,12 +296,6 @@ def _arguments(job: TrainingJob) -> SFTConfig:
 
         os.environ["WANDB_MODE"] = "offline"
     return SFTConfig(**values)
-
-
-def _dataset(rows: Sequence[Encoded]) -> Dataset:
-    """Rows as Arrow columns `input_ids` and `labels`, which the trainer takes as they are."""
-    examples = [row.example() for row in rows]
-    return Dataset.from_dict({name: [example[name] for example in examples] for name in ("input_ids", "labels")})
 
 
 def _adapters_in_float32(model: torch.nn.Module) -> None:

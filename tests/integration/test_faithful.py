@@ -50,22 +50,25 @@ def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[...,
     def build(**keys: Any) -> Any:
         import torch
 
-        from headnote_cli.commands.preview import encoder_for
+        from headnote_cli.commands.rows import encoder_for
         from headnote_cli.config import load_config
+        from headnote_cli.data import load_split
         from headnote_cli.engine import training
-        from headnote_cli.engine.loading import base_model, load_for_training, load_tokenizer, lora_config, this_machine
+        from headnote_cli.engine.base import base_model, load_tokenizer
+        from headnote_cli.engine.loading import load_for_training, lora_config, this_machine
+        from headnote_cli.engine.preparation import prepare
         from headnote_cli.hardware import resolve
 
         config = load_config(tiny_training(**keys))
         plan = resolve(config.settings, this_machine())
         base = base_model(config, plan)
         encoder = encoder_for(config, PromptTemplates(PROMPTS), load_tokenizer(base))
-        rows = [encoded for row in sample_rows("train")[:8] if (encoded := encoder.encode(row))]
-        job = training.TrainingJob(base, config.settings, plan, encoder.tokenizer, rows, [], tmp_path / "run")  # type: ignore[arg-type]
+        rows = prepare(load_split(config, "train"), encoder, workers=1).dataset.select(range(8))
+        job = training.TrainingJob(base, config.settings, plan, encoder.tokenizer, rows, None, tmp_path / "run")
         built = training.CompletionTrainer(
             model=load_for_training(base, config.settings, plan),
             args=training._arguments(job),
-            train_dataset=training._dataset(rows),
+            train_dataset=rows,
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config.settings, plan),
         )

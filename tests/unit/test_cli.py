@@ -76,7 +76,7 @@ def test_preview_json_has_the_documented_keys(
         "overflow",
     }
     assert row["tokens"]["total"] == len(row["prompt_ids"]) + len(row["completion_ids"]) <= 700
-    assert (row["overflow"], row["sample_id"]) == ("middle", 9012)
+    assert (row["overflow"], row["sample_id"]) == ("structure", 9012)
     assert value["stats"]["rows"] == 30
     bare = json.loads(slds("preview-prompts", "--config", config, "-n", 1, "--no-tokenizer", "--json").stdout)
     assert bare["rows"][0]["tokens"] is None

@@ -202,7 +202,7 @@ def test_the_default_config_is_the_environments_then_the_shipped_one(
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, "")
-    assert config.settings.overflow == "middle"
+    assert config.settings.overflow == "structure"
     assert not config.is_set("seed")
 
 

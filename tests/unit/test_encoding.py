@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.encoding import CUT_MARK, IGNORED, Encoder, Lengths, encode_all, quantiles, sentence_ends
+from headnote_cli.encoding import IGNORED, Encoder, LengthReport, histogram, quantiles
 from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import PromptTemplates
+from headnote_cli.shortening import CUT_MARK
 from tests.conftest import PROMPTS, sample_rows
 
 TOKENIZERS = ("gemma_tokenizer", "chatml_tokenizer")
-STRATEGIES = ("middle", "end")
+STRATEGIES = ("structure", "middle", "end")
 
 
 @pytest.fixture(params=TOKENIZERS)
@@ -23,7 +24,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-def encoder(tokenizer: Any, max_length: int | None = None, overflow: Any = "middle") -> Encoder:
+def encoder(tokenizer: Any, max_length: int | None = None, overflow: Any = "structure") -> Encoder:
     return Encoder(tokenizer, PromptTemplates(PROMPTS), max_length, overflow)
 
 
@@ -79,7 +80,7 @@ def test_what_is_too_long_fits_exactly_and_keeps_headnote_and_instructions(
 
 def test_the_middle_goes_and_no_word_is_broken(tokenizer: Any) -> None:
     for row in sample_rows("train"):
-        encoded = encoder(tokenizer, 800).encode(row)
+        encoded = encoder(tokenizer, 800, "middle").encode(row)
         assert encoded is not None
         kept = encoded.prompt_text[encoded.prompt_text.index("decision:\n") + len("decision:\n") :]
         head, _, tail = kept.partition(CUT_MARK)
@@ -108,14 +109,25 @@ def test_a_prompt_that_cannot_fit_is_an_error(tokenizer: Any) -> None:
         encoder(tokenizer, 64).encode(sample_rows("train")[0])
 
 
-def test_lengths_count_what_was_cut_and_dropped(tokenizer: Any) -> None:
-    lengths = Lengths()
+def test_lengths_are_counted_by_language_pair(tokenizer: Any) -> None:
+    report = LengthReport()
     rows = sample_rows("test")
-    assert len(list(encode_all(encoder(tokenizer, 700), rows, lengths))) == len(rows)
-    summary = lengths.summary()
-    assert summary["rows"] == summary["rows_cut"] == len(rows)
-    assert summary["tokens_cut"] > 0
-    assert summary["pairs"] == {"fr_de": 1, "fr_fr": 1, "fr_it": 1, "it_de": 1, "it_fr": 1, "it_it": 1}
+    for row in rows:
+        report.add(row, encoder(tokenizer, 700).encode(row))
+    report.add_bad(rows[0])
+    report.add(rows[1], None)
+    summary = report.summary()
+    assert (summary["rows"], summary["rows_cut"], summary["rows_bad"], summary["rows_dropped"]) == (8, 6, 1, 1)
+    assert {pair: part["rows"] for pair, part in summary["pairs"].items()} == {
+        "fr_de": 2, "fr_fr": 2, "fr_it": 1, "it_de": 1, "it_fr": 1, "it_it": 1,
+    }  # fmt: skip
+    assert sum(part["tokens_cut"] for part in summary["pairs"].values()) == summary["tokens_cut"] > 0
+    assert sum(count for _, count in summary["histogram"]) == 6
+
+
+def test_a_histogram_counts_every_value() -> None:
+    assert histogram([1, 8, 9, 16], steps=2) == [(8, 2), (16, 2)]
+    assert histogram([]) == []
 
 
 def test_quantiles_are_nearest_ranks() -> None:
@@ -142,7 +154,7 @@ CONTROLS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(CONTROLS | st.text(max_size=8), max_size=12))
 def test_control_tokens_in_a_decision_stay_text(tokenizer: Any, parts: list[str]) -> None:
     text = "".join(parts)
@@ -160,14 +172,10 @@ def test_control_tokens_in_a_decision_stay_text(tokenizer: Any, parts: list[str]
         assert tokenizer.decode(encoded.prompt_ids, clean_up_tokenization_spaces=False) == encoded.prompt_text
 
 
-def test_sentences_do_not_end_after_legal_abbreviations() -> None:
-    text = "Nach Art. 41 Abs. 1 OR (vgl. E. 2.3) haftet A. für den Schaden. Die Vorinstanz irrt. Es bleibt dabei"
-    assert [text[:end].split()[-1] for end in sentence_ends(text, 0, len(text))] == ["Schaden.", "irrt."]
-
-
 def test_a_tokenizer_without_chat_template_is_refused(chatml_tokenizer: Any) -> None:
     class Bare:
         chat_template = None
+        backend_tokenizer = chatml_tokenizer.backend_tokenizer
         added_tokens_decoder = chatml_tokenizer.added_tokens_decoder
 
     with pytest.raises(ConfigError) as caught:

@@ -1,0 +1,51 @@
+"""What every command that reads rows tells about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headnote_cli.config import Config
+from headnote_cli.data import Rows, available_splits, leaks
+from headnote_cli.encoding import Encoder
+from headnote_cli.prompts import PromptTemplates
+from headnote_cli.runs import read_json, write_json
+
+
+def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Any) -> Encoder:
+    """The encoder that a config describes; training, preview and generation all take it."""
+    settings = config.settings
+    return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
+
+
+def lengths_line(rows: Rows, summary: Mapping[str, Any], cached: bool = False) -> str:
+    """How many rows, how long, and what gave way."""
+    prompt, completion = summary["prompt_tokens"], summary["completion_tokens"]
+    lengths = ""
+    if prompt and completion:
+        lengths = (
+            f"; prompt tokens median {prompt['median']:,}, p90 {prompt['p90']:,}, max {prompt['max']:,}; "
+            f"headnote median {completion['median']:,}, p90 {completion['p90']:,}, max {completion['max']:,}"
+        )
+    cut = (
+        f"; {summary['rows_cut']} rows cut by {summary['tokens_cut']:,} tokens" if summary["rows_cut"] else "; none cut"
+    )
+    dropped = f"; {summary['rows_dropped']} dropped" if summary["rows_dropped"] else ""
+    bad = f"; {summary['rows_bad']} skipped for their faults" if summary["rows_bad"] else ""
+    again = " (taken from the cache)" if cached else ""
+    return f"{rows.split}: {summary['rows']} rows from {rows.source}{lengths}{cut}{dropped}{bad}{again}"
+
+
+def leak_warnings(config: Config) -> list[str]:
+    """One line for each two splits that share decisions; the answer is kept by content."""
+    from headnote_cli.engine.preparation import cached_json
+
+    splits = available_splits(config)
+    field = config.settings.overflow_field
+    kept = cached_json("leaks", field, *(f"{role} {rows.identity()}" for role, rows in splits.items()))
+    known = read_json(kept)
+    if known is None:
+        found = [f"{leak}: evaluation would see what training saw" for leak in leaks(splits, field)]
+        known = {"leaks": found}
+        write_json(kept, known)
+    return list(known["leaks"])

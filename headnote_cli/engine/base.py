@@ -1,0 +1,97 @@
+"""Which base model a config means, its configuration and its tokenizer: all that needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from headnote_cli.config import Config
+from headnote_cli.data import unreachable
+from headnote_cli.errors import ConfigError, SldsError
+from headnote_cli.hardware import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """Which model, and how it is to be loaded."""
+
+    name: str  # hub id, or a local folder
+    model_class: str
+    revision: str = "main"
+    trust_remote_code: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of every `from_pretrained`."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+def base_model(config: Config, plan: Plan | None = None) -> BaseModel:
+    """The model that a config names.
+
+    Raises:
+        ConfigError: None is named.
+    """
+    name = config.settings.model_name_or_path
+    if not name:
+        raise ConfigError("`model_name_or_path` is not set", str(config.path), "name a hub id or a local folder")
+    local = config.locate(name)
+    return BaseModel(
+        str(local) if local else name,
+        config.settings.model_class,
+        config.settings.model_revision,
+        bool(plan and plan.is_on("trust_remote_code")),
+    )
+
+
+@contextmanager
+def reaching(kind: str, name: str) -> Iterator[None]:
+    """Turn what the hub client raises into one message."""
+    try:
+        yield
+    except SldsError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise unreachable(error, kind, name) from error
+
+
+def load_model_config(base: BaseModel) -> Any:
+    """The model's `config.json` as transformers reads it."""
+    with reaching("model", base.name):
+        return AutoConfig.from_pretrained(base.name, **base.options())
+
+
+def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the chat template that `chat_template_path` names, if any.
+
+    Raises:
+        UnreachableError: The hub does not give it, or the folder holds none.
+    """
+    with reaching("tokenizer", base.name):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.name, **base.options())
+    if config is not None and config.settings.chat_template_path:
+        tokenizer.chat_template = _chat_template(config, base)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _chat_template(config: Config, base: BaseModel) -> str:
+    """A template file, or the template of another model."""
+    name = str(config.settings.chat_template_path)
+    local = config.locate(name)
+    if local is not None and local.is_file():
+        return local.read_text(encoding="utf-8")
+    with reaching("chat template", name):
+        other = AutoTokenizer.from_pretrained(str(local) if local else name, trust_remote_code=base.trust_remote_code)
+    return str(other.chat_template)
+
+
+def model_class_of(base: BaseModel) -> str:
+    """The Auto class that loads a model, by its architecture's name."""
+    architectures = load_model_config(base).architectures or []
+    multimodal = any(name.endswith("ForConditionalGeneration") for name in architectures)
+    return "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
