@@ -15,7 +15,17 @@ def assets_root() -> Path:
 
 def locate(name: str, beside: Path | None = None) -> Path | None:
     """An existing file or folder called `name`: in the working directory, beside a file, or shipped."""
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # no such user's home
+        return None
     folders = [Path(), *([beside] if beside else []), assets_root()]
     candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    return next((candidate for candidate in candidates if _exists(candidate)), None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a name
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def preview_prompts(
         from headnote_cli.views import preview_raw, preview_view
 
         loaded = load_config(config, set_ or [])
-        by_default = config is None and "SLDS_CONFIG" not in os.environ
+        by_default = config is None and "SLDS_CONFIG" not in os.environ and not set_
         selection = Selection(count, row, sample_id, longest, only_cut)
         value = preview(loaded, selection, split, stats, tokenizer, by_default, skip_bad_rows)
         for note in (*loaded.notes, *value.notes):
@@ -248,22 +249,22 @@ def generate(
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.generate import generate as run
         from headnote_cli.config import load_config
+        from headnote_cli.runs import write_lines
 
         _check_languages(lang)
         decisions = _decisions(decision)
         if output is not None and output.exists():
             raise UsageError("the output exists already", str(output), "choose another --output, or remove it")
         loaded = load_config(config, set_ or [])
-        written = []
-        for headnote in run(
-            loaded, decisions, lang, screen.listen, model, max_new_tokens, temperature, repetition_penalty, seed
-        ):
-            written.append(headnote)
-            if output is None:
+        listen = screen.listen if output is None else screen.listen_quietly
+        headnotes = run(loaded, decisions, lang, listen, model, max_new_tokens, temperature, repetition_penalty, seed)
+        if output is None:
+            for headnote in headnotes:
                 _show_headnote(screen, headnote)
-        if output is not None:
-            _write_lines(output, written)
-            screen.note(f"{len(written)} headnotes in {output}")
+        else:
+            count = write_lines(output, (headnote.to_json() for headnote in headnotes))
+            screen.note(f"{count} headnotes in {output}")
+            screen.data({"output": str(output), "headnotes": count})
 
 
 def _check_languages(languages: list[str]) -> None:
@@ -279,7 +280,7 @@ def _decisions(name: str) -> list[Decision]:
 
     path = Path(name).expanduser()
     if name == "-":
-        return [read_decision(Path("-"), sys.stdin.buffer.read().decode("utf-8-sig", errors="replace"))]
+        return [read_decision(Path("-"), sys.stdin.buffer.read())]
     if path.is_dir():
         files = sorted(path.glob("*.txt"))
         if not files:
@@ -301,14 +302,9 @@ def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
     screen.table(headnote_view(headnote))
 
 
-def _write_lines(output: Path, headnotes: list[GeneratedHeadnote]) -> None:
-    import json
-
-    from headnote_cli.runs import write_text
-
-    write_text(output, "".join(json.dumps(h.to_json(), ensure_ascii=False) + "\n" for h in headnotes))
-
-
 def main() -> None:
     """The console entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? instead of a traceback
     app()

@@ -19,7 +19,9 @@ from headnote_cli.errors import ConfigError, UsageError
 from headnote_cli.upstream_keys import ModelKeys, TrainingKeys
 
 DEFAULT_CONFIG = "configs/ipst/slds/sft_liger_peft.yaml"
-Language = Literal["de", "fr", "it"]
+Overflow = Literal["structure", "middle", "end", "drop", "error"]
+# Never written to a record, a screen or an error.
+SECRETS = frozenset({"hub_token"})
 
 
 class DataKeys(BaseModel):
@@ -41,7 +43,7 @@ class DataKeys(BaseModel):
     evaluate_vllm_tensor_parallel_size: int = 1
     evaluate_vllm_sampling_params_max_tokens: int | None = None
     extends: str | None = None
-    overflow: Literal["structure", "middle", "end", "drop", "error"] = "structure"
+    overflow: Overflow = "structure"
     overflow_field: str = "decision"
 
 
@@ -55,16 +57,18 @@ class Settings(DataKeys, ModelKeys, TrainingKeys):
 RANGES: dict[str, tuple[float, float]] = {
     "adam_beta1": (0, 1),
     "adam_beta2": (0, 1),
+    "dataloader_num_workers": (0, 1024),
     "dataset_num_proc": (1, 1024),
     "evaluate_vllm_sampling_params_max_tokens": (1, 10**7),
     "gradient_accumulation_steps": (1, 10**6),
     "learning_rate": (0, 100),
-    "logging_steps": (0, 10**9),
+    "logging_steps": (1e-6, 10**9),
     "lora_alpha": (1, 10**6),
     "lora_dropout": (0, 1),
     "lora_r": (1, 10**5),
     "max_grad_norm": (0, 10**9),
     "max_length": (8, 10**8),
+    "max_steps": (-1, 10**9),
     "num_train_epochs": (0, 10**6),
     "per_device_eval_batch_size": (1, 10**6),
     "per_device_train_batch_size": (1, 10**6),
@@ -163,13 +167,16 @@ class Config:
         return key in self.origins
 
     def written(self) -> dict[str, object]:
-        """The keys that were set, with their values."""
-        return {key: getattr(self.settings, key) for key in self.origins}
+        """The keys that were set, with their values; secrets stay out."""
+        return {key: getattr(self.settings, key) for key in self.origins if key not in SECRETS}
 
     def to_yaml(self) -> str:
         """Each effective value and where it came from; defaults as comments, so that the text is the same config."""
         lines = [f"# {self.path}"]
         for key in Settings.model_fields:
+            if key in SECRETS and self.is_set(key):
+                lines.append(f"# {key} is set and not shown  # {self.origins[key]}")
+                continue
             line = f"{key}: {json.dumps(getattr(self.settings, key), ensure_ascii=False)}"
             lines.append(f"{line}  # {self.origins[key]}" if self.is_set(key) else f"# {line}  # default")
         return "\n".join(lines) + "\n"
@@ -225,17 +232,22 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's scalars (2e-4 is a number, `no` is a word), and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[object, yaml.Mark] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"`{key}` is given twice, first in line {seen[key].line + 1}", key_node.start_mark
-                )
-            seen[key] = key_node.start_mark
+        for key_node, first in self.repeated_keys(node):
+            message = f"`{key_node.value}` is given twice, first in line {first}"
+            raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, int]]:
+        """Keys that stand in the mapping itself more than once, with the line of the first."""
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    continue
+                raise yaml.constructor.ConstructorError(None, None, "a key is not text", key_node.start_mark)
+            if key_node.value in seen:
+                yield key_node, seen[key_node.value]
+            seen.setdefault(key_node.value, key_node.start_mark.line + 1)
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -314,7 +326,9 @@ def _layers(file: Path, problems: _Problems, inside: tuple[Path, ...] = ()) -> I
     chain = (*inside, file.resolve())
     entries = _read(file, problems)
     base = entries.get("extends")
-    if base is not None and isinstance(base.value, str):
+    if base is not None and not isinstance(base.value, str):
+        problems.add(base.origin, f"`extends: {_brief(base.value)}` is not the name of a file")
+    elif base is not None:
         target = (
             locate(base.value, file.parent) if not (file.parent / base.value).exists() else file.parent / base.value
         )
@@ -343,29 +357,33 @@ def _read(file: Path, problems: _Problems) -> dict[str, Entry]:
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError("a config is a list of `key: value` lines", f"{file}:{node.start_mark.line + 1}")
         return _entries_of(loader, node, file, problems)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # a YAML constructor raises what it likes
         mark = getattr(error, "problem_mark", None)
         origin = Origin(str(file), mark.line + 1, mark.column + 1) if mark else Origin(str(file))
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', None) or error}", str(origin)) from error
 
 
 def _entries_of(loader: _Loader, node: yaml.MappingNode, file: Path, problems: _Problems) -> dict[str, Entry]:
+    for key_node, first in loader.repeated_keys(node):
+        message = f"`{key_node.value}` is given twice, first in line {first}"
+        problems.add(_place(file, key_node.start_mark), message)
     loader.flatten_mapping(node)
     entries: dict[str, Entry] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        origin = Origin(str(file), key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-        if not isinstance(key, str):
-            problems.add(origin, f"key {key!r} is not text")
-        elif key in entries:
-            problems.add(origin, f"`{key}` is given twice, first in line {entries[key].origin.line}")
+        try:
+            value = loader.construct_object(value_node, deep=True)
+        except yaml.constructor.ConstructorError as error:
+            mark = error.problem_mark or value_node.start_mark
+            problems.add(_place(file, mark), error.problem or str(error))
         else:
-            try:
-                entries[key] = Entry(loader.construct_object(value_node, deep=True), origin)
-            except yaml.constructor.ConstructorError as error:
-                mark = error.problem_mark or value_node.start_mark
-                problems.add(Origin(str(file), mark.line + 1, mark.column + 1), error.problem or str(error))
+            entries[key_node.value] = Entry(value, _place(file, key_node.start_mark))
     return entries
+
+
+def _place(file: Path, mark: yaml.Mark) -> Origin:
+    return Origin(str(file), mark.line + 1, mark.column + 1)
 
 
 def _translated(entries: dict[str, Entry], problems: _Problems, notes: list[str]) -> dict[str, Entry]:
@@ -404,10 +422,14 @@ def _with_overrides(
             raise UsageError(f"--set {text}: write --set key=value")
         try:
             value = yaml.load(written, _Loader)
-        except (yaml.YAMLError, ValueError) as error:
-            problems.add(origin, f"not valid YAML: {written}: {getattr(error, 'problem', None) or error}")
+        except Exception as error:  # a YAML constructor raises what it likes
+            reason = getattr(error, "problem", None) or error
+            problems.add(origin, f"not valid YAML: {_brief(written)}: {_brief(str(reason))}")
             continue
         key, *subs = name.split(".")
+        if key == "extends":
+            problems.add(origin, "`extends` belongs into a file")
+            continue
         given = dict(entries)
         if subs:
             outer = given.pop(key, Entry(None, origin)).value
@@ -504,5 +526,14 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield key, f"`{key}` needs `use_peft: true`: quantized weights cannot be trained"
     if settings.bf16 and settings.fp16:
         yield "fp16", "`bf16` and `fp16` exclude each other"
+    if settings.completion_only_loss is False:
+        yield "completion_only_loss", "`completion_only_loss: false`: the loss is taken on the headnote alone"
+    if isinstance(settings.resume_from_checkpoint, str):
+        yield "resume_from_checkpoint", "a run goes on from its newest whole checkpoint by itself; leave the key out"
+    if settings.model_init_kwargs is not None:
+        yield (
+            "model_init_kwargs",
+            "write its keys at the top level: `dtype`, `attn_implementation` …",
+        )
     if settings.parallelism_config is not None:
         yield "parallelism_config", "`parallelism_config` is set through accelerate's config file, not here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from headnote_cli.errors import ExitCode, SldsError
+from headnote_cli.errors import DoesNotFitError, ExitCode, Interrupted, SldsError
 from headnote_cli.events import Evaluated, Event, Note, Saved, StepDone, TextWritten, TrainingStarted
 
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
@@ -31,6 +32,13 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("", text.replace("\r\n", "\n"))
 
 
+class _Console(Console):
+    """A console that says when its reader went away, instead of ending the process itself."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Screen:
     """Where a command shows what it did."""
 
@@ -40,9 +48,9 @@ class Screen:
         self.quiet = quiet
         self.debug = debug
         # Of several processes only the first one speaks; an error of any is heard.
-        self.muted = int(os.environ.get("RANK", "0")) > 0
-        self.out = Console(quiet=self.muted, **plain)
-        self.err = Console(stderr=True, quiet=self.muted, **plain)
+        self.muted = os.environ.get("RANK", "0") not in ("", "0")
+        self.out = _Console(quiet=self.muted, **plain)
+        self.err = _Console(stderr=True, quiet=self.muted, **plain)
         self._progress: TrainingProgress | None = None
         self._streamed = False
 
@@ -86,6 +94,10 @@ class Screen:
     def error(self, error: SldsError) -> None:
         """What is wrong, where, and how to mend it."""
         self.err.quiet = False
+        with contextlib.suppress(OSError):  # nobody is left to read it
+            self._error(error)
+
+    def _error(self, error: SldsError) -> None:
         if self.json_mode:
             kind = type(error).__name__
             self.line({"error": {"type": kind, "message": error.message, "where": error.where, "hint": error.hint}})
@@ -112,6 +124,11 @@ class Screen:
             case _:
                 if self._progress is not None:
                     self._progress.update(event)
+
+    def listen_quietly(self, event: Event) -> None:
+        """Draw all but the text itself, which goes into a file."""
+        if not isinstance(event, TextWritten):
+            self.listen(event)
 
     def close(self) -> None:
         """End any live display; the terminal is as it was."""
@@ -172,8 +189,8 @@ class TrainingProgress:
 def step_facts(event: StepDone) -> str:
     """A step in one line."""
     return (
-        f"loss {event.loss:.4f} · lr {event.learning_rate:.1e} · {event.tokens_per_second:,.0f} tok/s · "
-        f"{duration(event.seconds_left)} left"
+        f"loss {event.loss:.4f} · lr {event.learning_rate:.1e} · grad {event.gradient_norm or 0:.2f} · "
+        f"{event.tokens_per_second:,.0f} tok/s · {duration(event.seconds_left)} left"
     )
 
 
@@ -204,7 +221,7 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
         raise typer.Exit(ExitCode.DONE) from None
     except KeyboardInterrupt:
         screen.close()
-        screen.error(_Stopped())
+        screen.error(Interrupted("stopped at once; what was saved before stays"))
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except SldsError as error:
         screen.close()
@@ -214,17 +231,19 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
     except Exception as error:
         screen.close()
         _trace(screen)
-        screen.error(SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback"))
-        raise typer.Exit(ExitCode.FAILED) from None
+        told = _told(error)
+        screen.error(told)
+        raise typer.Exit(told.exit_code) from None
     finally:
         screen.close()
 
 
-class _Stopped(SldsError):
-    exit_code = ExitCode.INTERRUPTED
-
-    def __init__(self) -> None:
-        super().__init__("stopped at once; what was saved before stays")
+def _told(error: Exception) -> SldsError:
+    """An unexpected failure in words: out of memory, or one to report."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        hint = "see `slds check-memory` for what fits: a smaller batch or `max_length`, 4-bit, gradient checkpointing"
+        return DoesNotFitError(f"out of memory: {error}", hint=hint)
+    return SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback")
 
 
 def _trace(screen: Screen) -> None:

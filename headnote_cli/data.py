@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 SPLIT_SEED = 42  # the workshop's
-LANGUAGES = ("de", "fr", "it")
 
 
 Row = dict[str, Any]
@@ -112,11 +111,13 @@ def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
     texts: dict[str, set[bytes]] = {}
     for role, rows in splits.items():
         ids[role], texts[role] = set(), set()
-        for row in rows:
-            if "decision_id" in row:
-                ids[role].add(str(row["decision_id"]))
-            if isinstance(row.get(text_field), str):
-                texts[role].add(hashlib.blake2b(row[text_field].strip().encode(), digest_size=16).digest())
+        with contextlib.suppress(UnreachableError):  # no row of the language pair in this split
+            for row in rows:
+                if "decision_id" in row:
+                    ids[role].add(str(row["decision_id"]))
+                if isinstance(row.get(text_field), str):
+                    text = row[text_field].strip().encode(errors="replace")
+                    texts[role].add(hashlib.blake2b(text, digest_size=16).digest())
     found = []
     for first, second in itertools.combinations(splits, 2):
         shared = sorted(ids[first] & ids[second])
@@ -133,14 +134,26 @@ def row_fault(row: Row, used: Iterable[str], text_fields: Iterable[str]) -> str 
         used: Fields of the templates. One that is missing is left to the template, which may not need it.
         text_fields: Fields that must be text; others may be numbers.
     """
+    if None in row:  # what csv calls the cells beyond the header
+        return "the row has more cells than the header"
     for name in used:
         value = row.get(name, "-")
         if value is None or (isinstance(value, str) and not value.strip()):
             return f"field `{name}` is empty"
+        if isinstance(value, str) and not _encodable(value):
+            return f"field `{name}` is not valid Unicode"
         allowed: tuple[type, ...] = (str,) if name in text_fields else (str, int, float)
         if not isinstance(value, allowed) or isinstance(value, bool):
             return f"field `{name}` is not text but {type(value).__name__}"
     return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -179,18 +192,24 @@ def _split_off_roles(names: dict[str, str | None]) -> tuple[str, ...]:
 
 def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows:
     """The workshop's rule for missing splits: seeded, 10 % of train halved into eval and test,
-    or, with a test split at hand, as many training rows as it has."""
+    or, with a test split at hand, as many training rows as it has. Rows of one decision stay together."""
     train = source.read(names["train"] or "train")
-    count = sum(1 for _ in train.stream())
-    order = list(range(count))
+    groups: dict[object, list[int]] = {}
+    count = 0
+    for row in train:
+        groups.setdefault(row.get("decision_id", count), []).append(count)
+        count += 1
+    order = list(groups.values())
     random.Random(SPLIT_SEED).shuffle(order)
     if names["test"] is not None:
-        held = min(sum(1 for _ in source.read(names["test"]).stream()), count // 2)
-        parts = {"eval": order[:held], "train": order[held:]}
+        wanted = {"eval": min(sum(1 for _ in source.read(names["test"]).stream()), count // 2)}
     else:
-        held = count // 10
-        parts = {"eval": order[: held // 2], "test": order[held // 2 : held], "train": order[held:]}
-    kept = frozenset(parts[role])
+        wanted = {"eval": count // 10 // 2, "test": count // 10 - count // 10 // 2}
+    parts: dict[str, set[int]] = {name: set() for name in (*wanted, "train")}
+    for group in order:
+        short = next((name for name, size in wanted.items() if len(parts[name]) + len(group) <= size), "train")
+        parts[short].update(group)
+    kept = parts[role]
     share = f"{len(kept)} of {count} rows of `{train.split}` are `{role}` (seed {SPLIT_SEED})"
     note = f"no evaluation split is to be had: {share}"
 
@@ -242,9 +261,13 @@ def _only_pair(source: _Source, subset: str) -> _Source:
 def _local(path: Path) -> _Source:
     if path.is_file():
         return _Source(str(path), ("train",), lambda _: stream_rows(path), lambda _: _digest(path))
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
         return _saved_to_disk(path)
-    files = {_stem(file): file for file in sorted(path.iterdir()) if file.name.endswith(SUFFIXES)}
+    listed = [file for file in sorted(path.iterdir()) if file.name.endswith(SUFFIXES)]
+    files = {_stem(file): file for file in listed}
+    if len(files) < len(listed):
+        names = ", ".join(file.name for file in listed)
+        raise DataError("two files are of the same split", str(path), f"keep one of each: {names}")
     if not files:
         hint = f"name them by split: train{SUFFIXES[0]}; kinds: {' '.join(SUFFIXES)}"
         raise UnreachableError("the folder holds no data files", str(path), hint)

@@ -7,14 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from headnote_cli.config import Overflow
 from headnote_cli.data import language_pair
 from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import Conversation, Message, PromptTemplates, Row
 from headnote_cli.shortening import Cut, Offsets, shorten
 
-Overflow = Literal["structure", "middle", "end", "drop", "error"]
 ENCODING_VERSION = 1  # raise it whenever the same row and settings would give other ids
 IGNORED = -100  # the label that the loss leaves out
 
@@ -197,14 +197,15 @@ class Encoder:
         return self._fitted(row, with_completion=False, room=room)
 
     def turn_end_id(self) -> int:
-        """The token that ends the assistant's turn: last control token of a completion, so it is in the loss.
+        """The token that ends the assistant's turn: the first control token after the answer, so it is in the loss.
 
         Raises:
             ConfigError: The chat template ends a turn with no control token, so nothing would stop generation.
         """
-        probe = Conversation([{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}])
-        ids = self._encoded(probe).completion_ids
-        ends = [token for token in ids if token in self.control_ids]
+        answer = "Regeste"
+        probe = Conversation([{"role": "user", "content": "?"}], [{"role": "assistant", "content": answer}])
+        _, found, after = self._encoded(probe).completion_text.partition(answer)
+        ends = [token for token in self._ids(after, seam="\ue000") if token in self.control_ids] if found else []
         if not ends:
             raise ConfigError(
                 "the chat template does not close the assistant's turn with a control token, so the model would never "

@@ -49,7 +49,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PlanRow:
     """One row of the plan."""
 
     setting: str
@@ -66,22 +66,22 @@ class Decision:
 class Plan:
     """Every setting that depends on the machine."""
 
-    decisions: tuple[Decision, ...]
+    settings: tuple[PlanRow, ...]
 
     def effective(self, setting: str) -> str:
         """What will be done for a setting."""
-        return next(row.effective for row in self.decisions if row.setting == setting)
+        return next(row.effective for row in self.settings if row.setting == setting)
 
     def is_on(self, setting: str) -> bool:
         return self.effective(setting) == "true"
 
-    def changes(self) -> list[Decision]:
+    def changes(self) -> list[PlanRow]:
         """The settings where this machine cannot do what was asked."""
-        return [row for row in self.decisions if row.changed]
+        return [row for row in self.settings if row.changed]
 
     def rows(self) -> list[dict[str, str]]:
         """For JSON."""
-        return [asdict(row) for row in self.decisions]
+        return [asdict(row) for row in self.settings]
 
     def require_unchanged(self) -> None:
         """`--strict`.
@@ -130,24 +130,26 @@ def _gpus() -> Iterator[Gpu]:
     except (OSError, subprocess.SubprocessError):
         return
     for line in listing.splitlines():
-        name, capability, total, used = (part.strip() for part in line.split(","))
-        major, _, minor = capability.partition(".")
-        yield Gpu(name, (int(major), int(minor or 0)), int(total) * 2**20, int(used) * 2**20)
+        name, *numbers = (part.strip() for part in line.rsplit(",", 3))
+        try:
+            capability, total, used = numbers
+            major, _, minor = capability.partition(".")
+            yield Gpu(name, (int(major), int(minor or 0)), int(total) * 2**20, int(used) * 2**20)
+        except ValueError:  # [N/A]: unified memory, or a slice of a GPU
+            continue
 
 
-def resolve(
-    settings: Settings, machine: Machine, model_type: str | None = None, allow_remote_code: bool = False
-) -> Plan:
+def resolve(settings: Settings, machine: Machine, model_type: str, allow_remote_code: bool = False) -> Plan:
     """The plan for a config on a machine.
 
     Args:
-        model_type: `model_type` of the base model's config, if known: Gemma 3 overflows in float16.
+        model_type: `model_type` of the base model's config: Gemma 3 overflows in float16.
     """
     device = "cpu" if settings.use_cpu else machine.device
     dtype = _dtype(settings, machine, model_type)
     return Plan(
         (
-            Decision("device", device, device),
+            PlanRow("device", device, device),
             dtype,
             *_mixed_precision(settings, machine, dtype.effective),
             _attention(settings, machine, dtype.effective),
@@ -170,44 +172,44 @@ def _on_gpu(settings: Settings, machine: Machine) -> bool:
     return bool(machine.gpus) and not settings.use_cpu
 
 
-def _dtype(settings: Settings, machine: Machine, model_type: str | None) -> Decision:
+def _dtype(settings: Settings, machine: Machine, model_type: str) -> PlanRow:
     """The dtype of the loaded weights; a forgotten one would double the activations."""
     explicit = settings.dtype if "dtype" in settings.model_fields_set and settings.dtype != "auto" else None
     asked = explicit or ("float16" if settings.fp16 else "float32" if settings.bf16 is False else "bfloat16")
     if asked == "float32":
-        return Decision("dtype", asked, asked)
+        return PlanRow("dtype", asked, asked)
     if not _on_gpu(settings, machine):
-        return Decision("dtype", asked, "float32", "a CPU trains in float32")
+        return PlanRow("dtype", asked, "float32", "a CPU trains in float32")
     has_bf16 = machine.capable_of(AMPERE)
     if asked == "bfloat16" and not has_bf16:
-        return Decision("dtype", asked, "float32", f"{machine.gpus[0].name} has no bfloat16")
-    if asked == "float16" and (model_type or "").startswith("gemma3"):
-        return Decision("dtype", asked, "bfloat16" if has_bf16 else "float32", "Gemma 3 overflows in float16")
-    return Decision("dtype", asked, asked)
+        return PlanRow("dtype", asked, "float32", f"{machine.gpus[0].name} has no bfloat16")
+    if asked == "float16" and model_type.startswith("gemma3"):
+        return PlanRow("dtype", asked, "bfloat16" if has_bf16 else "float32", "Gemma 3 overflows in float16")
+    return PlanRow("dtype", asked, asked)
 
 
-def _mixed_precision(settings: Settings, machine: Machine, dtype: str) -> Iterator[Decision]:
+def _mixed_precision(settings: Settings, machine: Machine, dtype: str) -> Iterator[PlanRow]:
     asked = settings.bf16 is True or (settings.bf16 is None and not settings.fp16 and dtype == "bfloat16")
     possible = _on_gpu(settings, machine) and machine.capable_of(AMPERE)
     why = "" if possible or not asked else "needs a GPU of compute capability 8.0 or later"
-    yield Decision("bf16", _flag(asked), _flag(asked and possible), why)
+    yield PlanRow("bf16", _flag(asked), _flag(asked and possible), why)
     fp16_ok = _on_gpu(settings, machine) and dtype == "float16"
-    yield Decision(
+    yield PlanRow(
         "fp16",
         _flag(settings.fp16),
         _flag(settings.fp16 and fp16_ok),
         "" if fp16_ok or not settings.fp16 else "see dtype",
     )
     tf32 = bool(settings.tf32)
-    yield Decision(
+    yield PlanRow(
         "tf32", _flag(tf32), _flag(tf32 and possible), "" if possible or not tf32 else "needs an Ampere GPU or later"
     )
 
 
-def _attention(settings: Settings, machine: Machine, dtype: str) -> Decision:
+def _attention(settings: Settings, machine: Machine, dtype: str) -> PlanRow:
     asked = settings.attn_implementation or "sdpa"
     if asked != "flash_attention_2":
-        return Decision("attn_implementation", asked, asked)
+        return PlanRow("attn_implementation", asked, asked)
     if not _on_gpu(settings, machine):
         why = "FlashAttention-2 needs a CUDA GPU"
     elif not machine.capable_of(AMPERE):
@@ -218,11 +220,11 @@ def _attention(settings: Settings, machine: Machine, dtype: str) -> Decision:
         why = "neither the `flash-attn` nor the `kernels` package is installed"
     else:
         prebuilt = "" if "flash_attn" in machine.packages else "prebuilt kernel of the `kernels` package"
-        return Decision("attn_implementation", asked, asked, prebuilt)
-    return Decision("attn_implementation", asked, "sdpa", why)
+        return PlanRow("attn_implementation", asked, asked, prebuilt)
+    return PlanRow("attn_implementation", asked, "sdpa", why)
 
 
-def _liger(settings: Settings, machine: Machine) -> Decision:
+def _liger(settings: Settings, machine: Machine) -> PlanRow:
     asked = settings.use_liger_kernel
     why = ""
     if asked and not _on_gpu(settings, machine):
@@ -231,13 +233,13 @@ def _liger(settings: Settings, machine: Machine) -> Decision:
         why = "Liger's kernels need the `triton` package"
     elif asked and "liger_kernel" not in machine.packages:
         why = "the `liger-kernel` package is not installed"
-    return Decision("use_liger_kernel", _flag(asked), _flag(asked and not why), why)
+    return PlanRow("use_liger_kernel", _flag(asked), _flag(asked and not why), why)
 
 
-def _optimizer(settings: Settings, machine: Machine) -> Decision:
+def _optimizer(settings: Settings, machine: Machine) -> PlanRow:
     asked = settings.optim
     if asked not in ("adamw_torch_4bit", "adamw_torch_8bit"):
-        return Decision("optim", asked, asked)
+        return PlanRow("optim", asked, asked)
     why = ""
     if "torchao" not in machine.packages:
         why = "the `torchao` package is not installed"
@@ -245,29 +247,29 @@ def _optimizer(settings: Settings, machine: Machine) -> Decision:
         why = "torchao compiles its step with `triton`, which is not installed"
     elif not _on_gpu(settings, machine) and machine.compiler is None:
         why = "torchao compiles its step with a C++ compiler, and there is none"
-    return Decision("optim", asked, "adamw_torch" if why else asked, why)
+    return PlanRow("optim", asked, "adamw_torch" if why else asked, why)
 
 
-def _quantization(settings: Settings, machine: Machine) -> Decision:
+def _quantization(settings: Settings, machine: Machine) -> PlanRow:
     asked = "4-bit" if settings.load_in_4bit else "8-bit" if settings.load_in_8bit else "none"
     if asked != "none" and "bitsandbytes" not in machine.packages:
-        return Decision("quantization", asked, "none", "the `bitsandbytes` package is not installed")
+        return PlanRow("quantization", asked, "none", "the `bitsandbytes` package is not installed")
     if asked == "4-bit":
         double = " + nested" if settings.use_bnb_nested_quant else ""
         asked = f"4-bit {settings.bnb_4bit_quant_type}{double}"
-    return Decision("quantization", asked, asked)
+    return PlanRow("quantization", asked, asked)
 
 
-def _report(settings: Settings, machine: Machine) -> Decision:
+def _report(settings: Settings, machine: Machine) -> PlanRow:
     """Reporting never asks for a login: wandb without one goes offline."""
     names = [settings.report_to] if isinstance(settings.report_to, str) else settings.report_to or []
     asked = ",".join(names) or "none"
     kept = [name for name in names if name not in ("wandb", "tensorboard") or name in machine.packages]
     if kept != names:
-        return Decision("report_to", asked, ",".join(kept) or "none", "the package is not installed")
+        return PlanRow("report_to", asked, ",".join(kept) or "none", "the package is not installed")
     if "wandb" in names and not (os.environ.get("WANDB_API_KEY") or _has_wandb_login() or os.environ.get("WANDB_MODE")):
-        return Decision("report_to", asked, asked.replace("wandb", "wandb (offline)"), "no wandb login on this machine")
-    return Decision("report_to", asked, asked)
+        return PlanRow("report_to", asked, asked.replace("wandb", "wandb (offline)"), "no wandb login on this machine")
+    return PlanRow("report_to", asked, asked)
 
 
 def _has_wandb_login() -> bool:
@@ -278,9 +280,9 @@ def _has_wandb_login() -> bool:
         return False
 
 
-def _workers(settings: Settings, machine: Machine) -> Decision:
+def _workers(settings: Settings, machine: Machine) -> PlanRow:
     asked = settings.dataset_num_proc or 1
-    return Decision(
+    return PlanRow(
         "dataset_num_proc",
         str(asked),
         str(min(asked, machine.cores)),
@@ -288,14 +290,14 @@ def _workers(settings: Settings, machine: Machine) -> Decision:
     )
 
 
-def _compile(settings: Settings, machine: Machine) -> Decision:
+def _compile(settings: Settings, machine: Machine) -> PlanRow:
     asked = settings.torch_compile
     possible = machine.compiler is not None if not _on_gpu(settings, machine) else "triton" in machine.packages
     why = "" if possible or not asked else "no compiler for `torch.compile`"
-    return Decision("torch_compile", _flag(asked), _flag(asked and possible), why)
+    return PlanRow("torch_compile", _flag(asked), _flag(asked and possible), why)
 
 
-def _remote_code(settings: Settings, allowed: bool) -> Decision:
+def _remote_code(settings: Settings, allowed: bool) -> PlanRow:
     asked = settings.trust_remote_code
     why = "" if allowed or not asked else "only with --allow-remote-code, and these models need none"
-    return Decision("trust_remote_code", _flag(asked), _flag(asked and allowed), why)
+    return PlanRow("trust_remote_code", _flag(asked), _flag(asked and allowed), why)

@@ -81,7 +81,7 @@ class PromptTemplates:
 
     def _render(self, role: str, row: Row) -> str:
         try:
-            return self._templates[role].render(**row)
+            return self._templates[role].render(dict(row))
         except UndefinedError as error:
             raise DataError(self._undefined(error, row), self._place(role, error)) from error
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:

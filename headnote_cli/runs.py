@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,25 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_lines(path: Path, values: Iterable[object]) -> int:
+    """Write JSON lines as they come, each flushed, into `NAME.part`; it gets its name when all are there.
+
+    Returns:
+        How many there were.
+    """
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with part.open("w", encoding="utf-8") as stream:
+        for value in values:
+            stream.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+            stream.flush()
+            count += 1
+        os.fsync(stream.fileno())
+    part.replace(path)
+    return count
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file, None where there is no file.
 
@@ -68,6 +88,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run; a last line that was cut short is left out."""
+    try:
+        lines = (output_dir / METRICS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
 
 
 def seal(folder: Path) -> None:
@@ -106,21 +139,23 @@ def _fault(folder: Path) -> str | None:
 def find_checkpoint(name: str, config: Config) -> Path:
     """The checkpoint folder meant by a path, a name such as `checkpoint-1364`, or `latest`.
 
-    A name is looked up under the config's `output_dir`, then under the newest run beside it that has it.
+    A name is looked up under the config's `output_dir`, then under the newest run beside it that has it; `latest` is
+    the newest whole one of the config's own run.
 
     Raises:
         UnreachableError: It is nowhere; the message lists what there is.
+        DataError: Its manifest names files that are missing or have another size.
     """
     if name != "latest" and Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+        return _sound(Path(name).expanduser())
     output = output_dir(config)
     runs = [output, *_runs_beside(output)]
-    for run in runs:
-        whole = [checkpoint for checkpoint in checkpoints(run) if checkpoint.fault is None]
-        if name == "latest" and whole:
-            return whole[-1].path
-        if name != "latest" and (run / name).is_dir():
-            return run / name
+    whole = [checkpoint for checkpoint in checkpoints(output) if checkpoint.fault is None]
+    if name == "latest" and whole:
+        return whole[-1].path
+    for run in runs if name != "latest" else []:
+        if (run / name).is_dir():
+            return _sound(run / name)
     present = [str(checkpoint.path) for run in runs for checkpoint in checkpoints(run)]
     hint = (
         f"checkpoints found: {', '.join(present)}"
@@ -128,6 +163,14 @@ def find_checkpoint(name: str, config: Config) -> Path:
         else f"no run has a checkpoint yet: run `slds train --config {config.path}`"
     )
     raise UnreachableError(f"there is no checkpoint {name}", str(output), hint)
+
+
+def _sound(folder: Path) -> Path:
+    """A checkpoint as it was sealed, or one of another tool, which has no manifest."""
+    fault = _fault(folder) if (folder / MANIFEST).is_file() else None
+    if fault is not None:
+        raise DataError(f"the checkpoint is not whole: {fault}", str(folder))
+    return folder
 
 
 def _runs_beside(output: Path) -> list[Path]:

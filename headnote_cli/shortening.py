@@ -18,13 +18,18 @@ ABBREVIATIONS = frozenset(
     "art abs al cpv lit let bst ziff ch n nr no e consid c cons bge atf dtf bzw vgl cf cfr z b d h u a p pp s ss ff f "
     "segg sog resp etc dr prof fr chf usw ca seg par para rz cit op a.a.o recte".split()
 )
+# Of these, the ones that a number follows in a citation.
+CITING = frozenset("art abs al cpv ziff ch nr consid e vgl cf cfr".split())
+LOOK_BACK, GAP_COST = 60, 0.8  # candidates between two headings; a number left out, in links of the chain
 # What heads the considerations: the official collection in all languages, then single judgments.
 _LAW = re.compile(
     r"(?:Aus den Erwägungen|Erwägungen|Extrait des considérants|Considérant en droit|Considérants|Dai considerandi|"
     r"Considerandi|Considerando in diritto|Diritto)\s*:?\s+(?=\d)"
 )
 _NUMBER = re.compile(r"(\d{1,2}(?:\.\d{1,2}){0,4})\.?\s+(?=\S)")
-_AFTER_SENTENCE = re.compile(rf"(?:(?<=[.!?:»)\"\]]\s)|(?<=\n)){_NUMBER.pattern}")
+# After a sentence, a line, or a page mark of the official collection (BGE 147 I 89 S. 94).
+_PLACE = r"(?<=[.!?:»)\"\]]\s)|(?<=\n)|(?<= S\. \d )|(?<= S\. \d\d )|(?<= S\. \d\d\d )"
+_AFTER_SENTENCE = re.compile(rf"(?:{_PLACE}){_NUMBER.pattern}")
 _SENTENCE_END = re.compile(r"([\w.)»\]]*)[.!?][»\")\]]*(?=\s)|(?=\n)")
 
 
@@ -63,31 +68,56 @@ def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
 def considerations(text: str) -> list[Consideration]:
     """The numbered considerations of a decision, in order; none where it does not show its structure.
 
-    A number counts as a heading only if it follows the one before as a court counts (2, 2.1, 2.2, 3 …), so that a
-    paragraph's or a date's number inside a sentence is not taken for one. Excerpts may leave some out.
+    A number counts as a heading only in the chain that counts best as a court counts (2, 2.1, 2.2, 3 …), so that a
+    paragraph's or a date's number is not taken for one. Excerpts may leave some out.
     """
     law = _LAW.search(text)
-    if law is None:
-        return []
-    first = _NUMBER.match(text, law.end())
+    first = _NUMBER.match(text, law.end()) if law else None
     if first is None:
         return []
-    found = [(first[1], first.start())]
+    candidates = [(_parts(first[1]), first.start())]
     for match in _AFTER_SENTENCE.finditer(text, first.end()):
-        if _follows(found[-1][0], match[1]):
-            found.append((match[1], match.start()))
-    ends = [start for _, start in found[1:]] + [len(text)]
-    return [Consideration(number, start, end) for (number, start), end in zip(found, ends, strict=True)]
+        word = text[: match.start()].rstrip()[-20:].split()[-1:]
+        if not word or word[0].lstrip("(«").lower().rstrip(".") not in CITING:
+            candidates.append((_parts(match[1]), match.start()))
+    chain = [candidates[index] for index in _best_chain([number for number, _ in candidates])]
+    ends = [start for _, start in chain[1:]] + [len(text)]
+    numbered = [".".join(map(str, number)) for number, _ in chain]
+    return [Consideration(n, start, end) for n, (_, start), end in zip(numbered, chain, ends, strict=True)]
 
 
-def _follows(before: str, after: str) -> bool:
-    """Whether a court would number `after` next, some left out: 2 → 2.1, 2.1 → 2.2 or 2.4, 2.3.1 → 3."""
-    old, new = [int(part) for part in before.split(".")], [int(part) for part in after.split(".")]
+def _parts(number: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in number.split("."))
+
+
+def _best_chain(numbers: list[tuple[int, ...]]) -> list[int]:
+    """Indices of the longest chain from the first number on, each number left out costing most of a link."""
+    best: list[float] = [0.0]
+    before = [-1]
+    for index in range(1, len(numbers)):
+        best.append(float("-inf"))
+        before.append(-1)
+        for other in range(max(0, index - LOOK_BACK), index):
+            gap = _gap(numbers[other], numbers[index])
+            if gap is not None and best[other] + 1 - GAP_COST * gap > best[index]:
+                best[index], before[index] = best[other] + 1 - GAP_COST * gap, other
+    index = max(range(len(best)), key=lambda i: best[i])
+    chain = []
+    while index >= 0:
+        chain.append(index)
+        index = before[index]
+    return chain[::-1]
+
+
+def _gap(old: tuple[int, ...], new: tuple[int, ...]) -> int | None:
+    """How many numbers are left out from one to the next (2 → 2.1: 0, 2.1 → 2.4: 2), None if it cannot be next."""
     if len(new) > len(old) + 1:
-        return False
+        return None
     if len(new) == len(old) + 1:
-        return new[:-1] == old and 1 <= new[-1] <= 3
-    return new[:-1] == old[: len(new) - 1] and 0 < new[-1] - old[len(new) - 1] <= 4
+        left_out = new[-1] - 1 if new[:-1] == old else -1
+    else:
+        left_out = new[-1] - old[len(new) - 1] - 1 if new[:-1] == old[: len(new) - 1] else -1
+    return left_out if 0 <= left_out <= 4 else None
 
 
 def _by_structure(text: str, offsets: Offsets, budget: int) -> str | None:

@@ -143,7 +143,7 @@ def memory_view(checks: list[MemoryCheck]) -> RenderableType:
 def plan_view(plan: Plan) -> RenderableType:
     """What is on, and what this machine does otherwise than asked, and why; settings that are off stay out."""
     table = Table(title="Plan", title_justify="left")
-    rows = [row for row in plan.decisions if row.changed or row.effective not in ("false", "none", "1")]
+    rows = [row for row in plan.settings if row.changed or row.effective not in ("false", "none", "1")]
     explained = any(row.why for row in rows)
     table.add_column("setting", no_wrap=True)
     for column in ("asked", "here", *(("why",) if explained else ())):
@@ -169,8 +169,10 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
         "checkpoint": str(report.checkpoint or "none"),
         "time": duration(report.seconds),
     }
-    if report.checkpoint:
+    if report.checkpoint and (report.checkpoint / "adapter_config.json").is_file():
         rows["next"] = f"slds merge --checkpoint {report.checkpoint.name} --config {config}"
+    elif report.checkpoint:  # full fine-tuning: nothing to merge
+        rows["next"] = f"slds generate --decision FILE.txt --lang de --config {config}"
     return _facts(rows)
 
 

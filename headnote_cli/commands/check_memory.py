@@ -90,7 +90,7 @@ def check_memory(config: Config, gpus: list[str]) -> MemoryCheck:
         settings.max_length or 8192,
         result,
         fits,
-        resolve(settings, machine),
+        resolve(settings, machine, "gemma3" if shapes.family == "gemma" else shapes.family),
     )
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headnote_cli.citations import citations, unsupported
-from headnote_cli.config import Config
+from headnote_cli.config import Config, Overflow
 from headnote_cli.encoding import Encoder
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.language import detect_language
 from headnote_cli.prompts import PromptTemplates
-from headnote_cli.runs import MANIFEST, PROMPTS, merged_models, read_json, record_of
+from headnote_cli.runs import MANIFEST, PROMPTS, checkpoints, merged_models, output_dir, read_json, record_of
 
 MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
 
@@ -60,21 +60,21 @@ class Decision:
     language: str | None
 
 
-def read_decision(path: Path, text: str | None = None) -> Decision:
-    """A decision from a text file (UTF-8, or Latin-1 if it is not), or from `text` already read.
+def read_decision(path: Path, raw: bytes | None = None) -> Decision:
+    """A decision from a text file (UTF-8, or Windows-1252 if it is not), or from bytes already read.
 
     Raises:
         UsageError: There is no such file.
         DataError: It is empty, binary or far too long.
     """
-    if text is None:
+    if raw is None:
         try:
             raw = path.read_bytes()
         except FileNotFoundError as error:
             raise UsageError("there is no such file", str(path)) from error
         except OSError as error:
-            raise DataError(f"cannot be read: {error}", str(path)) from error
-        text = _decoded(raw, path)
+            raise DataError(f"cannot be read: {error.strerror}", str(path)) from error
+    text = _decoded(raw, path)
     if not text.strip():
         raise DataError("the decision is empty", str(path))
     if len(text) > MAX_CHARACTERS:
@@ -88,7 +88,7 @@ def _decoded(raw: bytes, path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return raw.decode("latin-1")
+        return raw.decode("cp1252", errors="replace")
 
 
 @dataclass(frozen=True)
@@ -96,64 +96,79 @@ class ModelChoice:
     """Which model writes, and how it was trained to be prompted."""
 
     name: str
-    base: str
-    adapter: Path | None
+    base: str  # folder or hub id of the weights
+    adapter: Path | None  # a checkpoint to put on them
+    tokenizer: str  # folder or hub id; a checkpoint keeps the tokenizer and chat template that it was trained with
     prompts: Path
     max_length: int | None
-    overflow: Any
+    overflow: Overflow
     overflow_field: str
-    trained: bool
+    trained: bool  # by slds, so that its own record decides
 
 
 def choose_model(config: Config, model: str | None) -> ModelChoice:
-    """The model that `--model` names, else the newest merged one of the config's run.
+    """The model that `--model` names, else the newest one of the config's run that needs no adapter.
 
     Raises:
-        UnreachableError: There is no merged model yet.
+        UnreachableError: There is no such model yet.
     """
-    name = model or _newest_merged(config)
+    name = model or str(_newest_whole_model(config))
     local = config.locate(name)
     folder = local if local is not None and local.is_dir() else None
-    manifest: dict[str, Any] = {}
-    adapter = None
+    record = _record_beside(folder) if folder else {}
+    adapter = folder if folder and (folder / "adapter_config.json").is_file() else None
     base = str(folder) if folder else name
-    prompts = config.path_of("prompts_path") if config.settings.prompts_path else None
-    if folder is not None:
-        manifest = read_json(folder / MANIFEST) or {}
-        if (folder / "adapter_config.json").is_file():
-            adapter = folder
-            manifest = record_of(folder) or {}
-            noted = (read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
-            base = str(manifest.get("base_model") or noted)
-        for candidate in (folder / PROMPTS, folder.parent / PROMPTS):
-            if candidate.is_dir() and (adapter is not None or candidate.parent == folder):
-                prompts = candidate
-                break
-    if prompts is None:
-        raise UsageError("which prompts?", str(config.path), "set `prompts_path`")
+    if adapter is not None:
+        noted = (read_json(adapter / "adapter_config.json") or {}).get("base_model_name_or_path")
+        named = str(record.get("base_model") or noted)
+        base = str(config.locate(named) or named)
+    own_tokenizer = folder is not None and (folder / "tokenizer_config.json").is_file()
     settings = config.settings
     return ModelChoice(
         name,
         base,
         adapter,
-        prompts,
-        manifest.get("max_length", settings.max_length),
-        manifest.get("overflow", settings.overflow),
-        manifest.get("overflow_field", settings.overflow_field),
-        bool(manifest),
+        str(folder) if own_tokenizer else base,
+        _prompts_beside(folder) if record and folder else config.path_of("prompts_path"),
+        record.get("max_length", settings.max_length),
+        record.get("overflow", settings.overflow),
+        record.get("overflow_field", settings.overflow_field),
+        bool(record),
     )
 
 
-def _newest_merged(config: Config) -> str:
+def _record_beside(folder: Path) -> dict[str, Any]:
+    """How a merged model, or the run of a checkpoint, wants to be prompted."""
+    manifest = read_json(folder / MANIFEST) or {}
+    return manifest if "max_length" in manifest else record_of(folder) or {}
+
+
+def _prompts_beside(folder: Path) -> Path:
+    """The templates kept with a merged model, or with the run of a checkpoint.
+
+    Raises:
+        DataError: They are gone.
+    """
+    for candidate in (folder / PROMPTS, folder.parent / PROMPTS):
+        if candidate.is_dir():
+            return candidate
+    raise DataError("the prompts that the model was trained with are gone", str(folder / PROMPTS))
+
+
+def _newest_whole_model(config: Config) -> Path:
     newest = next(merged_models(config), None)
-    if newest is None:
-        raise UnreachableError(
-            "there is no merged model of this config's run yet",
-            str(config.settings.output_dir),
-            f"run `slds train --config {config.path}`, then `slds merge --checkpoint latest --config {config.path}`; "
-            "or name a model with --model",
-        )
-    return str(newest)
+    if newest is not None:
+        return newest
+    if config.settings.output_dir and not config.settings.use_peft:  # full fine-tuning: checkpoints are models
+        whole = [c.path for c in checkpoints(output_dir(config)) if c.fault is None]
+        if whole:
+            return whole[-1]
+    merge = f", then `slds merge --checkpoint latest --config {config.path}`" if config.settings.use_peft else ""
+    raise UnreachableError(
+        "there is no finished model of this config's run yet",
+        str(config.settings.output_dir),
+        f"run `slds train --config {config.path}`{merge}; or name a model with --model",
+    )
 
 
 def generate(
@@ -176,15 +191,14 @@ def generate(
     choice = choose_model(config, model)
     emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
 
-    from headnote_cli.engine.base import BaseModel, load_tokenizer, model_class_of
+    from headnote_cli.engine.base import base_of, load_model_config, load_tokenizer
     from headnote_cli.engine.generation import Sampling, Writer
     from headnote_cli.engine.loading import this_machine
     from headnote_cli.hardware import resolve
 
-    plan = resolve(config.settings, this_machine())
-    named = BaseModel(choice.base, "AutoModelForCausalLM")
-    base = BaseModel(choice.base, model_class_of(named))
-    tokenizer = load_tokenizer(base, config if not choice.trained else None)
+    base = base_of(choice.base)
+    plan = resolve(config.settings, this_machine(), load_model_config(base).model_type)
+    tokenizer = load_tokenizer(replace(base, name=choice.tokenizer), config if not choice.trained else None)
     encoder = Encoder(
         tokenizer, PromptTemplates(choice.prompts), choice.max_length, choice.overflow, choice.overflow_field
     )

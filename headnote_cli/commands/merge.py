@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,18 +86,24 @@ def merge(
     _require_adapter(adapter)
     target = output or _default_output(config, adapter, checkpoint)
     _require_free(target, adapter, force)
+    record = record_of(adapter) or {}
+    prompts = _prompts(config, adapter)
 
     from headnote_cli.engine.base import BaseModel
     from headnote_cli.engine.merging import merge as merge_models
 
-    record = record_of(adapter) or {}
     base = BaseModel(_base_name(config, adapter, record), record.get("model_class") or settings.model_class)
-    pending = target.with_name(f".{target.name}.{os.getpid()}.pending") if target.exists() else target
-    result = merge_models(base, adapter, pending, dtype, list(PROBES) if verify else [], emit)
-    _describe(config, record, adapter, base.name, pending)
-    if pending != target:
-        emit(Note(f"the earlier output now lies in {set_aside(target)}"))
-        pending.rename(target)
+
+    def finish(folder: Path) -> None:
+        """Complete the folder, then give it its name."""
+        if prompts is not None:
+            copy_prompts(prompts, folder / PROMPTS)
+        write_json(folder / MANIFEST, _manifest(config, record, adapter, base.name))
+        if target.exists():
+            emit(Note(f"the earlier output now lies in {set_aside(target)}"))
+        folder.rename(target)
+
+    result = merge_models(base, adapter, target, dtype, list(PROBES) if verify else [], finish, emit)
     check = result.verification
     return MergeReport(
         base.name,
@@ -133,6 +138,8 @@ def _default_output(config: Config, adapter: Path, checkpoint: str | None) -> Pa
 def _require_free(target: Path, adapter: Path, force: bool) -> None:
     if target.resolve() == adapter.resolve() or adapter.resolve() in target.resolve().parents:
         raise UsageError("the output lies inside the checkpoint", str(target), "choose another --output")
+    if target.resolve() in adapter.resolve().parents:
+        raise UsageError("the output is a folder that the checkpoint lies in", str(target), "choose another --output")
     if target.exists() and not force:
         raise UsageError("the output exists already", str(target), "choose another --output, or --force to replace it")
 
@@ -148,17 +155,16 @@ def _base_name(config: Config, adapter: Path, record: dict[str, Any]) -> str:
     return str(local) if local else str(name)
 
 
-def _describe(config: Config, record: dict[str, Any], adapter: Path, base: str, folder: Path) -> None:
-    """What the model was made of and how it wants to be prompted, beside its weights."""
-    settings = config.settings
-    prompts = adapter.parent / PROMPTS
-    if prompts.is_dir():
-        copy_prompts(prompts, folder / PROMPTS)
-    elif settings.prompts_path:
-        copy_prompts(config.path_of("prompts_path"), folder / PROMPTS)
+def _prompts(config: Config, adapter: Path) -> Path | None:
+    """The templates of the adapter's run, else the config's."""
+    kept = adapter.parent / PROMPTS
+    if kept.is_dir():
+        return kept
+    return config.path_of("prompts_path") if config.settings.prompts_path else None
+
+
+def _manifest(config: Config, record: dict[str, Any], adapter: Path, base: str) -> dict[str, Any]:
+    """What the model was made of, and how it wants to be prompted."""
     keys = ("model_class", "max_length", "overflow", "overflow_field")
-    write_json(
-        folder / MANIFEST,
-        {key: record.get(key, getattr(settings, key)) for key in keys}
-        | {"base_model": base, "adapter": str(adapter), "run": record.get("data"), "merged": now()},
-    )
+    described = {key: record.get(key, getattr(config.settings, key)) for key in keys}
+    return described | {"base_model": base, "adapter": str(adapter), "data": record.get("data"), "merged": now()}

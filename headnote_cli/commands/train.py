@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +28,10 @@ from headnote_cli.runs import (
     now,
     output_dir,
     read_json,
+    read_metrics,
     set_aside,
     write_json,
+    write_text,
 )
 
 if TYPE_CHECKING:
@@ -96,9 +99,10 @@ def train(
     """
     from headnote_cli.engine.base import base_model, load_model_config, load_tokenizer
     from headnote_cli.engine.loading import main_process_first, this_machine
+    from headnote_cli.engine.training import check_arguments
 
     folder = output_dir(config)
-    base = base_model(config)
+    base = base_model(config, allow_remote_code)
     model_type = load_model_config(base).model_type
     plan = resolve(config.settings, this_machine(), model_type, allow_remote_code)
     if strict:
@@ -110,17 +114,22 @@ def train(
         if record.get("state") == "finished" and not dry_run:
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
             return report_of(folder, record, plan)
-    base = base_model(config, plan)
+    check_arguments(config.settings, plan, folder)
+    if config.settings.save_strategy == "no":
+        emit(Note("`save_strategy: no`: nothing of what is learnt will be kept", warning=True))
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder = encoder_for(config, templates, load_tokenizer(base, config))
     encoder.turn_end_id()  # refuses a template that would never teach the model to stop
     with main_process_first(plan) as is_main:
         splits = _prepared(config, encoder, plan, skip_bad_rows, emit)
+    if resume and record is not None and not dry_run:
+        _require_same_rows(record, splits, folder)
     if dry_run:
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
     with main_process_first(plan) as is_main:
         start_from = _starting_point(folder, resume, emit) if is_main else _newest_whole(folder)
-    return _run(config, plan, base, encoder, splits, start_from, emit, is_main)
+    started = str(record["started"]) if start_from and record else now()
+    return _run(config, plan, base, encoder, splits, start_from, emit, is_main, started)
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,8 @@ def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool,
         hint = "raise `max_length`, or set `overflow: structure`"
         raise DataError("no row is left to train on", str(config.settings.dataset_name), hint)
     evaluation = split("eval") if config.settings.eval_strategy != "no" else None
+    if evaluation is not None and not len(evaluation.dataset):
+        raise DataError("no row is left to evaluate on", str(config.settings.dataset_name), "set `eval_strategy: no`")
     for warning in leak_warnings(config):
         emit(Note(warning, warning=True))
     return _Splits(train, evaluation)
@@ -166,6 +177,17 @@ def _require_same_run(config: Config, record: Mapping[str, Any], folder: Path) -
             f"the config is not the one of the run in this folder: {'; '.join(changed)}",
             str(folder),
             "set another `output_dir`, undo the change, or start afresh with --no-resume (the old run is set aside)",
+        )
+
+
+def _require_same_rows(record: Mapping[str, Any], splits: _Splits, folder: Path) -> None:
+    """A resumed run must see the rows, prompts and tokenizer that it began with."""
+    before = record.get("data", {}).get("fingerprint")
+    if before != splits.train.fingerprint:
+        raise UsageError(
+            "the rows, the prompts or the tokenizer are not those that the run in this folder began with",
+            str(folder),
+            "undo the change, set another `output_dir`, or start afresh with --no-resume (the old run is set aside)",
         )
 
 
@@ -190,6 +212,9 @@ def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | 
     """The newest whole checkpoint; half-written ones are set aside, or the whole folder if nothing is to be resumed."""
     if not resume:
         if folder.is_dir() and any(folder.iterdir()):
+            if not (folder / RECORD).is_file() and not checkpoints(folder):
+                hint = "choose another `output_dir`; only runs are set aside"
+                raise UsageError("the folder is not empty, and holds no run of slds", str(folder), hint)
             emit(Note(f"the earlier run now lies in {set_aside(folder)}"))
         return None
     for checkpoint in checkpoints(folder):
@@ -203,9 +228,15 @@ def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | 
     whole = _newest_whole(folder)
     if whole is not None:
         emit(Note(f"resuming from {whole.path}"))
-    elif (folder / METRICS).is_file():
-        (folder / METRICS).unlink()  # of a run that saved nothing
+    _forget_steps_after(whole.step if whole else 0, folder)
     return whole
+
+
+def _forget_steps_after(step: int, folder: Path) -> None:
+    """Steps that a resumed run will do again are taken out of its metrics."""
+    lines = read_metrics(folder)
+    if lines:
+        write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
 
 def _newest_whole(folder: Path) -> Checkpoint | None:
@@ -221,12 +252,13 @@ def _run(
     start: Checkpoint | None,
     emit: Listener,
     is_main: bool,
+    started: str,
 ) -> TrainingReport:
     from headnote_cli.engine.training import TrainingJob
     from headnote_cli.engine.training import train as run_trainer
 
     folder = output_dir(config)
-    record = _record(config, plan, base, encoder, splits)
+    record = _record(config, plan, base, encoder, splits) | {"started": started}
 
     def keep(state: str, **more: Any) -> dict[str, Any]:
         kept = record | {"state": state} | more
@@ -253,12 +285,17 @@ def _run(
     except BaseException as error:
         keep("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", ended=now())
         raise
-    return report_of(folder, keep("finished", ended=now(), **_metrics(result)), plan)
+    return report_of(folder, keep("finished", ended=now(), **_metrics(result, folder)), plan)
 
 
-def _metrics(result: TrainingResult) -> dict[str, Any]:
+def _metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
+    """The last word on a run. The training loss is the mean of all logged ones, those before a resume too."""
     values = asdict(result) | {"checkpoint": result.checkpoint and str(result.checkpoint)}
-    return {"model": values.pop("model"), "metrics": values}
+    losses = [line["loss"] for line in read_metrics(folder) if "loss" in line]
+    return {
+        "model": values.pop("model"),
+        "metrics": values | {"train_loss": sum(losses) / len(losses) if losses else result.train_loss},
+    }
 
 
 def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Splits) -> dict[str, Any]:
@@ -279,7 +316,6 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "data": {"dataset_name": settings.dataset_name, "fingerprint": splits.train.fingerprint} | splits.train.summary,
         "packages": {name: _version(name) for name in STORED_PACKAGES},
         "seed": settings.seed,
-        "started": now(),
     }
 
 

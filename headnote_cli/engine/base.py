@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from headnote_cli.config import Config
 from headnote_cli.data import unreachable
 from headnote_cli.errors import ConfigError, SldsError
-from headnote_cli.hardware import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class BaseModel:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
 
-def base_model(config: Config, plan: Plan | None = None) -> BaseModel:
+def base_model(config: Config, allow_remote_code: bool = False) -> BaseModel:
     """The model that a config names.
 
     Raises:
@@ -43,19 +42,23 @@ def base_model(config: Config, plan: Plan | None = None) -> BaseModel:
         str(local) if local else name,
         config.settings.model_class,
         config.settings.model_revision,
-        bool(plan and plan.is_on("trust_remote_code")),
+        config.settings.trust_remote_code and allow_remote_code,
     )
 
 
 @contextmanager
 def reaching(kind: str, name: str) -> Iterator[None]:
-    """Turn what the hub client raises into one message."""
+    """Turn what the libraries raise into one message: not to be had, or not to be used as asked."""
     try:
         yield
     except SldsError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
         raise unreachable(error, kind, name) from error
+    except (ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            f"the {kind} cannot be loaded as asked: {str(error).strip().splitlines()[0]}", name
+        ) from error
 
 
 def load_model_config(base: BaseModel) -> Any:
@@ -90,8 +93,9 @@ def _chat_template(config: Config, base: BaseModel) -> str:
     return str(other.chat_template)
 
 
-def model_class_of(base: BaseModel) -> str:
-    """The Auto class that loads a model, by its architecture's name."""
-    architectures = load_model_config(base).architectures or []
-    multimodal = any(name.endswith("ForConditionalGeneration") for name in architectures)
-    return "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
+def base_of(name: str) -> BaseModel:
+    """A model by its name alone; its architecture tells the Auto class that loads it."""
+    text_only = BaseModel(name, "AutoModelForCausalLM")
+    architectures = load_model_config(text_only).architectures or []
+    multimodal = any(architecture.endswith("ForConditionalGeneration") for architecture in architectures)
+    return dataclasses.replace(text_only, model_class="AutoModelForImageTextToText") if multimodal else text_only

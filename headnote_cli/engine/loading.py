@@ -75,16 +75,15 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
             # 4-bit weights are packed on the device that will use them.
             options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
-    if settings.load_in_4bit and not quantized_layers(model):
-        raise ConfigError("`load_in_4bit: true` was asked for, and after loading no layer is 4-bit", base.name)
+    if (settings.load_in_4bit or settings.load_in_8bit) and not quantized_layers(model):
+        raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)
     return model
 
 
 def quantized_layers(model: torch.nn.Module) -> list[str]:
-    """Names of the 4-bit linear layers."""
-    import bitsandbytes
-
-    return [name for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    """Names of the 4-bit and 8-bit linear layers."""
+    kinds = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes, which need not be installed
+    return [name for name, module in model.named_modules() if type(module).__name__ in kinds]
 
 
 def weight_bytes(model: torch.nn.Module) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 
 from headnote_cli.engine.base import BaseModel, load_model_config, load_tokenizer, reaching
 from headnote_cli.engine.loading import load_model, torch_dtype, with_adapter
@@ -58,11 +60,18 @@ class MergeResult:
 
 
 def merge(
-    base: BaseModel, adapter: Path, output: Path, dtype: str | None, probes: list[str], emit: Listener
+    base: BaseModel,
+    adapter: Path,
+    output: Path,
+    dtype: str | None,
+    probes: list[str],
+    finish: Callable[[Path], None],
+    emit: Listener,
 ) -> MergeResult:
-    """Write the merged model into `output`, which must not exist; a killed merge leaves nothing under that name.
+    """Write the merged model beside `output`; only when all is written and flushed does it get that name.
 
     Args:
+        finish: Completes the folder that it is given, and renames it to `output`.
         dtype: Of the merged weights; None is the base's own.
         probes: Texts on which to compare logits, none to leave that out.
 
@@ -79,9 +88,9 @@ def merge(
     inputs = [tokenizer(text, return_tensors="pt") for text in probes]
     expected = [_logits(with_lora, batch) for batch in inputs]
     merged = with_lora.merge_and_unload()
-    total = len(merged.state_dict())
+    for leftover in output.parent.glob(f".{output.name}.*.tmp"):  # of merges that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -94,13 +103,14 @@ def merge(
                 str(output),
                 "nothing was written",
             )
+        written = _tensor_count(temporary)
         _flush(temporary)
-        temporary.rename(output)
+        finish(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    return MergeResult(total - len(merged_names), len(merged_names), size, name, verification)
+    return MergeResult(written - len(merged_names), len(merged_names), size, name, verification)
 
 
 def _own_dtype(base: BaseModel) -> str:
@@ -112,8 +122,17 @@ def _own_dtype(base: BaseModel) -> str:
 
 def _touched(model: PeftModel) -> set[str]:
     """The weights that the adapter changes."""
-    marks = (".base_layer.", ".original_module.")
+    marks = (".base_layer.weight", ".original_module.")
     return {name for name in model.state_dict() if any(mark in name for mark in marks)}
+
+
+def _tensor_count(folder: Path) -> int:
+    """Tensors in the folder's weight files; tied ones stand there once."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            total += len(weights.keys())
+    return total
 
 
 @torch.inference_mode()

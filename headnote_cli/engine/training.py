@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from headnote_cli.engine.loading import load_for_training, lora_config, quantize
 from headnote_cli.errors import ConfigError, ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Listener, Note, Saved, StepDone, TrainingStarted
 from headnote_cli.hardware import Plan
-from headnote_cli.runs import METRICS, checkpoints, seal
+from headnote_cli.runs import METRICS, checkpoints, read_metrics, seal
 
 disable_progress_bar()
 
@@ -90,10 +91,10 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     model = load_for_training(job.base, job.settings, job.plan)
     layers, size = len(quantized_layers(model)), weight_bytes(model)
     if layers:
-        emit(Note(f"4-bit layers counted after loading: {layers}; weights {size / 2**20:,.0f} MiB"))
+        emit(Note(f"quantized layers counted after loading: {layers}; weights {size / 2**20:,.0f} MiB"))
     trainer = CompletionTrainer(
         model=model,
-        args=_arguments(job),
+        args=training_arguments(job.settings, job.plan, job.output_dir),
         train_dataset=job.train_rows,
         eval_dataset=job.eval_rows,
         processing_class=job.tokenizer,
@@ -109,7 +110,9 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     )
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
-    reporter = _Reporter(job.output_dir, emit)
+    trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
+    trainer._total_train_tokens = trained_before if job.resume_from else 0
+    reporter = _Reporter(job.output_dir, emit, trainer._total_train_tokens)
     trainer.add_callback(reporter)
     with _stopping_on_signals(reporter, emit):
         outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
@@ -174,12 +177,12 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Turns the Trainer's callbacks into events, metrics lines and sealed checkpoints."""
 
-    def __init__(self, output_dir: Path, emit: Listener) -> None:
+    def __init__(self, output_dir: Path, emit: Listener, tokens: int) -> None:
         self.output_dir = output_dir
         self.emit = emit
         self.stop_signal: int | None = None
         self.eval_loss: float | None = None
-        self.tokens = 0
+        self.tokens = tokens
         self._started = self._last = time.monotonic()
         self._first_step = 0
 
@@ -206,11 +209,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def _step(self, state: TrainerState, logs: dict[str, Any]) -> StepDone:
         moment = time.monotonic()
         tokens = int(logs.get("num_tokens", 0))
-        rate = (
-            (tokens - self.tokens) / max(moment - self._last, 1e-9)
-            if self.tokens
-            else tokens / max(moment - self._started, 1e-9)
-        )
+        rate = (tokens - self.tokens) / max(moment - self._last, 1e-9)
         self.tokens, self._last = tokens, moment
         done = state.global_step - self._first_step
         left = (moment - self._started) / max(done, 1) * (state.max_steps - state.global_step)
@@ -264,9 +263,17 @@ def _interruption(number: int, checkpoint: Path | None) -> Interrupted:
     return Interrupted(f"stopped; {where}", hint="the same command goes on from there", exit_code=code)
 
 
-def _arguments(job: TrainingJob) -> SFTConfig:
+def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> None:
+    """Let TRL check its own keys before anything is loaded.
+
+    Raises:
+        ConfigError: Keys that contradict each other, in the library's words.
+    """
+    training_arguments(settings, plan, output_dir)
+
+
+def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTConfig:
     """The config's training keys for TRL, with the plan's answers in place of what cannot be done here."""
-    settings, plan = job.settings, job.plan
     names = {field.name for field in dataclasses.fields(SFTConfig)}
     values = {name: getattr(settings, name) for name in settings.model_fields_set & names}
     checkpointing = values.pop("gradient_checkpointing", settings.gradient_checkpointing)
@@ -279,7 +286,7 @@ def _arguments(job: TrainingJob) -> SFTConfig:
     if not plan.is_on("tf32"):
         values.pop("tf32", None)
     values.update(
-        output_dir=str(job.output_dir),
+        output_dir=str(output_dir),
         resume_from_checkpoint=None,
         optim=plan.effective("optim"),
         report_to=plan.effective("report_to").replace(" (offline)", "").split(","),
@@ -292,10 +299,11 @@ def _arguments(job: TrainingJob) -> SFTConfig:
         dataloader_pin_memory=plan.effective("device") == "cuda" and settings.dataloader_pin_memory,
     )
     if "(offline)" in plan.effective("report_to"):
-        import os
-
         os.environ["WANDB_MODE"] = "offline"
-    return SFTConfig(**values)
+    try:
+        return SFTConfig(**values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the training keys do not go together: {error}") from error
 
 
 def _adapters_in_float32(model: torch.nn.Module) -> None:

@@ -47,7 +47,7 @@ def card(text: str) -> Card:
         UsageError: It is neither a known name nor a size.
     """
     size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|G)\s*", text, re.IGNORECASE)
-    if size:
+    if size and len(size[1]) <= 9:
         unit = 10**9 if size[2].lower() == "gb" else GIB
         return Card(text.strip(), int(float(size[1]) * unit))
     key = re.sub(r"[\s_-]", "", text).lower()

@@ -61,7 +61,8 @@ def estimate(shapes: Shapes, settings: Settings, batch: int | None = None, on_gp
         batch: Rows a step on one device, instead of the config's.
         on_gpu: Count the CUDA context.
     """
-    tokens = (batch or settings.per_device_train_batch_size) * sequence_length(settings)
+    rows = batch or settings.per_device_train_batch_size
+    tokens = rows * sequence_length(settings)
     width = WIDTH[load_dtype(settings)]
     trainable = trainable_parameters(shapes, settings)
     fixed = {
@@ -76,7 +77,7 @@ def estimate(shapes: Shapes, settings: Settings, batch: int | None = None, on_gp
         "loss": {"activations": stored, "logits": logits(shapes, settings, tokens)},
         "backward of one layer": {
             "activations": stored,
-            "one layer": live_layer(shapes, settings, tokens) + eager_scores(shapes, settings),
+            "one layer": live_layer(shapes, settings, tokens) + eager_scores(shapes, settings, rows),
             "gradients": gradients if settings.use_peft else 0,
         },
         "end of backward": {"gradients": gradients, "one layer": live_layer(shapes, settings, tokens)},
@@ -148,12 +149,11 @@ def live_layer(shapes: Shapes, settings: Settings, tokens: int) -> int:
     return math.ceil(factor * tokens * per_token)
 
 
-def eager_scores(shapes: Shapes, settings: Settings) -> int:
+def eager_scores(shapes: Shapes, settings: Settings, rows: int) -> int:
     """Eager attention holds scores and probabilities, (heads, seq, seq) a row, in float32 and at the load dtype."""
     if settings.attn_implementation != "eager":
         return 0
     length = sequence_length(settings)
-    rows = settings.per_device_train_batch_size
     return rows * shapes.heads * length * length * (4 + WIDTH[load_dtype(settings)])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.errors import ConfigError
+from headnote_cli.errors import ConfigError, UnreachableError
 from headnote_cli.runs import read_json
 
 # A Llama-like decoder: q, k, v, o, gate, up and down projections. What other families add is named below.
@@ -20,6 +20,10 @@ FAMILIES = {
     "qwen2": "llama",
     "qwen3": "llama",
     "smollm3": "llama",
+}
+# What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.
+DEFAULTS: dict[str, dict[str, int]] = {
+    "gemma3": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208},
 }
 NORMS_PER_LAYER = {"gemma": 4, "llama": 2}
 
@@ -108,7 +112,8 @@ def shapes_of(name: str, folder: Path | None) -> Shapes:
         folder: Its local folder, if there is one; its `config.json` wins.
 
     Raises:
-        ConfigError: The model is not known, or its config lacks a size.
+        UnreachableError: The model is not known.
+        ConfigError: Its config lacks a size.
     """
     if folder is not None:
         config = read_json(folder / "config.json" if folder.is_dir() else folder)
@@ -120,9 +125,10 @@ def shapes_of(name: str, folder: Path | None) -> Shapes:
     cached = _cached_config(name)
     if cached is not None:
         return from_config(name, cached)
-    raise ConfigError(
-        f"the sizes of {name} are not known here",
-        hint=f"bundled: {', '.join(BUNDLED)}; or set `model_name_or_path` to a local folder with a config.json",
+    raise UnreachableError(
+        f"the sizes of {name} are not known here, and its config.json cannot be reached",
+        hint=f"bundled: {', '.join(BUNDLED)}; if it is gated, ask for access and run `hf auth login`; "
+        "or set `model_name_or_path` to a local folder with a config.json",
     )
 
 
@@ -144,13 +150,17 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
         ConfigError: The model type is not known, or a size is missing.
     """
     text = config.get("text_config", config)
+    vision = config.get("vision_config")
+    if not isinstance(text, Mapping) or not isinstance(vision, Mapping | None):
+        raise ConfigError("its config.json is not a model's", name)
+    text = DEFAULTS.get(str(config.get("model_type")), {}) | dict(text)
     model_type = str(config.get("model_type"))
     family = FAMILIES.get(model_type)
     if family is None:
         raise ConfigError(f"model type `{model_type}` is not known; known: {', '.join(FAMILIES)}", name)
     try:
         heads, hidden = _size(text, "num_attention_heads"), _size(text, "hidden_size")
-        vision = _vision(config["vision_config"], hidden) if "vision_config" in config else (0, 0)
+        vision_sizes = _vision(vision, hidden) if vision is not None else (0, 0)
         return Shapes(
             name=name,
             family=family,
@@ -162,8 +172,8 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
             mlp=_size(text, "intermediate_size"),
             vocabulary=_size(text, "vocab_size"),
             tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", family == "gemma"))),
-            vision_linear=vision[0],
-            other=vision[1],
+            vision_linear=vision_sizes[0],
+            other=vision_sizes[1],
         )
     except KeyError as error:
         raise ConfigError(f"its config.json lacks {error.args[0]}", name) from error

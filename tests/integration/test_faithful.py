@@ -60,14 +60,13 @@ def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[...,
         from headnote_cli.hardware import resolve
 
         config = load_config(tiny_training(**keys))
-        plan = resolve(config.settings, this_machine())
-        base = base_model(config, plan)
+        plan = resolve(config.settings, this_machine(), "gemma3_text")
+        base = base_model(config)
         encoder = encoder_for(config, PromptTemplates(PROMPTS), load_tokenizer(base))
         rows = prepare(load_split(config, "train"), encoder, workers=1).dataset.select(range(8))
-        job = training.TrainingJob(base, config.settings, plan, encoder.tokenizer, rows, None, tmp_path / "run")
         built = training.CompletionTrainer(
             model=load_for_training(base, config.settings, plan),
-            args=training._arguments(job),
+            args=training.training_arguments(config.settings, plan, tmp_path / "run"),
             train_dataset=rows,
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config.settings, plan),

@@ -141,6 +141,10 @@ def test_full_fine_tuning_and_plain_lora_train_too(tiny_training: Callable[..., 
     result = slds("merge", "--checkpoint", "latest", "--config", full)
     assert result.exit_code == 2
     assert "whole model" in result.stderr
+    decision = tmp_path / "d.txt"
+    decision.write_text("Erwägungen 1. Streitig ist Art. 41 OR.", encoding="utf-8")
+    written = slds("generate", "--decision", decision, "--lang", "de", "--config", full, "--max-new-tokens", 3)
+    assert written.exit_code == 0, written.stderr
     lora = tiny_training(load_in_4bit=False, max_steps=2, output_dir=str(tmp_path / "lora"))
     assert slds_json("train", "--config", lora)["steps"] == 2
 

@@ -176,7 +176,8 @@ def test_merge_wants_a_checkpoint(write_config: Callable[..., Path]) -> None:
 
 def test_generate_without_a_merged_model_says_what_to_run(write_config: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("Sachverhalt", encoding="utf-8")
-    fails(4, "slds merge", "generate", "--decision", tmp_path / "d.txt", "--lang", "de", "--config", write_config())
+    config = write_config(use_peft=True)
+    fails(4, "slds merge", "generate", "--decision", tmp_path / "d.txt", "--lang", "de", "--config", config)
 
 
 @pytest.mark.parametrize(

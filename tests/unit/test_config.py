@@ -176,7 +176,7 @@ def test_set_reaches_into_a_mapping_and_is_checked_like_the_file(tmp_path: Path)
         ("- a list\n", "`key: value` lines"),
         ("a: [\n", "not valid YAML"),
         ("extends: nowhere.yaml\n", "there is no file nowhere.yaml"),
-        ("? [1, 2]\n: 3\n", "not text"),
+        ("? [1, 2]\n: 3\n", "a key is not text"),
         ("gradient_checkpointing_kwargs: {a: 1, a: 2}\n", "`a` is given twice"),
         ("learning_rate: .nan\n", "`learning_rate: nan` is not a number"),
     ],

@@ -93,7 +93,7 @@ def test_progress_is_live_in_a_terminal_and_plain_lines_elsewhere(capsys: pytest
     plain.listen(TrainingStarted(10, 0))
     plain.listen(step)
     plain.close()
-    assert capsys.readouterr().err == "step 3/10 · loss 1.5000 · lr 1.0e-04 · 250 tok/s · 1:15 left\n"
+    assert capsys.readouterr().err == "step 3/10 · loss 1.5000 · lr 1.0e-04 · grad 0.20 · 250 tok/s · 1:15 left\n"
 
 
 def test_sizes_and_durations_for_people() -> None:

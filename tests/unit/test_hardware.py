@@ -46,11 +46,11 @@ def test_a_gpu_before_ampere_computes_in_float32_without_flash_attention(
 
 
 def test_the_weakest_of_several_gpus_decides(recipe: Settings) -> None:
-    assert resolve(recipe, machine((8, 0), (7, 5))).effective("attn_implementation") == "sdpa"
+    assert resolve(recipe, machine((8, 0), (7, 5)), "gemma3").effective("attn_implementation") == "sdpa"
 
 
 def test_a_cpu_trains_in_float32_without_gpu_kernels(recipe: Settings) -> None:
-    plan = resolve(recipe, machine())
+    plan = resolve(recipe, machine(), "gemma3")
     expected = {
         "device": "cpu",
         "dtype": "float32",
@@ -78,12 +78,12 @@ def test_a_cpu_trains_in_float32_without_gpu_kernels(recipe: Settings) -> None:
     ],
 )
 def test_a_missing_package_is_told(recipe: Settings, missing: set[str], setting: str, effective: str) -> None:
-    plan = resolve(recipe, machine((8, 0), packages=ALL - missing))
+    plan = resolve(recipe, machine((8, 0), packages=ALL - missing), "gemma3")
     assert plan.effective(setting) == effective
 
 
 def test_torchaos_optimizer_needs_a_compiler_on_a_cpu(recipe: Settings) -> None:
-    assert resolve(recipe, machine(compiler=None)).effective("optim") == "adamw_torch"
+    assert resolve(recipe, machine(compiler=None), "gemma3").effective("optim") == "adamw_torch"
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((8, 0), "bfloat16"), ((7, 5), "float32")])
@@ -108,7 +108,9 @@ def test_gemma_3_is_never_computed_in_float16(
 def test_the_load_dtype_is_always_explicit(
     write_config: Callable[..., Path], keys: dict[str, Any], effective: str
 ) -> None:
-    assert resolve(load_config(write_config(**keys)).settings, machine((8, 0))).effective("dtype") == effective
+    assert (
+        resolve(load_config(write_config(**keys)).settings, machine((8, 0)), "gemma3").effective("dtype") == effective
+    )
 
 
 def test_wandb_without_a_login_goes_offline(
@@ -118,16 +120,16 @@ def test_wandb_without_a_login_goes_offline(
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert resolve(settings, machine()).effective("report_to") == "wandb (offline)"
-    assert resolve(settings, machine(packages=ALL - {"wandb"})).effective("report_to") == "none"
+    assert resolve(settings, machine(), "gemma3").effective("report_to") == "wandb (offline)"
+    assert resolve(settings, machine(packages=ALL - {"wandb"}), "gemma3").effective("report_to") == "none"
     monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert resolve(settings, machine()).effective("report_to") == "wandb"
+    assert resolve(settings, machine(), "gemma3").effective("report_to") == "wandb"
 
 
 def test_remote_code_only_with_the_option(write_config: Callable[..., Path]) -> None:
     settings = load_config(write_config(trust_remote_code=True)).settings
-    assert not resolve(settings, machine()).is_on("trust_remote_code")
-    assert resolve(settings, machine(), allow_remote_code=True).is_on("trust_remote_code")
+    assert not resolve(settings, machine(), "gemma3").is_on("trust_remote_code")
+    assert resolve(settings, machine(), "gemma3", allow_remote_code=True).is_on("trust_remote_code")
 
 
 def test_this_machine_is_detected_without_torch() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headnote_cli.config import Settings, load_config
-from headnote_cli.errors import ConfigError, UsageError
+from headnote_cli.errors import ConfigError, UnreachableError, UsageError
 from headnote_cli.memory.cards import GIB, card, usual_cards
 from headnote_cli.memory.estimate import NF4_DOUBLE, estimate, largest_batch, trainable_parameters, weights
 from headnote_cli.memory.shapes import BUNDLED, GEMMA_3_4B, from_config, shapes_of
@@ -83,7 +83,7 @@ def test_cards_by_name_and_by_size() -> None:
 
 def test_unknown_models_are_named_and_never_guessed() -> None:
     assert "google/gemma-3-4b-it" in BUNDLED
-    with pytest.raises(ConfigError, match="not known here"):
+    with pytest.raises(UnreachableError, match="not known here"):
         shapes_of("nobody/nothing", None)
     with pytest.raises(ConfigError, match="model type `t5` is not known"):
         from_config("t5", {"model_type": "t5"})
