@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import hashlib
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,16 @@ from jinja2 import (
     UndefinedError,
 )
 from jinja2.meta import find_undeclared_variables
+from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
 from headnote_cli.errors import ConfigError, DataError
 
 ROLES = ("system", "user", "assistant")
+RENDER_SECONDS = 10.0  # a real row takes less than a millisecond
+# What a template may raise on a row: Jinja's own errors, and those of the Python beneath.
+FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+LARGEST_NUMBER_BITS, LONGEST_TEXT = 10_000, 10**7
 Row = Mapping[str, Any]
 Message = dict[str, str]
 
@@ -33,6 +42,66 @@ class Conversation:
 
     prompt: list[Message]
     completion: list[Message]
+
+
+class _Environment(SandboxedEnvironment):
+    """Jinja's sandbox, in which products and powers stay small enough to be computed at once."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+            too_large = bits > LARGEST_NUMBER_BITS
+        else:
+            sizes = [len(side) if isinstance(side, Sized) else abs(side) for side in (left, right)]
+            too_large = operator == "*" and sizes[0] * sizes[1] > LONGEST_TEXT
+        if too_large:
+            raise OverflowError(f"the result of `{operator}` would be too large")
+        return super().call_binop(context, operator, left, right)
+
+
+class _TooLongError(Exception):
+    """A template did not come to an end."""
+
+
+class _Watchdog:
+    """Ends renderings that take too long, in whatever thread they run.
+
+    A loop in a template is Python code, so an exception that another thread sets there is met at its next step
+    (`PyThreadState_SetAsyncExc`, Python/C API).
+    """
+
+    def __init__(self) -> None:
+        self._deadlines: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        thread = threading.get_ident()
+        with self._lock:
+            self._deadlines[thread] = time.monotonic() + seconds
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._watch, daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._deadlines[thread]
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(0.25)
+            with self._lock:
+                for thread, deadline in self._deadlines.items():
+                    if time.monotonic() > deadline:
+                        error = ctypes.py_object(_TooLongError)
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
+
+
+_WATCHDOG = _Watchdog()
 
 
 class PromptTemplates:
@@ -48,7 +117,7 @@ class PromptTemplates:
             ConfigError: A template is missing or is not valid Jinja.
         """
         self.folder = folder
-        environment = SandboxedEnvironment(loader=FileSystemLoader(folder), undefined=StrictUndefined)
+        environment = _Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined)
         try:
             self._templates = {role: environment.get_template(f"{role}.jinja") for role in ROLES}
             sources = {role: (folder / f"{role}.jinja").read_text(encoding="utf-8") for role in ROLES}
@@ -81,10 +150,22 @@ class PromptTemplates:
 
     def _render(self, role: str, row: Row) -> str:
         try:
-            return self._templates[role].render(dict(row))
+            with _WATCHDOG.limit(RENDER_SECONDS):
+                return self._templates[role].render(dict(row))
+        except _TooLongError as error:
+            message = f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
+            raise DataError(message, self._place(role, error)) from None
         except UndefinedError as error:
             raise DataError(self._undefined(error, row), self._place(role, error)) from error
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise DataError(f"the template fails on this row: {error}", self._place(role, error)) from error
 
     def _place(self, role: str, error: BaseException) -> str:

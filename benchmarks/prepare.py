@@ -1,0 +1,87 @@
+"""Rows a second of preparing rows for training: slds against TRL's own preparation, same rows, same tokenizer.
+
+The sides alternate. TRL runs as the recipe calls it (`dataset_num_proc` processes), and cuts what is too long; slds
+shortens it. A second start of slds takes its cache. Rows are the shipped samples, or those of a folder.
+
+    python benchmarks/prepare.py [--model FOLDER] [--data FOLDER] [--rows N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
+from trl import SFTConfig, SFTTrainer
+
+import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
+from headnote_cli.data import Rows, stream_rows
+from headnote_cli.encoding import Encoder
+from headnote_cli.engine.preparation import prepare
+from headnote_cli.prompts import PromptTemplates
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LENGTH = 8192
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / ".cache/demo/SmolLM2-135M-Instruct")
+    parser.add_argument("--data", type=Path, default=ROOT / "samples" / "slds")
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    templates = PromptTemplates(ROOT / "prompts" / "ipst" / "slds")
+    source = [row for _, row in stream_rows(options.data / "train.jsonl")]
+    rows = [row | {"sample_id": number} for number, row in enumerate(islice(cycle(source), options.rows))]
+    encoder = Encoder(tokenizer, templates, MAX_LENGTH)
+    config = Gemma3TextConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                              num_attention_heads=1, num_key_value_heads=1, head_dim=8)  # fmt: skip
+    model = Gemma3ForCausalLM(config)
+    parallel = f"trl, {options.processes} processes"
+    times: dict[str, list[float]] = {"slds": [], "slds, second start": [], "trl": [], parallel: []}
+
+    def run_slds(identity: str) -> None:
+        stream = [(str(number), row) for number, row in enumerate(rows)]
+        prepare(Rows("train", "benchmark", lambda: iter(stream), lambda: identity), encoder, options.processes)
+
+    def run_trl(processes: int | None, folder: str, salt: str) -> None:
+        conversations = (vars(templates.conversation(row)) for row in rows)
+        data = Dataset.from_list([conversation | {"salt": salt} for conversation in conversations])
+        arguments = SFTConfig(folder, max_length=MAX_LENGTH, dataset_num_proc=processes, use_cpu=True, bf16=False,
+                              activation_checkpointing=False)  # fmt: skip
+        SFTTrainer(model, arguments, train_dataset=data, processing_class=tokenizer)
+
+    for repeat in range(options.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["SLDS_CACHE"] = folder
+            identity = f"benchmark {repeat}"
+            times["slds"].append(seconds(lambda name=identity: run_slds(name)))
+            times["slds, second start"].append(seconds(lambda name=identity: run_slds(name)))
+            times["trl"].append(seconds(lambda f=folder, s=identity: run_trl(None, f, s)))
+            times[parallel].append(seconds(lambda f=folder, s=identity: run_trl(options.processes, f, s + " parallel")))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{len(rows)} rows of {options.data}, max_length {MAX_LENGTH}")
+    for name, value in medians.items():
+        print(f"{name:22} {len(rows) / value:10.1f} rows/s   {value / medians['slds']:.2f} × the time of slds")
+
+
+if __name__ == "__main__":
+    main()
