@@ -52,7 +52,6 @@ class Screen:
         self.out = _Console(quiet=self.muted, **plain)
         self.err = _Console(stderr=True, quiet=self.muted, **plain)
         self._progress: TrainingProgress | None = None
-        self._streamed = False
 
     def note(self, text: str, warning: bool = False) -> None:
         """A line beside the result; a warning is shown even when quiet."""

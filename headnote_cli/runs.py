@@ -20,6 +20,7 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 MANIFEST = "slds.json"  # in a checkpoint: its files and sizes; in a merged model: what it was made of
 PROMPTS = "prompts"
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 MERGED_SUFFIX = "-merged"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -136,6 +137,22 @@ def _fault(folder: Path) -> str | None:
     return None
 
 
+def newest_whole(output_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run folder of which nothing is missing."""
+    return next((checkpoint for checkpoint in reversed(checkpoints(output_dir)) if checkpoint.fault is None), None)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not a whole model."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def noted_base(adapter: Path) -> str | None:
+    """The base model that PEFT noted with an adapter."""
+    named = (read_json(adapter / ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
+    return str(named) if named else None
+
+
 def find_checkpoint(name: str, config: Config) -> Path:
     """The checkpoint folder meant by a path, a name such as `checkpoint-1364`, or `latest`.
 
@@ -150,9 +167,9 @@ def find_checkpoint(name: str, config: Config) -> Path:
         return _sound(Path(name).expanduser())
     output = output_dir(config)
     runs = [output, *_runs_beside(output)]
-    whole = [checkpoint for checkpoint in checkpoints(output) if checkpoint.fault is None]
-    if name == "latest" and whole:
-        return whole[-1].path
+    whole = newest_whole(output) if name == "latest" else None
+    if whole is not None:
+        return whole.path
     for run in runs if name != "latest" else []:
         if (run / name).is_dir():
             return _sound(run / name)

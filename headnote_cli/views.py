@@ -17,6 +17,7 @@ from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
 from headnote_cli.console import duration, printable, size
 from headnote_cli.hardware import Plan
+from headnote_cli.runs import is_adapter
 from headnote_cli.shortening import CUT_MARK
 
 PROMPT, COMPLETION, CONTROL, CUT = "cyan", "bold green", "magenta", "bold red"
@@ -169,7 +170,7 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
         "checkpoint": str(report.checkpoint or "none"),
         "time": duration(report.seconds),
     }
-    if report.checkpoint and (report.checkpoint / "adapter_config.json").is_file():
+    if report.checkpoint and is_adapter(report.checkpoint):
         rows["next"] = f"slds merge --checkpoint {report.checkpoint.name} --config {config}"
     elif report.checkpoint:  # full fine-tuning: nothing to merge
         rows["next"] = f"slds generate --decision FILE.txt --lang de --config {config}"

@@ -9,7 +9,7 @@ from headnote_cli.config import Config
 from headnote_cli.errors import ConfigError
 from headnote_cli.hardware import Plan, detect, resolve
 from headnote_cli.memory.cards import Card, card, usual_cards
-from headnote_cli.memory.estimate import Estimate, estimate, largest_batch
+from headnote_cli.memory.estimate import Estimate, estimate, largest_batch, sequence_length
 from headnote_cli.memory.shapes import Shapes, shapes_of
 
 
@@ -87,7 +87,7 @@ def check_memory(config: Config, gpus: list[str]) -> MemoryCheck:
         shapes,
         method_of(config),
         settings.per_device_train_batch_size,
-        settings.max_length or 8192,
+        sequence_length(settings),
         result,
         fits,
         resolve(settings, machine, "gemma3" if shapes.family == "gemma" else shapes.family),

@@ -15,7 +15,17 @@ from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.language import detect_language
 from headnote_cli.prompts import PromptTemplates
-from headnote_cli.runs import MANIFEST, PROMPTS, checkpoints, merged_models, output_dir, read_json, record_of
+from headnote_cli.runs import (
+    MANIFEST,
+    PROMPTS,
+    is_adapter,
+    merged_models,
+    newest_whole,
+    noted_base,
+    output_dir,
+    read_json,
+    record_of,
+)
 
 MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
 
@@ -116,11 +126,10 @@ def choose_model(config: Config, model: str | None) -> ModelChoice:
     local = config.locate(name)
     folder = local if local is not None and local.is_dir() else None
     record = _record_beside(folder) if folder else {}
-    adapter = folder if folder and (folder / "adapter_config.json").is_file() else None
+    adapter = folder if folder and is_adapter(folder) else None
     base = str(folder) if folder else name
     if adapter is not None:
-        noted = (read_json(adapter / "adapter_config.json") or {}).get("base_model_name_or_path")
-        named = str(record.get("base_model") or noted)
+        named = str(record.get("base_model") or noted_base(adapter))
         base = str(config.locate(named) or named)
     own_tokenizer = folder is not None and (folder / "tokenizer_config.json").is_file()
     settings = config.settings
@@ -160,9 +169,9 @@ def _newest_whole_model(config: Config) -> Path:
     if newest is not None:
         return newest
     if config.settings.output_dir and not config.settings.use_peft:  # full fine-tuning: checkpoints are models
-        whole = [c.path for c in checkpoints(output_dir(config)) if c.fault is None]
-        if whole:
-            return whole[-1]
+        whole = newest_whole(output_dir(config))
+        if whole is not None:
+            return whole.path
     merge = f", then `slds merge --checkpoint latest --config {config.path}`" if config.settings.use_peft else ""
     raise UnreachableError(
         "there is no finished model of this config's run yet",

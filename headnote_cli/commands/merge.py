@@ -15,8 +15,9 @@ from headnote_cli.runs import (
     PROMPTS,
     copy_prompts,
     find_checkpoint,
+    is_adapter,
+    noted_base,
     now,
-    read_json,
     record_of,
     set_aside,
     write_json,
@@ -120,7 +121,7 @@ def merge(
 
 
 def _require_adapter(folder: Path) -> None:
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         return
     if (folder / "config.json").is_file():
         raise UsageError("the checkpoint is a whole model (full fine-tuning): there is nothing to merge", str(folder))
@@ -146,9 +147,10 @@ def _require_free(target: Path, adapter: Path, force: bool) -> None:
 
 def _base_name(config: Config, adapter: Path, record: dict[str, Any]) -> str:
     """The base of an adapter: its run's record first, then the config's key, then PEFT's own note."""
-    noted = (read_json(adapter / "adapter_config.json") or {}).get("base_model_name_or_path")
     settings = config.settings
-    name = record.get("base_model") or settings.peft_base_model_path or noted or settings.model_name_or_path
+    name = (
+        record.get("base_model") or settings.peft_base_model_path or noted_base(adapter) or settings.model_name_or_path
+    )
     if not name:
         raise UsageError("which base model?", str(adapter), "set `peft_base_model_path`")
     local = config.locate(str(name))

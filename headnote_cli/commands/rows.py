@@ -13,7 +13,7 @@ from headnote_cli.runs import read_json, write_json
 
 
 def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Any) -> Encoder:
-    """The encoder that a config describes; training, preview and generation all take it."""
+    """The encoder that a config describes; training and preview take it, generation the one of the model's record."""
     settings = config.settings
     return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
 

@@ -25,6 +25,7 @@ from headnote_cli.runs import (
     Checkpoint,
     checkpoints,
     copy_prompts,
+    newest_whole,
     now,
     output_dir,
     read_json,
@@ -127,7 +128,7 @@ def train(
     if dry_run:
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
     with main_process_first(plan) as is_main:
-        start_from = _starting_point(folder, resume, emit) if is_main else _newest_whole(folder)
+        start_from = _starting_point(folder, resume, emit) if is_main else newest_whole(folder)
     started = str(record["started"]) if start_from and record else now()
     return _run(config, plan, base, encoder, splits, start_from, emit, is_main, started)
 
@@ -225,7 +226,7 @@ def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | 
                     f"{checkpoint.path.name} is not whole ({checkpoint.fault}): set aside as {aside.name}", warning=True
                 )
             )
-    whole = _newest_whole(folder)
+    whole = newest_whole(folder)
     if whole is not None:
         emit(Note(f"resuming from {whole.path}"))
     _forget_steps_after(whole.step if whole else 0, folder)
@@ -237,10 +238,6 @@ def _forget_steps_after(step: int, folder: Path) -> None:
     lines = read_metrics(folder)
     if lines:
         write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
-
-
-def _newest_whole(folder: Path) -> Checkpoint | None:
-    return next((checkpoint for checkpoint in reversed(checkpoints(folder)) if checkpoint.fault is None), None)
 
 
 def _run(

@@ -37,7 +37,7 @@ from headnote_cli.engine.loading import load_for_training, lora_config, quantize
 from headnote_cli.errors import ConfigError, ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Listener, Note, Saved, StepDone, TrainingStarted
 from headnote_cli.hardware import Plan
-from headnote_cli.runs import METRICS, checkpoints, read_metrics, seal
+from headnote_cli.runs import METRICS, newest_whole, read_metrics, seal
 
 disable_progress_bar()
 
@@ -116,8 +116,8 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     trainer.add_callback(reporter)
     with _stopping_on_signals(reporter, emit):
         outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
-    saved = [checkpoint for checkpoint in checkpoints(job.output_dir) if checkpoint.fault is None]
-    newest = saved[-1].path if saved else None
+    saved = newest_whole(job.output_dir)
+    newest = saved.path if saved else None
     if reporter.stop_signal is not None:
         raise _interruption(reporter.stop_signal, newest)
     return TrainingResult(
