@@ -9,12 +9,13 @@ shortens it. A second start of slds takes its cache. Rows are the shipped sample
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from trl import SFTConfig, SFTTrainer
 
 import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
-from headnote_cli.data import Rows, stream_rows
+from headnote_cli.config import load_config
+from headnote_cli.data import load_split, stream_rows
 from headnote_cli.encoding import Encoder
 from headnote_cli.engine.preparation import prepare
 from headnote_cli.prompts import PromptTemplates
@@ -42,25 +44,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/demo/SmolLM2-135M-Instruct")
     parser.add_argument("--data", type=Path, default=ROOT / "samples" / "slds")
-    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=174)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     templates = PromptTemplates(ROOT / "prompts" / "ipst" / "slds")
-    source = [row for _, row in stream_rows(options.data / "train.jsonl")]
-    rows = [row | {"sample_id": number} for number, row in enumerate(islice(cycle(source), options.rows))]
+    rows = [row for _, row in islice(stream_rows(options.data / "train.jsonl"), options.rows)]
     encoder = Encoder(tokenizer, templates, MAX_LENGTH)
     config = Gemma3TextConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                               num_attention_heads=1, num_key_value_heads=1, head_dim=8)  # fmt: skip
     model = Gemma3ForCausalLM(config)
     parallel = f"trl, {options.processes} processes"
+    # Encoding is what is measured: TRL is given conversations that are rendered already.
     times: dict[str, list[float]] = {"slds": [], "slds, second start": [], "trl": [], parallel: []}
 
-    def run_slds(identity: str) -> None:
-        stream = [(str(number), row) for number, row in enumerate(rows)]
-        prepare(Rows("train", "benchmark", lambda: iter(stream), lambda: identity), encoder, options.processes)
+    def run_slds(folder: str) -> None:
+        config = load_config(ROOT / "configs" / "demo.yaml", [f"dataset_name={folder}"])
+        prepare(load_split(config, "train"), encoder, options.processes)
 
     def run_trl(processes: int | None, folder: str, salt: str) -> None:
         conversations = (vars(templates.conversation(row)) for row in rows)
@@ -71,16 +73,18 @@ def main() -> None:
 
     for repeat in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["SLDS_CACHE"] = folder
-            identity = f"benchmark {repeat}"
-            times["slds"].append(seconds(lambda name=identity: run_slds(name)))
-            times["slds, second start"].append(seconds(lambda name=identity: run_slds(name)))
-            times["trl"].append(seconds(lambda f=folder, s=identity: run_trl(None, f, s)))
-            times[parallel].append(seconds(lambda f=folder, s=identity: run_trl(options.processes, f, s + " parallel")))
+            os.environ["SLDS_CACHE"] = f"{folder}/cache"
+            lines = (json.dumps(row | {"repeat": repeat}, ensure_ascii=False) for row in rows)
+            (Path(folder) / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+            times["slds"].append(seconds(lambda f=folder: run_slds(f)))
+            times["slds, second start"].append(seconds(lambda f=folder: run_slds(f)))
+            times["trl"].append(seconds(lambda f=folder, s=f"{repeat}": run_trl(None, f, s)))
+            times[parallel].append(seconds(lambda f=folder, s=f"{repeat} parallel": run_trl(options.processes, f, s)))
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{len(rows)} rows of {options.data}, max_length {MAX_LENGTH}")
     for name, value in medians.items():
-        print(f"{name:22} {len(rows) / value:10.1f} rows/s   {value / medians['slds']:.2f} × the time of slds")
+        print(f"{name:22} {len(rows) / value:10.1f} rows/s   {medians['trl'] / value:8.2f} × trl's rate")
+    print(f"second start: {medians['slds'] / medians['slds, second start']:.0f} × the rate of the first")
 
 
 if __name__ == "__main__":

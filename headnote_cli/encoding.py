@@ -7,16 +7,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from headnote_cli.config import Overflow
 from headnote_cli.data import language_pair
 from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import Conversation, Message, PromptTemplates, Row
-from headnote_cli.shortening import Cut, Offsets, shorten
+from headnote_cli.shortening import CUT_MARK, Cut, Offsets, shorten
 
-ENCODING_VERSION = 1  # raise it whenever the same row and settings would give other ids
+ENCODING_VERSION = 2  # raise it whenever the same row and settings would give other ids
 IGNORED = -100  # the label that the loss leaves out
+LONG = 2  # characters a token that a text has at least, unless it is no prose
+KEPT_TEXTS = 8
+SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
 
 
 class Tokenizer(Protocol):
@@ -40,7 +44,8 @@ class Encoded:
     prompt_text: str
     completion_text: str
     conversation: Conversation
-    cut: int = 0  # tokens that gave way
+    control_spans: tuple[tuple[int, int], ...] = ()  # of `text`: control tokens, not text that reads like one
+    cut: int = 0  # tokens that gave way, give or take one where the text meets the template
 
     @property
     def text(self) -> str:
@@ -164,11 +169,14 @@ class Encoder:
         self.templates = templates
         self.max_length = max_length
         self.overflow = overflow
+        self.cut: Cut | None = None if overflow == "drop" or overflow == "error" else overflow
         self.overflow_field = overflow_field
         controls = _control_tokens(tokenizer)
         self.control_tokens = sorted(controls, key=len, reverse=True)
         self.control_ids = frozenset(controls.values())
         self._control = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
+        # One decision often stands in several rows, one for each language of the headnote.
+        self._offsets = lru_cache(KEPT_TEXTS)(self._token_offsets)
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides a row's ids: templates, chat template, tokenizer, settings, this encoding."""
@@ -215,42 +223,52 @@ class Encoder:
         return ends[0]
 
     def _fitted(self, row: Row, with_completion: bool, room: int) -> Encoded | None:
-        whole = self._encode_row(row, with_completion)
         limit = None if self.max_length is None else self.max_length - room
+        if limit is not None and self.cut is not None and self._surely_longer(row, limit):
+            return self._cut(row, with_completion, limit, self.cut)
+        whole = self._encode_row(row, with_completion)
         size = len(whole.prompt_ids) + len(whole.completion_ids)
         if limit is None or size <= limit:
             return whole
+        if self.cut is not None:
+            return self._cut(row, with_completion, limit, self.cut)
         if self.overflow == "drop":
             return None
-        if self.overflow == "error":
-            hint = "raise `max_length`, or set `overflow: structure`"
-            raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
-        return self._cut(row, with_completion, limit, size, self.overflow)
+        hint = "raise `max_length`, or set `overflow: structure`"
+        raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
 
-    def _cut(self, row: Row, with_completion: bool, limit: int, size: int, cut: Cut) -> Encoded:
+    def _surely_longer(self, row: Row, limit: int) -> bool:
+        """Whether the long field alone is too long, so that the whole need not be encoded first."""
+        text = row.get(self.overflow_field)
+        return isinstance(text, str) and len(text) > LONG * limit and len(self._offsets(text)) > limit + SEAM_TOKENS
+
+    def _cut(self, row: Row, with_completion: bool, limit: int, cut: Cut) -> Encoded:
         """The row with its long field shortened until everything fits."""
         text = row.get(self.overflow_field)
         if not isinstance(text, str):
-            message = f"{size} tokens are more than {limit}, and it has no field `{self.overflow_field}` to cut"
+            message = f"it is longer than {limit} tokens and has no field `{self.overflow_field}` to cut"
             raise DataError(message, _name(row))
         offsets = self._offsets(text)
-        budget = limit - (size - len(offsets))
+        rest = self._encode_row({**row, self.overflow_field: CUT_MARK}, with_completion)
+        fixed = len(rest.prompt_ids) + len(rest.completion_ids) - len(self._offsets(CUT_MARK))
+        size = fixed + len(offsets)
+        budget = limit - fixed
         while budget > 0:
             shorter = shorten(text, offsets, budget, cut)
             encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
-            over = len(encoded.prompt_ids) + len(encoded.completion_ids) - limit
-            if over <= 0:
-                return replace(encoded, cut=size - limit - over)
-            budget -= over
+            total = len(encoded.prompt_ids) + len(encoded.completion_ids)
+            if total <= limit:
+                return replace(encoded, cut=max(1, size - total))
+            budget -= total - limit
         raise DataError(
             f"without any `{self.overflow_field}` it is still longer than {limit} tokens",
             _name(row),
             "raise `max_length` or shorten the prompt templates",
         )
 
-    def _offsets(self, text: str) -> Offsets:
+    def _token_offsets(self, text: str) -> Offsets:
         """Start and end character of each token of a text."""
-        offsets: Offsets = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets: Offsets = self.tokenizer.backend_tokenizer.encode_batch([text], add_special_tokens=False)[0].offsets
         return offsets
 
     def _encode_row(self, row: Row, with_completion: bool) -> Encoded:
@@ -280,6 +298,7 @@ class Encoder:
             prompt_text=prompt.replace(seam, ""),
             completion_text=completion.replace(seam, ""),
             conversation=conversation,
+            control_spans=self._control_spans(prompt + completion, seam),
         )
 
     def _broken(self, message: Message, seam: str) -> Message:
@@ -288,6 +307,15 @@ class Encoder:
         while match := self._control.search(content):
             content = f"{content[: match.start() + 1]}{seam}{content[match.start() + 1 :]}"
         return {**message, "content": content}
+
+    def _control_spans(self, text: str, seam: str) -> tuple[tuple[int, int], ...]:
+        """Where control tokens stand once the seams are out; a broken one matches no more."""
+        spans, seams, position = [], 0, 0
+        for match in self._control.finditer(text):
+            seams += text.count(seam, position, match.start())
+            position = match.start()
+            spans.append((match.start() - seams, match.end() - seams))
+        return tuple(spans)
 
     def _rendered(self, messages: list[Message], add_generation_prompt: bool) -> str:
         try:
@@ -301,9 +329,10 @@ class Encoder:
         return str(text)
 
     def _ids(self, text: str, seam: str) -> list[int]:
-        encode = self.tokenizer.backend_tokenizer.encode
-        pieces = (piece for piece in text.split(seam) if piece)
-        return [token for piece in pieces for token in encode(piece, add_special_tokens=False).ids]
+        """Token ids; `encode_batch_fast` lets other threads work, `encode` does not."""
+        pieces = [piece for piece in text.split(seam) if piece]
+        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        return [token for encoding in encodings for token in encoding.ids]
 
 
 def _name(row: Row) -> str:

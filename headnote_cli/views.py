@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -30,7 +29,7 @@ def preview_view(preview: Preview) -> RenderableType:
     if preview.rows:
         parts.append(_legend(preview))
     for row in preview.rows:
-        parts += [Rule(_row_title(row), style="dim"), _row_text(row, preview.control_tokens), Text()]
+        parts += [Text.assemble(("── ", "dim"), (_row_title(row), "bold")), _row_text(row), Text()]
     return Group(*parts, *_stats_views(preview.stats))
 
 
@@ -44,7 +43,8 @@ def _legend(preview: Preview) -> Text:
     words = [("prompt", PROMPT), ("completion, in the loss", COMPLETION)]
     if preview.control_tokens:
         words += [("control token", CONTROL), (f"{CUT_MARK} what gave way", CUT)]
-    return Text(" · ", style="dim").join([Text(word, style) for word, style in words])
+    separator = Text(" · ", "dim")
+    return Text("").join(part for word in words for part in (separator, Text(*word)))[len(separator) :]
 
 
 def _row_title(row: PreviewedRow) -> str:
@@ -60,14 +60,16 @@ def _row_title(row: PreviewedRow) -> str:
     return title
 
 
-def _row_text(row: PreviewedRow, control_tokens: tuple[str, ...]) -> Text:
+def _row_text(row: PreviewedRow) -> Text:
     if row.encoded is None:
         return _messages_text(row)
     text = Text()
     text.append(printable(row.encoded.prompt_text), PROMPT)
     text.append(printable(row.encoded.completion_text), COMPLETION)
-    text.highlight_words(control_tokens, CONTROL)
-    text.highlight_words([CUT_MARK], CUT)
+    for start, end in row.encoded.control_spans:
+        text.stylize(CONTROL, *(len(printable(row.encoded.text[:position])) for position in (start, end)))
+    if row.encoded.cut:
+        text.highlight_words([CUT_MARK], CUT)
     return text
 
 
@@ -89,9 +91,9 @@ def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
     keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut")
     counted = {key.removeprefix("rows_").replace("_", " "): key for key in keys if stats[key]}
     table = Table(title="Tokens (prompt and headnote: median / p90 / max)", title_justify="left")
-    table.add_column("pair")
+    table.add_column("pair", no_wrap=True)
     for column in (*counted, "prompt", "headnote"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right")
     for name, part in (*stats["pairs"].items(), ("all", stats)):
         lengths = (_quantiles(part["prompt_tokens"]), _quantiles(part["completion_tokens"]))
         table.add_row(name, *(f"{part[key]:,}" for key in counted.values()), *lengths)

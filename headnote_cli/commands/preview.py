@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from headnote_cli.commands.rows import encoder_for, leak_warnings
@@ -97,10 +97,12 @@ def preview(
     """
     rows, replaced = _rows(config, split, samples_if_unreachable)
     templates = PromptTemplates(config.path_of("prompts_path"))
+    textual = templates.fields("assistant") | {config.settings.overflow_field}
     encoder, missing = _encoder(config, templates) if with_tokenizer else (None, "not asked for")
     if encoder is None and selection.only_cut:
         raise UsageError("--only-cut needs a tokenizer", hint="set `model_name_or_path` to a folder that has one")
-    chosen = list(_chosen(rows, selection, templates, encoder))
+    look = partial(_previewed, split=rows.split, templates=templates, encoder=encoder, textual=textual)
+    chosen = list(_chosen(rows, selection, look, skip_bad_rows))
     if not chosen and selection.count and (selection.row or selection.sample_id):
         count = sum(1 for _ in rows.stream())
         asked = f"--row {selection.row}" if selection.row else f"--sample-id {selection.sample_id}"
@@ -142,7 +144,7 @@ def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None
 
 
 def _chosen(
-    rows: Rows, selection: Selection, templates: PromptTemplates, encoder: Encoder | None
+    rows: Rows, selection: Selection, look: Callable[[Located, int], PreviewedRow], skip_bad_rows: bool
 ) -> Iterator[PreviewedRow]:
     """The rows asked for, in their order; only as many are read as are needed."""
     numbered: Iterator[tuple[int, Located]] = enumerate(rows.stream(), 1)
@@ -153,18 +155,36 @@ def _chosen(
     if selection.longest:
         by_length = sorted(numbered, key=lambda item: sum(len(v) for v in item[1][1].values() if isinstance(v, str)))
         numbered = iter(by_length[::-1])
-    previewed = (_previewed(located, number, rows.split, templates, encoder) for number, located in numbered)
-    if selection.only_cut:
-        previewed = (row for row in previewed if row.overflow)
     single = selection.row is not None or selection.sample_id is not None
-    return itertools.islice(previewed, min(selection.count, 1) if single else selection.count)
+    wanted = min(selection.count, 1) if single else selection.count
+    for number, located in numbered if wanted else ():
+        try:
+            previewed = look(located, number)
+        except DataError:
+            if skip_bad_rows and not single:
+                continue
+            raise
+        if previewed.overflow or not selection.only_cut:
+            yield previewed
+            wanted -= 1
+        if not wanted:
+            return
 
 
 def _previewed(
-    located: Located, number: int, split: str, templates: PromptTemplates, encoder: Encoder | None
+    located: Located,
+    number: int,
+    split: str,
+    templates: PromptTemplates,
+    encoder: Encoder | None,
+    textual: Collection[str],
 ) -> PreviewedRow:
+    """
+    Raises:
+        DataError: The row has a fault, does not go through the templates or does not fit.
+    """
     where, row = located
-    fault = row_fault(row, templates.fields(), templates.fields("assistant"))
+    fault = row_fault(row, templates.fields(), textual)
     if fault is not None:
         raise DataError(fault, where)
     try:
