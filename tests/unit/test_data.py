@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headnote_cli.config import load_config
-from headnote_cli.data import Rows, load_split
+from headnote_cli.data import SUFFIXES, Rows, load_split, stream_rows
 from headnote_cli.errors import DataError, SldsError, UnreachableError
 
 ROWS = [{"decision": f"Erwägung {n}", "headnote": f"«{n}»"} for n in range(40)]
@@ -130,3 +133,35 @@ def test_a_missing_split_lists_those_present(split_of: Callable[..., Rows]) -> N
     with pytest.raises(UnreachableError) as caught:
         split_of("eval", dataset_eval_split="dev")
     assert caught.value.hint == "splits found: test, train, validation"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+LINES = (
+    st.text(max_size=60)
+    | JSON.map(json.dumps)
+    | st.sampled_from(['{"a": 1}', "[" * 9999, '{"a": NaN}', "a,b\n1,2,3", '"'])
+)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    content=st.lists(LINES, max_size=5).map(lambda lines: "\n".join(lines).encode(errors="surrogatepass"))
+    | st.binary(max_size=120),
+    suffix=st.sampled_from(SUFFIXES),
+    packed=st.booleans(),
+)
+def test_any_file_gives_rows_or_one_message(content: bytes, suffix: str, packed: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"train{suffix}"
+        file.write_bytes(gzip.compress(content) if packed and suffix.endswith(".gz") else content)
+        try:
+            rows = list(stream_rows(file))
+        except DataError as error:
+            assert str(file) in str(error.where)
+        else:
+            assert rows
+            assert all(isinstance(row, dict) for _, row in rows)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from headnote_cli.data import row_fault
 from headnote_cli.encoding import IGNORED, Encoder, LengthReport, histogram, quantiles
 from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import PromptTemplates
@@ -170,6 +171,33 @@ def test_control_tokens_in_a_decision_stay_text(tokenizer: Any, parts: list[str]
     unknown = tokenizer.unk_token is not None and tokenizer.unk_token_id in encoded.prompt_ids
     if not unknown:
         assert tokenizer.decode(encoded.prompt_ids, clean_up_tokenization_spaces=False) == encoded.prompt_text
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40)
+VALUES = st.recursive(
+    SCALARS | CONTROLS | st.text(st.characters(), max_size=200),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from(["decision", "headnote", "headnote_language", "decision_language", "sample_id", "", "self"])
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.dictionaries(FIELDS | st.text(max_size=4), VALUES, max_size=6), overflow=st.sampled_from(STRATEGIES))
+@example(row={"decision": "x" * 9000, "headnote": "y", "headnote_language": "de"}, overflow="structure")
+@example(row={"decision": "1. " * 3000, "headnote": "y", "headnote_language": "it"}, overflow="structure")
+def test_any_row_is_encoded_within_bounds_or_named_as_faulty(
+    tokenizer: Any, row: dict[str, Any], overflow: str
+) -> None:
+    one = encoder(tokenizer, 560, overflow)
+    if row_fault(row, one.templates.fields(), one.templates.fields("assistant") | {"decision"}) is not None:
+        return
+    try:
+        encoded = one.encode(row)
+    except DataError:
+        return
+    assert encoded is not None
+    assert len(encoded.prompt_ids) + len(encoded.completion_ids) <= 560
 
 
 def test_a_tokenizer_without_chat_template_is_refused(chatml_tokenizer: Any) -> None:
