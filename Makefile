@@ -35,8 +35,10 @@ style: $(STAMP) ## Lint, format check and types.
 	$(BIN)/mypy
 
 bench: $(STAMP) ## Benchmarks: both sides alternate, a ratio is printed.
+	$(BIN)/python scripts/demo_model.py
 	$(BIN)/python benchmarks/completion_loss.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/prepare.py
 
 picture: $(STAMP) ## Draw docs/run.svg, the README's picture of a run.
 	$(BIN)/python scripts/picture.py

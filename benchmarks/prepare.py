@@ -31,6 +31,7 @@ from headnote_cli.engine.preparation import prepare
 from headnote_cli.prompts import PromptTemplates
 
 ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "data" / "bge"
 MAX_LENGTH = 8192
 
 
@@ -43,7 +44,7 @@ def seconds(work: Callable[[], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/demo/SmolLM2-135M-Instruct")
-    parser.add_argument("--data", type=Path, default=ROOT / "samples" / "slds")
+    parser.add_argument("--data", type=Path, default=REAL if REAL.is_dir() else ROOT / "samples" / "slds")
     parser.add_argument("--rows", type=int, default=174)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)

@@ -18,8 +18,15 @@ def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Any) -> E
     return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
 
 
-def lengths_line(rows: Rows, summary: Mapping[str, Any], cached: bool = False) -> str:
-    """How many rows, how long, and what gave way."""
+def lengths_lines(rows: Rows, summary: Mapping[str, Any], cached: bool = False) -> list[str]:
+    """How many rows, how long, and what gave way: of the split and, where there are several, of each language pair."""
+    again = " (taken from the cache)" if cached else ""
+    lines = [f"{rows.split}: {_lengths(summary, f'rows from {rows.source}')}{again}"]
+    pairs = summary["pairs"]
+    return lines + [f"  {pair}: {_lengths(part, 'rows')}" for pair, part in pairs.items() if len(pairs) > 1]
+
+
+def _lengths(summary: Mapping[str, Any], rows: str) -> str:
     prompt, completion = summary["prompt_tokens"], summary["completion_tokens"]
     lengths = ""
     if prompt and completion:
@@ -32,8 +39,7 @@ def lengths_line(rows: Rows, summary: Mapping[str, Any], cached: bool = False) -
     )
     dropped = f"; {summary['rows_dropped']} dropped" if summary["rows_dropped"] else ""
     bad = f"; {summary['rows_bad']} skipped for their faults" if summary["rows_bad"] else ""
-    again = " (taken from the cache)" if cached else ""
-    return f"{rows.split}: {summary['rows']} rows from {rows.source}{lengths}{cut}{dropped}{bad}{again}"
+    return f"{summary['rows']} {rows}{lengths}{cut}{dropped}{bad}"
 
 
 def leak_warnings(config: Config) -> list[str]:

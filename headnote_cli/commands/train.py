@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headnote_cli.commands.check_memory import method_of
-from headnote_cli.commands.rows import encoder_for, leak_warnings, lengths_line
+from headnote_cli.commands.rows import encoder_for, leak_warnings, lengths_lines
 from headnote_cli.config import Config
 from headnote_cli.data import load_split
 from headnote_cli.encoding import Encoder
@@ -150,7 +150,8 @@ def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool,
         for note in rows.notes:
             emit(Note(note))
         prepared = prepare(rows, encoder, int(plan.effective("dataset_num_proc")), skip_bad_rows)
-        emit(Note(lengths_line(rows, prepared.summary, prepared.cached)))
+        for line in lengths_lines(rows, prepared.summary, prepared.cached):
+            emit(Note(line))
         return prepared
 
     train = split("train")

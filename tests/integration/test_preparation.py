@@ -110,6 +110,23 @@ def test_bad_rows_are_all_named_or_counted(
     assert (summary["rows"], summary["rows_bad"]) == (4, 2)
 
 
+def test_training_says_for_each_language_pair_what_its_rows_are(tiny_training: Callable[..., Path]) -> None:
+    shown = slds("train", "--config", tiny_training(max_length=720), "--dry-run").stderr
+    pairs = [line.split(":")[0].strip() for line in shown.splitlines() if " rows; prompt tokens median" in line]
+    assert pairs == sorted({f"{r['decision_language']}_{r['headnote_language']}" for r in sample_rows("train")})
+    assert "rows cut by" in shown
+
+
+def test_skipping_bad_rows_shows_the_others(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [GOOD, GOOD | {"decision": 7}, GOOD | {"headnote": "Art. 9 OR."}])
+    config = write_config(dataset_name=str(tmp_path / "train.jsonl"), dataset_subset=None)
+    refused = slds("preview-prompts", "--config", config, "--no-tokenizer", "--split", "train")
+    assert refused.exit_code == DataError.exit_code
+    assert "train.jsonl:2" in refused.stderr
+    shown = slds("preview-prompts", "--config", config, "--no-tokenizer", "--skip-bad-rows", "--json")
+    assert [row["row"] for row in json.loads(shown.stdout)["rows"]] == [1, 3]
+
+
 def test_decisions_that_splits_share_are_reported(write_config: Callable[..., Path], tmp_path: Path) -> None:
     rows = tmp_path / "data"
     rows.mkdir()
