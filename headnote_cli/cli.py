@@ -106,6 +106,14 @@ def check_memory_command(
         list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")
     ] = None,
     gpu: Annotated[list[str] | None, typer.Option(help="A card by name, or a size such as 24GiB; repeatable.")] = None,
+    purpose: Annotated[str, typer.Option("--for", help="train, generate or merge.")] = "train",
+    stack: Annotated[
+        str, typer.Option(help="Whose code trains: slds, trl (plain TRL 1.16) or workshop (the recipe's TRL 0.24).")
+    ] = "slds",
+    devices: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 1,
+    grid: Annotated[bool, typer.Option("--grid", help="The peak for many batches and lengths.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Take the lengths of the config's own training rows.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw components by batch into this .svg or .png.")] = None,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -116,25 +124,33 @@ def check_memory_command(
     Example: slds check-memory --config configs/ipst/slds/sft_liger_peft.yaml --gpu "RTX 4090"
     """
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.commands.check_memory import check_memory
+        from headnote_cli.commands.check_memory import PURPOSES, check_memory
         from headnote_cli.config import load_config
+        from headnote_cli.memory.setup import STACKS
         from headnote_cli.views import memory_view, plan_view
 
+        if purpose not in PURPOSES:
+            raise UsageError(f"--for {purpose}: write {', '.join(PURPOSES)}")
+        if stack not in STACKS:
+            raise UsageError(f"--stack {stack}: write {', '.join(STACKS)}")
         configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
-        checks = [check_memory(loaded, gpu or []) for loaded in configs]
+        checks = [check_memory(loaded, gpu or [], stack, purpose, devices, grid, data) for loaded in configs]
         for loaded in configs:
             for note in loaded.notes:
                 screen.note(note)
         screen.show(memory_view(checks))
-        if len(checks) == 1:
+        if len(checks) == 1 and purpose == "train" and stack == "slds":
             screen.table(plan_view(checks[0].plan))
+        if plot is not None:
+            from headnote_cli.plots import draw_memory
+
+            draw_memory(checks, plot)
+            screen.note(f"drawn: {plot}")
         screen.data({"runs": [check.to_json() for check in checks]})
         if not all(check.fits_any for check in checks):
             if json_mode:
                 raise typer.Exit(ExitCode.DOES_NOT_FIT)
-            raise DoesNotFitError(
-                "does not fit on any card named above", hint="a smaller batch or `max_length`, LoRA, or 4-bit"
-            )
+            raise DoesNotFitError("does not fit on any card named above", hint="see what would help, above")
 
 
 @app.command()
@@ -148,6 +164,9 @@ def train(
     ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print each effective value and where it came from; train nothing.")
+    ] = False,
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Train although the estimate says that it does not fit.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
     allow_remote_code: RemoteCodeOption = False,
@@ -180,7 +199,7 @@ def train(
             screen.text(loaded.to_yaml().rstrip())
             screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
             return
-        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows)
+        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows, ignore_memory)
         screen.close()
         screen.show(training_view(report, str(loaded.path)))
         screen.data(report.to_json())

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headnote_cli.commands.check_memory import MemoryCheck
+from headnote_cli.commands.check_memory import Fit, MemoryCheck
 from headnote_cli.commands.generate import GeneratedHeadnote
 from headnote_cli.commands.merge import MergeReport
 from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
 from headnote_cli.console import duration, printable, size
 from headnote_cli.hardware import Plan
+from headnote_cli.memory.estimate import Estimate
 from headnote_cli.runs import is_adapter
 from headnote_cli.shortening import CUT_MARK
 
@@ -112,35 +114,136 @@ def _quantiles(value: Any) -> str:
     return "–" if value is None else f"{value:,}"
 
 
+PURPOSE = {
+    "train": "Peak memory of one training step",
+    "generate": "Peak memory of generation",
+    "merge": "Main memory of a merge",
+}
+VERDICT = {"fits": "green", "tight": "yellow", "does not fit": "red"}
+SHARES = " ▏▎▍▌▋▊▉█"  # eighths of a character
+
+
 def memory_view(checks: list[MemoryCheck]) -> RenderableType:
-    """Components and total of each config, then the cards."""
-    parts: list[RenderableType] = []
-    table = Table(title="Peak memory of one training step (estimate)", title_justify="left")
+    """Components with bars, total and what is assumed; the cards; what would help; the grid."""
+    parts: list[RenderableType] = [_components(checks), Text(), _cards(checks)]
+    for check in checks:
+        if check.advice:
+            parts += [Text(), _advice(check, named=len(checks) > 1)]
+        if check.grid is not None:
+            parts += [Text(), _grid(check)]
+    return Group(*parts)
+
+
+def _total(estimate: Estimate) -> str:
+    return f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}"
+
+
+def _components(checks: list[MemoryCheck]) -> RenderableType:
+    table = Table(title=f"{PURPOSE[checks[0].purpose]} (estimate)", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("component")
     for check in checks:
         table.add_column(Path(check.config).stem, justify="right")
+        table.add_column("", no_wrap=True)
+    most = max(check.estimate.total for check in checks)
     for name in dict.fromkeys(name for check in checks for name in check.estimate.components):
-        table.add_row(name, *(size(check.estimate.components.get(name, 0)) for check in checks))
+        counts = [check.estimate.components.get(name, 0) for check in checks]
+        shown = [(Text(size(count) if count else "–"), _bar(count / most)) for count in counts]
+        table.add_row(name, *(cell for pair in shown for cell in pair))
     table.add_section()
-    table.add_row(Text("total", style="bold"), *(Text(size(check.estimate.total), style="bold") for check in checks))
-    table.add_row("at its peak in", *(check.estimate.phase for check in checks))
-    table.add_row("method", *(check.method for check in checks))
-    table.add_row("batch × length", *(f"{check.batch} × {check.max_length:,}" for check in checks))
-    parts.append(table)
-    cards = Table(title="Fits on", title_justify="left")
-    cards.add_column("card")
+    facts = {
+        "total": [Text(_total(check.estimate), style="bold") for check in checks],
+        "at its peak in": [Text(check.estimate.phase) for check in checks],
+        "method": [Text(check.method) for check in checks],
+        "weights in": [Text(_weights_in(check)) for check in checks],
+        "attention": [Text(check.setup.kind.attention.replace("_causal", "")) for check in checks],
+        "loss": [Text(_LOSSES[check.setup.loss]) for check in checks],
+        "batch × length": [Text(f"{check.setup.batch} × {check.setup.length:,}") for check in checks],
+    }
     for check in checks:
-        cards.add_column(Path(check.config).stem, justify="right")
+        if check.data is not None:
+            facts["mean over the rows at hand"] = [Text(size(c.data.mean_peak) if c.data else "–") for c in checks]
+    if checks[0].purpose != "train":
+        facts = {name: facts[name] for name in ("total", "at its peak in", "weights in")}
+    for name, cells in facts.items():
+        table.add_row(name, *(cell for text in cells for cell in (text, Text())))
+    unknown = {part for check in checks for part in check.estimate.unknown}
+    if unknown:
+        return Group(table, Text(f"not counted: {', '.join(sorted(unknown))}", style="yellow"))
+    return table
+
+
+_LOSSES = {
+    "fused": "fused, in tiles",
+    "full": "all logits",
+    "liger": "Liger, in chunks",
+    "labelled": "labelled positions",
+}
+
+
+def _weights_in(check: MemoryCheck) -> str:
+    names = {"nf4": "NF4", "nf4 double": "NF4, nested", "int8": "int8"}
+    return names.get(check.setup.quantization, check.setup.kind.dtype)
+
+
+def _bar(share: float, width: int = 8) -> Text:
+    eighths = round(share * width * 8)
+    return Text("█" * (eighths // 8) + (SHARES[eighths % 8] if eighths % 8 else ""), style=PROMPT)
+
+
+def _cards(checks: list[MemoryCheck]) -> RenderableType:
+    """Each card: does it fit, and if this is training, which batch and length would."""
+    table = Table(title="Fits on", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("card")
+    for check in checks:
+        table.add_column(Path(check.config).stem if len(checks) > 1 else "", no_wrap=True)
     for index, fit in enumerate(checks[0].cards):
-        cells = []
-        for check in checks:
-            own = check.cards[index]
-            style = "green" if own.fits else "red"
-            answer = "yes" if own.fits else "no"
-            cells.append(Text(f"{answer}, batch ≤ {own.largest_batch}", style=style))
-        cards.add_row(f"{fit.card.name} {size(fit.card.memory)}", *cells)
-    parts.append(cards)
-    return Group(*parts)
+        used = f", {size(fit.card.used)} in use" if fit.card.used else ""
+        cells = [_fit(check.cards[index], check.purpose == "train", wide=len(checks) == 1) for check in checks]
+        table.add_row(f"{fit.card.name} ({size(fit.card.memory)}{used})", *cells)
+    return table
+
+
+def _fit(fit: Fit, training: bool, wide: bool) -> Text:
+    text = Text(fit.verdict, style=VERDICT[fit.verdict])
+    if training and fit.largest_batch:
+        text.append(f", batch ≤ {fit.largest_batch}", style="default")
+    if training and wide and fit.longest:
+        text.append(f" or length ≤ {fit.longest:,}", style="default")
+    return text
+
+
+def _advice(check: MemoryCheck, named: bool) -> RenderableType:
+    """Changes by what they save, with the lines to write."""
+    title = "What would help" + (f" {Path(check.config).stem}" if named else "")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("saves", justify="right", no_wrap=True)
+    table.add_column("leaves", justify="right", no_wrap=True)
+    table.add_column("change")
+    table.add_column("write", overflow="fold")
+    for change in check.advice[:SHOWN_ADVICE]:
+        what = change.what
+        limit = next((int(line.split(": ")[1]) for line in change.lines if line.startswith("max_length")), None)
+        if check.data is not None and limit in check.data.cut:
+            what += f"; {check.data.cut[limit]:.0%} of the rows at hand would be cut"
+        table.add_row(size(change.saved), size(change.total), what, Text("\n".join(change.lines), style=COMPLETION))
+    return table
+
+
+SHOWN_ADVICE = 6
+
+
+def _grid(check: MemoryCheck) -> RenderableType:
+    """Peaks by length and batch, coloured by the first card."""
+    assert check.grid is not None
+    card = check.cards[0].card
+    title = f"Peak by length and batch, against {card.name}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("length", justify="right")
+    for batch in next(iter(check.grid.values())):
+        table.add_column(f"batch {batch}", justify="right")
+    for length, row in check.grid.items():
+        table.add_row(f"{length:,}", *(Text(size(peak), style=VERDICT[card.verdict(peak)]) for peak in row.values()))
+    return table
 
 
 def plan_view(plan: Plan) -> RenderableType:

@@ -14,14 +14,22 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
+TARGETS = {
+    "all": (*ATTENTION, "gate_proj", "up_proj", "gate_up_proj", "down_proj"),
+    "attention": ATTENTION,
+    "qv": ("q_proj", "v_proj", "qkv_proj"),
+}
 TOKEN_TILE, VOCABULARY_TILE = 4096, 32768  # TRL's `TOKEN_CHUNK_SIZE` and `_CHUNKED_LOGPROB_CHUNK_SIZE`
 Key = tuple[int, int]  # elements of a storage, bytes of one
 
@@ -34,9 +42,13 @@ class Variant:
         method: `full`, `lora` or `qlora`.
         dtype: Of the loaded weights, `bfloat16` or `float32`.
         amp: Forward under autocast to bfloat16.
-        adapters: Dtype of LoRA's weights.
+        adapters: Dtype of LoRA's weights; `float32 cast` is PEFT's way of casting each input to float32 first, which
+            `slds train` switches off under autocast.
         attention: `eager`, `sdpa` (a mask is passed), `sdpa_causal` (none is) or `flash_attention_2`.
-        loss: `fused` (TRL's tiles over labelled positions) or `full` (the model's own loss on all logits).
+        targets: Of LoRA: `all` linear layers, `attention` or `qv`.
+        loss: `fused` (TRL's tiles over labelled positions) `full` (the model's own loss on all logits), `held` (the same,
+            the model's output kept through backward)
+            or `shifted` (as models did before transformers 4.45: float32 logits, and a shifted copy of them).
     """
 
     method: str = "qlora"
@@ -47,6 +59,7 @@ class Variant:
     checkpointing: bool = True
     dropout: bool = True
     liger: bool = False
+    targets: str = "all"
     loss: str = "fused"
 
 
@@ -69,7 +82,7 @@ class Sizes:
     tied: bool = True
 
 
-class LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):  # type: ignore[misc]
     """Counts what lives; `moments` has, for every operator, what it left alive, by size."""
 
     def __init__(self, ignored: set[int], keep_moments: bool = False) -> None:
@@ -121,7 +134,7 @@ def storages(model: torch.nn.Module) -> set[int]:
     return {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
 
 
-class FlashAttention(torch.autograd.Function):
+class FlashAttention(torch.autograd.Function):  # type: ignore[misc]
     """flash-attn's `mha_fwd` and `mha_bwd` (csrc/flash_attn/flash_api.cpp): the output and a float32 log-sum-exp; in
     backward a float32 accumulator of dq and, where heads share keys, dk and dv of every query head."""
 
@@ -155,7 +168,7 @@ def flash_attention(module: Any, query: Any, key: Any, value: Any, attention_mas
     return FlashAttention.apply(query, key, value).transpose(1, 2), None
 
 
-class Quantized(torch.autograd.Function):
+class Quantized(torch.autograd.Function):  # type: ignore[misc]
     """bitsandbytes' `MatMul4Bit`: the weight is dequantized for forward and again for backward, the input not kept."""
 
     @staticmethod
@@ -170,7 +183,7 @@ class Quantized(torch.autograd.Function):
         return torch.matmul(grad, whole), None, None
 
 
-class Linear4bit(torch.nn.Linear):
+class Linear4bit(torch.nn.Linear):  # type: ignore[misc]
     """Half a byte a weight; the tables of scales are counted by the formula alone."""
 
     def __init__(self, linear: torch.nn.Linear) -> None:
@@ -194,7 +207,18 @@ class Linear4bit(torch.nn.Linear):
         return out.to(given)
 
 
-class LigerNorm(torch.autograd.Function):
+def _forward_on_4bit(layer: Any, amp: bool, x: torch.Tensor) -> torch.Tensor:
+    """PEFT's `tuners/lora/bnb.py`: the base's output is cloned, and inputs are cast only where nothing is autocast."""
+    result = layer.base_layer(x).clone()
+    expected = result.dtype
+    if not amp:
+        x = layer._cast_input_dtype(x, layer.lora_A["default"].weight.dtype)
+    output = layer.lora_B["default"](layer.lora_A["default"](layer.lora_dropout["default"](x)))
+    output = output * layer.scaling["default"]
+    return result + (output if amp else output.to(expected))
+
+
+class LigerNorm(torch.autograd.Function):  # type: ignore[misc]
     """liger_kernel/ops/rms_norm.py: keeps the input and one float32 a token; no float32 copies."""
 
     @staticmethod
@@ -208,7 +232,7 @@ class LigerNorm(torch.autograd.Function):
         return torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
 
 
-class LigerGate(torch.autograd.Function):
+class LigerGate(torch.autograd.Function):  # type: ignore[misc]
     """liger_kernel/ops/geglu.py and swiglu.py: keeps gate and up; their gradients overwrite them."""
 
     @staticmethod
@@ -230,7 +254,7 @@ def _with_liger(model: torch.nn.Module) -> None:
             module.forward = lambda x, m=module: m.down_proj(LigerGate.apply(m.gate_proj(x), m.up_proj(x)))  # type: ignore[assignment]
 
 
-class FusedHead(torch.autograd.Function):
+class FusedHead(torch.autograd.Function):  # type: ignore[misc]
     """trl/kernels/chunked_logprob.py on a GPU: one tile of logits; gradients are summed in float32."""
 
     @staticmethod
@@ -288,25 +312,28 @@ def build(sizes: Sizes, variant: Variant) -> torch.nn.Module:
     if variant.liger:
         _with_liger(model)
     if variant.method != "full":
+        linears = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
         lora = LoraConfig(
             r=sizes.rank,
             lora_dropout=0.1 if variant.dropout else 0.0,
-            target_modules=[n for n in LINEARS if any(name.endswith(n) for name, _ in model.named_modules())],
+            target_modules=[name for name in TARGETS[variant.targets] if name in linears],
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, lora)
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(getattr(torch, variant.adapters))
+                parameter.data = parameter.data.to(getattr(torch, variant.adapters.split()[0]))
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and variant.amp and "cast" not in variant.adapters:
+                module.cast_input_dtype_enabled = False
+            if isinstance(module, LoraLayer) and variant.method == "qlora":
+                module.forward = partial(_forward_on_4bit, module, variant.amp)
     if variant.checkpointing:
         inner = model.get_base_model() if variant.method != "full" else model
         inner.gradient_checkpointing_enable({"use_reentrant": False})
         if variant.method != "full":
             inner.enable_input_require_grads()
     return model.train()
-
-
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
 def _use_flash(model: torch.nn.Module) -> None:
@@ -376,6 +403,7 @@ def count(sizes: Sizes, variant: Variant, fake: bool = False, keep_moments: bool
         with live:
             with autocast:
                 loss = _loss(model, variant, ids, mask, sizes.labels)
+            live.phase = "scored"
             loss.backward()
             live.phase = "end"
             live.note()
@@ -385,8 +413,8 @@ def count(sizes: Sizes, variant: Variant, fake: bool = False, keep_moments: bool
 
 
 def _mark_phases(model: torch.nn.Module, live: LiveStorages) -> None:
-    """`forward`, `last` in the last layer, `loss` from the last norm on, `layer` while the last layer is taken
-    backward, `rest` after it."""
+    """`forward`, `last` in the last layer, `loss` from the last norm on, `scored` when its backward begins, `layer`
+    while the last layer is taken backward, `rest` after it."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = inner.model.layers
 
@@ -402,7 +430,7 @@ def _mark_phases(model: torch.nn.Module, live: LiveStorages) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         if live.phase == "forward" and hidden.requires_grad:
             hidden.register_hook(to("rest"))
-        elif live.phase == "loss":
+        elif live.phase == "scored":
             live.phase = "layer"
         if live.phase == "forward":
             live.phase = "last"
@@ -418,9 +446,18 @@ def _mark_phases(model: torch.nn.Module, live: LiveStorages) -> None:
 
 def _loss(model: torch.nn.Module, variant: Variant, ids: Any, mask: Any, labels: int) -> torch.Tensor:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if variant.loss == "held":
+        held = model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
+        held.loss.held = held  # as `outputs` in `outputs.loss.backward()`
+        kept: torch.Tensor = held.loss
+        return kept
     if variant.loss == "full":
         loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
         return loss
+    if variant.loss == "shifted":
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        shifted = logits[:, :-1].contiguous()
+        return torch.nn.functional.cross_entropy(shifted.view(-1, shifted.shape[-1]), ids[:, 1:].reshape(-1))
     hidden = inner.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
     row, position = _labelled(ids.shape[0], ids.shape[1], int(labels))
     tile = torch.bfloat16 if variant.amp else hidden.dtype

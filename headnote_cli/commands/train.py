@@ -9,14 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headnote_cli.commands.check_memory import method_of
+from headnote_cli.commands.check_memory import method_of, shapes_for
 from headnote_cli.commands.rows import encoder_for, leak_warnings, lengths_lines
-from headnote_cli.config import Config
+from headnote_cli.config import Config, Settings
 from headnote_cli.data import load_split
 from headnote_cli.encoding import Encoder
-from headnote_cli.errors import DataError, Interrupted, UsageError
+from headnote_cli.errors import ConfigError, DataError, DoesNotFitError, Interrupted, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note, PlanResolved
-from headnote_cli.hardware import Plan, resolve
+from headnote_cli.hardware import Machine, Plan, resolve
+from headnote_cli.memory.cards import Card
+from headnote_cli.memory.estimate import estimate
+from headnote_cli.memory.setup import setup_of
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
     METRICS,
@@ -90,10 +93,12 @@ def train(
     dry_run: bool = False,
     allow_remote_code: bool = False,
     skip_bad_rows: bool = False,
+    ignore_memory: bool = False,
 ) -> TrainingReport:
     """Train a config from its start, or go on where its run folder ends.
 
     Raises:
+        DoesNotFitError: The estimate says that this machine's memory cannot hold a step.
         UsageError: `strict` and the machine cannot do what is asked; a resumed run would be a different one.
         DataError: Rows that cannot be trained on.
         Interrupted: A signal came; the run is saved.
@@ -105,7 +110,8 @@ def train(
     folder = output_dir(config)
     base = base_model(config, allow_remote_code)
     model_type = load_model_config(base).model_type
-    plan = resolve(config.settings, this_machine(), model_type, allow_remote_code)
+    machine = this_machine()
+    plan = resolve(config.settings, machine, model_type, allow_remote_code)
     if strict:
         plan.require_unchanged()
     emit(PlanResolved(plan))
@@ -116,6 +122,7 @@ def train(
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
             return report_of(folder, record, plan)
     check_arguments(config.settings, plan, folder)
+    expected = _expected_memory(config, plan, machine, ignore_memory, emit)
     if config.settings.save_strategy == "no":
         emit(Note("`save_strategy: no`: nothing of what is learnt will be kept", warning=True))
     templates = PromptTemplates(config.path_of("prompts_path"))
@@ -130,7 +137,53 @@ def train(
     with main_process_first(plan) as is_main:
         start_from = _starting_point(folder, resume, emit) if is_main else newest_whole(folder)
     started = str(record["started"]) if start_from and record else now()
-    return _run(config, plan, base, encoder, splits, start_from, emit, is_main, started)
+    about = {"started": started, "estimated_memory": expected}
+    return _run(config, plan, base, encoder, splits, start_from, emit, is_main, about)
+
+
+def _expected_memory(
+    config: Config, plan: Plan, machine: Machine, ignore: bool, emit: Listener
+) -> dict[str, Any] | None:
+    """The estimate for this machine, as the plan will train here; None where the model's sizes are not known.
+
+    Raises:
+        DoesNotFitError: It is more than the machine has, and is not to be ignored.
+    """
+    effective = planned(config.settings, plan)
+    try:
+        shapes = shapes_for(config)
+        found = estimate(shapes, setup_of(effective, shapes))
+    except (ConfigError, UnreachableError) as error:
+        emit(Note(f"memory not estimated: {error.message}"))
+        return None
+    on_gpu = plan.effective("device") == "cuda"
+    cards = [Card(gpu.name, gpu.memory, gpu.used) for gpu in machine.gpus] if on_gpu else []
+    card = min(cards, key=lambda one: one.usable, default=Card("main memory", machine.memory))
+    least = "at least " if found.unknown else ""
+    emit(Note(f"memory, estimated: {least}{found.total / 2**30:.1f} GiB of {card.memory / 2**30:.1f} GiB ({card.name})"))
+    if card.memory and found.total > card.usable and not ignore:
+        raise DoesNotFitError(
+            f"a step needs {least}{found.total / 2**30:.1f} GiB, and {card.name} has {card.usable / 2**30:.1f} GiB to give",
+            hint=f"`slds check-memory --config {config.path}` says what would help; --ignore-memory tries all the same",
+        )
+    return {"bytes": found.total, "allocated": found.allocated, "phase": found.phase, "components": found.components}
+
+
+def planned(settings: Settings, plan: Plan) -> Settings:
+    """The settings with the plan's answers in place of what cannot be done here."""
+    return settings.model_copy(
+        update={
+            "dtype": plan.effective("dtype"),
+            "bf16": plan.is_on("bf16"),
+            "fp16": plan.is_on("fp16"),
+            "attn_implementation": plan.effective("attn_implementation"),
+            "optim": plan.effective("optim"),
+            "use_liger_kernel": plan.is_on("use_liger_kernel"),
+            "use_cpu": plan.effective("device") == "cpu",
+            "load_in_4bit": plan.effective("quantization").startswith("4-bit"),
+            "load_in_8bit": plan.effective("quantization").startswith("8-bit"),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -250,13 +303,13 @@ def _run(
     start: Checkpoint | None,
     emit: Listener,
     is_main: bool,
-    started: str,
+    about: Mapping[str, Any],
 ) -> TrainingReport:
     from headnote_cli.engine.training import TrainingJob
     from headnote_cli.engine.training import train as run_trainer
 
     folder = output_dir(config)
-    record = _record(config, plan, base, encoder, splits) | {"started": started}
+    record = _record(config, plan, base, encoder, splits) | about
 
     def keep(state: str, **more: Any) -> dict[str, Any]:
         kept = record | {"state": state} | more
@@ -277,7 +330,7 @@ def _run(
         output_dir=folder,
         resume_from=start.path if start else None,
     )
-    emit(Note(f"{method_of(config)} on {base.name}"))
+    emit(Note(f"{method_of(config.settings)} on {base.name}"))
     try:
         result = run_trainer(job, emit)
     except BaseException as error:
@@ -292,6 +345,7 @@ def _metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
     losses = [line["loss"] for line in read_metrics(folder) if "loss" in line]
     return {
         "model": values.pop("model"),
+        "measured_memory": values.pop("memory"),
         "metrics": values | {"train_loss": sum(losses) / len(losses) if losses else result.train_loss},
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from headnote_cli.data import Located, Rows, row_fault
@@ -152,3 +153,12 @@ def cached_json(name: str, *identities: str) -> Path:
     """Where a small result about rows of these identities is kept."""
     key = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
     return cache_root() / name / f"{key}.json"
+
+
+def lengths_of(rows: Dataset) -> tuple[list[int], list[int]]:
+    """Tokens of each prepared row, and how many of them the loss is taken on."""
+    lengths, labelled = [], []
+    for batch in rows.with_format("arrow").iter(1000):
+        lengths += pc.list_value_length(batch["input_ids"]).to_pylist()
+        labelled += [len(row) - row.count(IGNORED) for row in batch["labels"].to_pylist()]
+    return lengths, labelled

@@ -7,7 +7,9 @@ import inspect
 import json
 import math
 import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -78,6 +81,7 @@ class TrainingResult:
     seconds: float
     checkpoint: Path | None
     model: LoadedModel
+    memory: dict[str, int]
 
 
 def train(job: TrainingJob, emit: Listener) -> TrainingResult:
@@ -100,7 +104,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
         processing_class=job.tokenizer,
         peft_config=lora_config(job.settings, job.plan),
     )
-    _adapters_in_float32(trainer.model)
+    _adapters_in_float32(trainer.model, autocast=job.plan.is_on("bf16") or job.plan.is_on("fp16"))
     loaded = _counted(trainer.model, layers, size)
     emit(
         Note(
@@ -128,6 +132,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
         seconds=round(float(outcome.metrics.get("train_runtime", 0.0)), 3),
         checkpoint=newest,
         model=loaded,
+        memory=measured_memory(),
     )
 
 
@@ -306,12 +311,19 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         raise ConfigError(f"the training keys do not go together: {error}") from error
 
 
-def _adapters_in_float32(model: torch.nn.Module) -> None:
+def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:
     """TRL casts adapters on a 4-bit base to bfloat16 and a resume brings them back as float32:
-    float32 throughout makes a resumed run the same run."""
+    float32 throughout makes a resumed run the same run.
+
+    Autocast computes in 16 bits whatever the adapters' dtype, so PEFT's cast of every input to float32 would only
+    hold three copies of it until backward.
+    """
     for parameter in model.parameters():
         if parameter.requires_grad and isinstance(model, PeftModel):
             parameter.data = parameter.data.float()
+    for module in model.modules():
+        if autocast and isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
@@ -324,6 +336,15 @@ def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
     )
     attention = str(getattr(model.config, "_attn_implementation", "unknown"))
     return LoadedModel(total, trainable, layers, size, attention)
+
+
+def measured_memory() -> dict[str, int]:
+    """Peak bytes of this process: what torch allocated and reserved on the GPU, else the resident set of all of it,
+    libraries and the loading of weights included."""
+    if torch.cuda.is_available():
+        return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
 def _finite(value: Any) -> float | None:

@@ -1,176 +1,295 @@
-"""The peak of a training step: the maximum over its phases, each the sum of what lives then. All in bytes.
+"""The peak of a training step: the maximum over its phases, each the sum of what lives then. Bytes throughout.
 
-A first estimate from the config alone. GB in the sources below is 1e9 bytes.
+Weights, adapters, gradients and optimizer states follow from their dtypes; what a layer and the loss hold comes from
+`forms`, counted on the real model classes. `docs/memory.md` derives one config by hand. Sources: QLoRA is Dettmers et
+al. 2023, arXiv:2305.14314; the optimizers are named at their constants.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
-from headnote_cli.config import Settings
+from headnote_cli.memory.forms import Kind, LayerForms, fullest, fused_tile, layer_forms, loss_forms, value
+from headnote_cli.memory.setup import EMBEDDINGS, Setup
 from headnote_cli.memory.shapes import Shapes
 
-# NF4: 4 bits and one float32 scale for 64 weights; double quantization stores the scale in 8 bits with a float32
-# for 256 of them (Dettmers et al. 2023, QLoRA, section 3; bitsandbytes' block sizes).
+# bitsandbytes' NF4: 4 bits a weight and a float32 scale for 64 of them. With double quantization (QLoRA, section 3)
+# the scale has 8 bits, with a float32 for 256 of those and 1 KiB of code book a tensor, which is left out.
 NF4 = 0.5 + 4 / 64
 NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)
-INT8 = 1.0
-# CUDA context: 0.14 GB (T4) to 0.5 GB measured by others; the larger one.
+# CUDA's context with cuBLAS and the kernels of torch: 0.14 GB (T4) to 0.5 GB in published pairs of driver's and
+# torch's figures; the larger one.
 CUDA_CONTEXT = 500_000_000
-# One layer's live set when it is recomputed, bytes a token as multiples of (hidden, mlp, query width, key-value
-# width): least squares over live-tensor counts of small Gemma 3 shapes with the fused loss.
-LIVE_QLORA = (39.4, 9.1, 7.9, 7.5)
-LIVE_16BIT = (50.1, 13.1, 11.6, 7.9)
-LIVE_FLOAT32_FACTOR = 2  # every activation twice as wide
-# Tokens that TRL's fused head scores at a time where it scores labelled positions only.
-FUSED_TILE = 1024
-# Bytes a parameter of the optimizer's state: torchao's AdamW4bit holds two 4-bit states with a scale for 128 each,
-# 8-bit ones two bytes and scales, AdamW two states in the parameter's own dtype.
-STATE = {
-    "adamw_torch_4bit": 1.0625,
-    "adamw_torch_8bit": 2.03,
-    "adamw_bnb_8bit": 2.03,
-    "adamw_8bit": 2.03,
-    "paged_adamw_8bit": 0.0,
-    "paged_adamw_32bit": 0.0,
-    "sgd": 0.0,
-    "adafactor": 0.01,
+# Blocks of torch's caching allocator (c10/cuda/CUDACachingAllocator): large ones are rounded up to 2 MiB and split,
+# and what is left over is counted as reserved. Share of the tensors that come and go.
+ALLOCATOR_SLACK = 0.05
+# DDP sends gradients in buckets that are copies of them (torch.nn.parallel, `gradient_as_bucket_view=False`).
+DDP_BUCKETS = 1
+# FSDP gathers one unit while the next one is fetched (`backward_prefetch`).
+GATHERED_UNITS = 2
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Bytes of a trained weight's states, as a multiple of its own width and beside it, and what a step takes."""
+
+    widths: float = 0.0
+    bytes: float = 0.0
+    step_widths: float = 0.0
+
+
+ADAM = Optimizer(widths=2)  # torch.optim.AdamW: exp_avg and exp_avg_sq in the weight's dtype
+# `foreach`, torch's default on CUDA, keeps the square roots of all second moments at once (_multi_tensor_adamw).
+ADAM_FOREACH = Optimizer(widths=2, step_widths=1)
+BLOCKWISE_8BIT = Optimizer(bytes=2 * (1 + 4 / 256))  # bitsandbytes: two states, a float32 for blocks of 256
+IN_MAIN_MEMORY = Optimizer()  # paged: CUDA's unified memory moves the states out when the GPU is full
+OPTIMIZERS = {
+    "adamw_torch": ADAM_FOREACH,
+    "adamw_torch_fused": ADAM,
+    "adamw_hf": ADAM,
+    "adamw_apex_fused": Optimizer(bytes=8),
+    "adamw_anyprecision": Optimizer(widths=2),
+    "adamw_torch_8bit": BLOCKWISE_8BIT,  # torchao: 8 bits and a float32 for 256
+    "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 128)),  # torchao: 4 bits and a float32 for 128
+    "adamw_bnb_8bit": BLOCKWISE_8BIT,
+    "adamw_8bit": BLOCKWISE_8BIT,
+    "paged_adamw": IN_MAIN_MEMORY,
+    "paged_adamw_32bit": IN_MAIN_MEMORY,
+    "paged_adamw_8bit": IN_MAIN_MEMORY,
+    "paged_lion_8bit": IN_MAIN_MEMORY,
+    "paged_lion_32bit": IN_MAIN_MEMORY,
+    "lion_32bit": Optimizer(bytes=4),
+    "lion_8bit": Optimizer(bytes=1 + 4 / 256),
+    "rmsprop": Optimizer(widths=1),
+    "adagrad": Optimizer(widths=1),
+    "sgd": Optimizer(),
+    "adafactor": Optimizer(bytes=0.01, step_widths=1),  # row and column sums; the update is a whole tensor
 }
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+# torchao and bitsandbytes leave small tensors unquantized: norms and biases (torchao: under 4,096 elements).
+QUANTIZED_STATES = ("adamw_torch_8bit", "adamw_torch_4bit", "adamw_bnb_8bit", "adamw_8bit")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes by component, and their sum at the peak. `phase` names the moment of the peak."""
+    """Bytes by component at the peak, and what every phase needs.
+
+    `unknown` names what is not counted: then the total is a lower bound.
+    """
 
     components: dict[str, int]
     phase: str
+    phases: dict[str, int]
     parameters: int
     trainable: int
+    unknown: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
         return sum(self.components.values())
 
+    @property
+    def allocated(self) -> int:
+        """What `torch.cuda.max_memory_allocated` would say: tensors alone."""
+        return self.total - self.components.get("CUDA context", 0) - self.components.get("allocator slack", 0)
 
-def estimate(shapes: Shapes, settings: Settings, batch: int | None = None, on_gpu: bool = True) -> Estimate:
-    """The peak of one training step of a config.
 
-    Args:
-        batch: Rows a step on one device, instead of the config's.
-        on_gpu: Count the CUDA context.
-    """
-    rows = batch or settings.per_device_train_batch_size
-    tokens = rows * sequence_length(settings)
-    width = WIDTH[load_dtype(settings)]
-    trainable = trainable_parameters(shapes, settings)
+def estimate(shapes: Shapes, setup: Setup) -> Estimate:
+    """The peak of one training step on one device, from the second step on, when the optimizer has its states."""
+    trainable = trained_parameters(shapes, setup)
     fixed = {
-        "weights": weights(shapes, settings),
-        "adapters": 4 * trainable if settings.use_peft else 0,
-        "optimizer": optimizer_state(trainable, settings),
-        "CUDA context": CUDA_CONTEXT if on_gpu else 0,
+        "weights": weights(shapes, setup),
+        "adapters": trainable * setup.adapter_width if setup.kind.method != "full" else 0,
+        "optimizer states": optimizer_states(shapes, setup),
     }
-    gradients = trainable * (4 if settings.use_peft else width)
-    stored = stored_activations(shapes, settings, tokens, width)
-    phases = {
-        "loss": {"activations": stored, "logits": logits(shapes, settings, tokens)},
-        "backward of one layer": {
-            "activations": stored,
-            "one layer": live_layer(shapes, settings, tokens) + eager_scores(shapes, settings, rows),
-            "gradients": gradients if settings.use_peft else 0,
-        },
-        "end of backward": {"gradients": gradients, "one layer": live_layer(shapes, settings, tokens)},
-    }
+    if setup.sharding == "full":
+        fixed = {name: -(-size // setup.devices) for name, size in fixed.items()}
+        fixed["gathered weights"] = gathered_weights(shapes, setup)
+    if setup.sharding == "ddp":
+        fixed["DDP buckets"] = DDP_BUCKETS * gradients(shapes, setup)
+    phases = step_phases(shapes, setup)
     phase = max(phases, key=lambda name: sum(phases[name].values()))
-    return Estimate(fixed | phases[phase], phase, shapes.parameters, trainable)
-
-
-def sequence_length(settings: Settings) -> int:
-    """Tokens of the longest row."""
-    return settings.max_length or 8192
-
-
-def load_dtype(settings: Settings) -> str:
-    """The dtype of the loaded weights on a GPU that can do it."""
-    if "dtype" in settings.model_fields_set and settings.dtype in WIDTH:
-        return str(settings.dtype)
-    return "float16" if settings.fp16 else "float32" if settings.bf16 is False else "bfloat16"
-
-
-def weights(shapes: Shapes, settings: Settings) -> int:
-    """The base model: linear layers quantized if asked, the rest (embeddings, tied head, norms) at the load dtype."""
-    width = WIDTH[load_dtype(settings)]
-    linear = shapes.text_linear + shapes.vision_linear
-    rest = shapes.parameters - linear
-    if settings.load_in_4bit:
-        per_weight = NF4_DOUBLE if settings.use_bnb_nested_quant else NF4
-    else:
-        per_weight = INT8 if settings.load_in_8bit else width
-    return math.ceil(linear * per_weight) + rest * width
-
-
-def trainable_parameters(shapes: Shapes, settings: Settings) -> int:
-    """LoRA's A and B on each target of the language model: r · (in + out); all weights without PEFT."""
-    if not settings.use_peft:
-        return shapes.parameters
-    targets = settings.lora_target_modules or "all-linear"
-    names = [targets] if isinstance(targets, str) else targets
-    per_layer = sum(
-        settings.lora_r * (rows + columns)
-        for name, rows, columns in shapes.linear_modules()
-        if names == ["all-linear"] or name in names
+    tensors = {name: size for name, size in {**fixed, **phases[phase]}.items() if size}
+    moving = sum(phases[phase].values())
+    beside = {"allocator slack": math.ceil(ALLOCATOR_SLACK * moving), "CUDA context": CUDA_CONTEXT}
+    held = sum(fixed.values())
+    return Estimate(
+        tensors | (beside if setup.on_gpu else {}),
+        phase,
+        {name: held + sum(part.values()) for name, part in phases.items()},
+        shapes.parameters,
+        trainable,
+        setup.unknown,
     )
-    return shapes.layers * per_layer
 
 
-def optimizer_state(trainable: int, settings: Settings) -> int:
-    """Bytes of the optimizer's state."""
-    own_width = 4 if settings.use_peft else WIDTH[load_dtype(settings)]
-    return math.ceil(trainable * STATE.get(settings.optim, 2 * own_width))
+def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
+    """What lives beside the fixed part in each phase of a step.
+
+    With checkpointing a layer leaves its input (tokens, hidden) behind, without it all that its backward needs. The
+    last layer is recomputed and taken backward while all layers' activations live; the first one when only its own do
+    but the gradients of all others are there.
+    """
+    sizes = sizes_of(shapes, setup)
+    layer = forms_for(shapes, setup.kind)
+    stored, kept = (shapes.layers * value(form, sizes) for form in (layer.stored, layer.kept))
+    scored, unscored = loss(shapes, setup)
+    grads = gradients(shapes, setup)
+    accumulated = {"gradients": grads} if setup.gradients_stay else {}
+    batch = {"batch": 3 * 8 * setup.batch * setup.length}  # ids, labels and mask in int64
+    phases = {
+        "forward": {"activations": stored, "one layer at work": fullest(layer.forward, sizes)},
+        "loss": {"activations": stored, "loss": scored},
+        "backward of the loss": {"activations": kept, "loss": unscored},
+        "backward of the last layer": {"activations": kept, "one layer at work": fullest(layer.backward, sizes)},
+        "backward of the first layer": {
+            "activations": kept // shapes.layers,
+            "one layer at work": fullest(layer.backward, sizes),
+            "gradients": layer_gradients(shapes, setup) * (shapes.layers - 1),
+        },
+        "end of backward": {"gradients": grads, "embedding's gradient": embedding_gradient(shapes, setup)},
+        "optimizer step": {"gradients": grads, "optimizer step": optimizer_step(shapes, setup)},
+        "saving": {},
+    }
+    if setup.evaluation_batch:
+        evaluated = dataclasses.replace(setup, batch=setup.evaluation_batch)
+        phases["evaluation"] = {"evaluation": evaluation(shapes, evaluated)}
+    for name in ("forward", "loss", "backward of the loss", "backward of the last layer"):
+        phases[name] |= accumulated
+    if setup.gradients_stay:
+        phases["backward of the first layer"]["gradients"] = grads
+    return {name: part | batch for name, part in phases.items()}
 
 
-def stored_activations(shapes: Shapes, settings: Settings, tokens: int, width: int) -> int:
-    """With checkpointing a layer's input a layer, (tokens, hidden); without it every layer's live set."""
-    if (
-        settings.activation_checkpointing
-        if settings.activation_checkpointing is not None
-        else settings.gradient_checkpointing
+def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
+    """The sizes that forms are written in (see `forms`)."""
+    labelled = setup.batch * setup.labels
+    return {
+        "T": setup.batch * setup.length, "B": setup.batch, "S": setup.length, "N": labelled,
+        "h": shapes.hidden, "I": shapes.mlp, "q": shapes.query_width, "kv": shapes.key_value_width,
+        "d": shapes.head_dim, "H": shapes.heads, "K": shapes.kv_heads, "r": setup.rank, "V": shapes.vocabulary,
+        "tile": fused_tile(labelled, shapes.vocabulary),
+    }  # fmt: skip
+
+
+def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
+    """The counted forms of a kind of layer, or of the nearest counted kind that holds no less."""
+    for nearest in (
+        kind,
+        dataclasses.replace(kind, targets="all"),
+        dataclasses.replace(kind, targets="all", amp=True),
+        dataclasses.replace(kind, targets="all", amp=True, adapters="float32"),
     ):
-        return shapes.layers * tokens * shapes.hidden * width
-    return shapes.layers * live_layer(shapes, settings, tokens)
+        try:
+            return layer_forms(shapes.model_type, nearest)
+        except KeyError:
+            continue
+    raise KeyError(kind.key)
 
 
-def live_layer(shapes: Shapes, settings: Settings, tokens: int) -> int:
-    """What one layer holds while it is recomputed and its gradients are taken."""
-    a, b, c, d = LIVE_QLORA if settings.load_in_4bit else LIVE_16BIT
-    per_token = a * shapes.hidden + b * shapes.mlp + c * shapes.query_width + d * shapes.key_value_width
-    factor = LIVE_FLOAT32_FACTOR if load_dtype(settings) == "float32" else 1
-    return math.ceil(factor * tokens * per_token)
+def weights(shapes: Shapes, setup: Setup) -> int:
+    """The base model: linear layers quantized if asked; embeddings, output layer, norms and biases never are."""
+    linear = shapes.text_linear + shapes.vision_linear
+    rest = (shapes.parameters - linear) * (4 if setup.upcast else setup.width)
+    per_weight = {"none": setup.width, "nf4": NF4, "nf4 double": NF4_DOUBLE, "int8": 1}[setup.quantization]
+    return math.ceil(linear * per_weight) + rest
 
 
-def eager_scores(shapes: Shapes, settings: Settings, rows: int) -> int:
-    """Eager attention holds scores and probabilities, (heads, seq, seq) a row, in float32 and at the load dtype."""
-    if settings.attn_implementation != "eager":
-        return 0
-    length = sequence_length(settings)
-    return rows * shapes.heads * length * length * (4 + WIDTH[load_dtype(settings)])
+def gathered_weights(shapes: Shapes, setup: Setup) -> int:
+    """FSDP and ZeRO-3: the layers that are whole at a time, (in × out) of their linear modules."""
+    per_weight = {"none": setup.width, "nf4": NF4, "nf4 double": NF4_DOUBLE, "int8": 1}[setup.quantization]
+    return math.ceil(GATHERED_UNITS * shapes.layer_linear * per_weight + shapes.embedding * setup.width)
 
 
-def logits(shapes: Shapes, settings: Settings, tokens: int) -> int:
-    """TRL's fused head scores a tile of labelled positions at a time; label smoothing needs three float32 copies."""
-    if settings.label_smoothing_factor:
-        return 3 * 4 * tokens * shapes.vocabulary
-    return 2 * 4 * min(tokens, FUSED_TILE) * shapes.vocabulary
+def trained_parameters(shapes: Shapes, setup: Setup) -> int:
+    """LoRA's A (r, in) and B (out, r) on each target; without PEFT all weights that text reaches, not the tower."""
+    if setup.kind.method == "full":
+        return shapes.parameters - shapes.vision_linear - shapes.other
+    per_layer = sum(
+        setup.rank * (rows + columns)
+        for name, rows, columns in shapes.linear_modules()
+        if setup.targets == ("all-linear",) or name in {target.rsplit(".", 1)[-1] for target in setup.targets}
+    )
+    vision = setup.rank * shapes.vision_widths if setup.vision_adapted else 0
+    saved = shapes.embedding * sum(name in EMBEDDINGS for name in setup.saved_modules)
+    return shapes.layers * per_layer + vision + saved
 
 
-def largest_batch(shapes: Shapes, settings: Settings, budget: int) -> int:
-    """The most rows a step that fit in `budget` bytes, 0 if not even one does; the peak grows with the batch."""
-    low, high = 0, 4096
-    while low < high:
-        middle = (low + high + 1) // 2
-        if estimate(shapes, settings, middle).total <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def gradients(shapes: Shapes, setup: Setup) -> int:
+    """One in the dtype of each trained weight."""
+    whole = trained_parameters(shapes, setup) * setup.trained_width
+    return -(-whole // setup.devices) if setup.sharding == "full" else whole
+
+
+def layer_gradients(shapes: Shapes, setup: Setup) -> int:
+    """Of one layer; the output layer's is in the backward forms of full fine-tuning already."""
+    if setup.kind.method != "full":
+        return gradients(shapes, setup) // shapes.layers
+    layer = (shapes.layer_linear + shapes.norms // shapes.layers) * setup.trained_width
+    return -(-layer // setup.devices) if setup.sharding == "full" else layer
+
+
+def embedding_gradient(shapes: Shapes, setup: Setup) -> int:
+    """Full fine-tuning with a tied output layer: the embedding's own gradient, and its sum with the output layer's,
+    two tensors (vocabulary, hidden) beside the one that stays (torch's `embedding_dense_backward`)."""
+    tied = setup.kind.method == "full" and shapes.tied
+    return 2 * shapes.embedding * setup.width if tied else 0
+
+
+def optimizer_states(shapes: Shapes, setup: Setup) -> int:
+    """States of all trained weights, see `OPTIMIZERS`; 0 for one that is not known (then it is in `unknown`)."""
+    optimizer = OPTIMIZERS.get(setup.optim, Optimizer())
+    trained = trained_parameters(shapes, setup)
+    small = shapes.norms if setup.kind.method == "full" and setup.optim in QUANTIZED_STATES else 0
+    per_weight = optimizer.widths * setup.trained_width + optimizer.bytes
+    return math.ceil((trained - small) * per_weight + small * 2 * setup.trained_width)
+
+
+def optimizer_step(shapes: Shapes, setup: Setup) -> int:
+    """What a step of the optimizer holds beside states and gradients."""
+    step = OPTIMIZERS.get(setup.optim, Optimizer()).step_widths
+    whole = math.ceil(step * trained_parameters(shapes, setup) * setup.trained_width)
+    return whole // (setup.devices if setup.sharding == "full" else 1)
+
+
+def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
+    """The fullest moments of the loss's forward and of its backward.
+
+    `fused`, `full`, `held` and `shifted` are counted forms. `liger` (liger_kernel/ops/fused_linear_cross_entropy.py) holds a
+    chunk of logits, its float32 copy, and the gradient of the hidden states, (T, h), from its forward on; `labelled`
+    three float32 copies of the labelled positions' logits.
+    """
+    sizes = sizes_of(shapes, setup)
+    counted = setup.loss if setup.loss in ("fused", "full", "held", "shifted") else "fused"
+    if counted != setup.loss:
+        sizes |= {"tile": 0}
+    forms = loss_forms(shapes.model_type, loss_kind(setup.kind), counted)
+    forward, backward = (fullest(part, sizes) for part in forms)
+    if setup.loss == "labelled":
+        copies = 4 * sizes["N"] * sizes["V"]
+        return forward + 2 * copies, backward + 3 * copies
+    if setup.loss == "liger":
+        chunk = liger_chunk(sizes["T"], sizes["V"], sizes["h"]) * sizes["V"] * (setup.width + 4)
+        gradient = sizes["T"] * sizes["h"] * setup.width
+        return forward + chunk + gradient, backward + gradient
+    return forward, backward
+
+
+def loss_kind(kind: Kind) -> Kind:
+    """Liger's kernels were counted under autocast only."""
+    return kind if kind.amp else dataclasses.replace(kind, liger=False)
+
+
+def liger_chunk(tokens: int, vocabulary: int, hidden: int) -> int:
+    """Rows of logits that Liger's fused cross-entropy holds at a time."""
+    return int(2 ** math.ceil(math.log2(max(1, -(-tokens // -(-vocabulary // hidden))))))
+
+
+def evaluation(shapes: Shapes, setup: Setup) -> int:
+    """A forward without gradients: one layer at work, or the loss, whichever is larger."""
+    sizes = sizes_of(shapes, setup)
+    layer = forms_for(shapes, setup.kind)
+    beyond = max(fullest(layer.forward, sizes), fullest((layer.stored,), sizes))
+    logits = sizes["T"] * sizes["V"] * (setup.width + 8) if setup.loss == "full" else 2 * sizes["tile"]
+    return max(beyond, logits)

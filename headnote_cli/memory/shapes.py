@@ -1,4 +1,4 @@
-"""The sizes of a model, from its `config.json` or, for models that are gated, from a short table."""
+"""The sizes of a model, from its `config.json` or, for models that are gated or far away, from a table."""
 
 from __future__ import annotations
 
@@ -8,24 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import ConfigError, UnreachableError
+from headnote_cli.memory.forms import known_types
 from headnote_cli.runs import read_json
 
-# A Llama-like decoder: q, k, v, o, gate, up and down projections. What other families add is named below.
-FAMILIES = {
-    "gemma3": "gemma",
-    "gemma3_text": "gemma",
-    "gemma2": "gemma",
-    "llama": "llama",
-    "mistral": "llama",
-    "qwen2": "llama",
-    "qwen3": "llama",
-    "smollm3": "llama",
-}
 # What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.
 DEFAULTS: dict[str, dict[str, int]] = {
     "gemma3": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208},
 }
-NORMS_PER_LAYER = {"gemma": 4, "llama": 2}
+GEMMA = ("gemma", "gemma2", "gemma3", "gemma3_text")
+FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
+NORMS_OF_HEADS = ("gemma3", "gemma3_text", "qwen3", "apertus")
+SLIDING = ("gemma2", "gemma3", "gemma3_text")  # some layers of which see a window only, so a mask is always made
+# SigLIP as Gemma 3 uses it: hidden, MLP, layers, patch, image (google/gemma-3-4b-it, config.json, vision_config).
+SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "patch_size": 14, "image_size": 896}
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Shapes:
     """What decides a model's memory, counts of elements throughout."""
 
     name: str
-    family: str
+    model_type: str
     hidden: int
     layers: int
     heads: int
@@ -42,7 +37,10 @@ class Shapes:
     mlp: int
     vocabulary: int
     tied: bool = True
+    window: int | None = None  # tokens that a sliding layer sees
+    global_every: int = 1  # every how many layers one sees everything
     vision_linear: int = 0  # weights in linear layers of a vision tower
+    vision_widths: int = 0  # input and output widths of those layers, summed
     other: int = 0  # further unquantized weights: patch embeddings, projector, vision norms and biases
 
     @property
@@ -55,17 +53,29 @@ class Shapes:
 
     def linear_modules(self) -> Iterator[tuple[str, int, int]]:
         """Name, input and output width of the linear layers of one decoder layer."""
-        yield "q_proj", self.hidden, self.query_width
-        yield "k_proj", self.hidden, self.key_value_width
-        yield "v_proj", self.hidden, self.key_value_width
+        if self.model_type == "phi3":
+            yield "qkv_proj", self.hidden, self.query_width + 2 * self.key_value_width
+        else:
+            yield "q_proj", self.hidden, self.query_width
+            yield "k_proj", self.hidden, self.key_value_width
+            yield "v_proj", self.hidden, self.key_value_width
         yield "o_proj", self.query_width, self.hidden
-        yield "gate_proj", self.hidden, self.mlp
-        yield "up_proj", self.hidden, self.mlp
+        if self.model_type == "phi3":
+            yield "gate_up_proj", self.hidden, 2 * self.mlp
+        elif self.model_type == "apertus":
+            yield "up_proj", self.hidden, self.mlp
+        else:
+            yield "gate_proj", self.hidden, self.mlp
+            yield "up_proj", self.hidden, self.mlp
         yield "down_proj", self.mlp, self.hidden
 
     @property
+    def layer_linear(self) -> int:
+        return sum(rows * columns for _, rows, columns in self.linear_modules())
+
+    @property
     def text_linear(self) -> int:
-        return self.layers * sum(rows * columns for _, rows, columns in self.linear_modules())
+        return self.layers * self.layer_linear
 
     @property
     def embedding(self) -> int:
@@ -78,30 +88,95 @@ class Shapes:
 
     @property
     def norms(self) -> int:
-        per_head = 2 * self.head_dim if self.family == "gemma" else 0
-        return self.layers * (NORMS_PER_LAYER[self.family] * self.hidden + per_head) + self.hidden
+        """Norms, Qwen 2's biases of q, k and v, Apertus' two numbers of its activation."""
+        layer = (4 if self.model_type in FOUR_NORMS else 2) * self.hidden
+        layer += 2 * self.head_dim if self.model_type in NORMS_OF_HEADS else 0
+        layer += self.query_width + 2 * self.key_value_width if self.model_type == "qwen2" else 0
+        layer += 2 if self.model_type == "apertus" else 0
+        return self.layers * layer + self.hidden
 
     @property
     def parameters(self) -> int:
         return self.text_linear + self.embedding + self.head + self.norms + self.vision_linear + self.other
 
 
-# google/gemma-3-4b-it, from its config.json; the counts of the vision tower and projector from the model built
-# without memory (416,866,032 and 2,950,272 weights).
-GEMMA_3_4B = Shapes(
-    name="google/gemma-3-4b-it",
-    family="gemma",
-    hidden=2560,
-    layers=34,
-    heads=8,
-    kv_heads=4,
-    head_dim=256,
-    mlp=10240,
-    vocabulary=262208,
-    vision_linear=27 * (4 * 1152 * 1152 + 2 * 1152 * 4304),
-    other=416_866_032 - 27 * (4 * 1152 * 1152 + 2 * 1152 * 4304) + 2_950_272,
-)
-BUNDLED = {GEMMA_3_4B.name: GEMMA_3_4B}
+# Hub id: model type, hidden, layers, heads, key-value heads, head width, MLP, vocabulary, tied. Each from the
+# config.json of that id; the tests hold the resulting counts against the published totals of weights.
+_TABLE: dict[str, tuple[str, int, int, int, int, int, int, int, bool]] = {
+    "google/gemma-3-270m-it": ("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144, True),
+    "google/gemma-3-1b-it": ("gemma3_text", 1152, 26, 4, 1, 256, 6912, 262144, True),
+    "google/gemma-3-4b-it": ("gemma3", 2560, 34, 8, 4, 256, 10240, 262208, True),
+    "google/gemma-3-12b-it": ("gemma3", 3840, 48, 16, 8, 256, 15360, 262208, True),
+    "google/gemma-3-27b-it": ("gemma3", 5376, 62, 32, 16, 128, 21504, 262208, True),
+    "google/gemma-2-2b-it": ("gemma2", 2304, 26, 8, 4, 256, 9216, 256000, True),
+    "google/gemma-2-9b-it": ("gemma2", 3584, 42, 16, 8, 256, 14336, 256000, True),
+    "google/gemma-2-27b-it": ("gemma2", 4608, 46, 32, 16, 128, 36864, 256000, True),
+    "google/gemma-7b-it": ("gemma", 3072, 28, 16, 16, 256, 24576, 256000, True),
+    "meta-llama/Llama-3.2-1B": ("llama", 2048, 16, 32, 8, 64, 8192, 128256, True),
+    "meta-llama/Llama-3.2-3B": ("llama", 3072, 28, 24, 8, 128, 8192, 128256, True),
+    "meta-llama/Meta-Llama-3-8B": ("llama", 4096, 32, 32, 8, 128, 14336, 128256, False),
+    "meta-llama/Llama-3.1-8B": ("llama", 4096, 32, 32, 8, 128, 14336, 128256, False),
+    "meta-llama/Llama-3.1-70B": ("llama", 8192, 80, 64, 8, 128, 28672, 128256, False),
+    "meta-llama/Llama-2-7b-hf": ("llama", 4096, 32, 32, 32, 128, 11008, 32000, False),
+    "meta-llama/Llama-2-13b-hf": ("llama", 5120, 40, 40, 40, 128, 13824, 32000, False),
+    "01-ai/Yi-34B": ("llama", 7168, 60, 56, 8, 128, 20480, 64000, False),
+    "TinyLlama/TinyLlama-1.1B": ("llama", 2048, 22, 32, 4, 64, 5632, 32000, False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", 576, 30, 9, 3, 64, 1536, 49152, True),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": ("llama", 960, 32, 15, 5, 64, 2560, 49152, True),
+    "HuggingFaceTB/SmolLM2-1.7B": ("llama", 2048, 24, 32, 32, 64, 8192, 49152, True),
+    "mistralai/Mistral-7B-Instruct-v0.3": ("mistral", 4096, 32, 32, 8, 128, 14336, 32768, False),
+    "Qwen/Qwen2-7B": ("qwen2", 3584, 28, 28, 4, 128, 18944, 152064, False),
+    "Qwen/Qwen2.5-0.5B": ("qwen2", 896, 24, 14, 2, 64, 4864, 151936, True),
+    "Qwen/Qwen2.5-1.5B": ("qwen2", 1536, 28, 12, 2, 128, 8960, 151936, True),
+    "Qwen/Qwen2.5-3B": ("qwen2", 2048, 36, 16, 2, 128, 11008, 151936, True),
+    "Qwen/Qwen2.5-7B": ("qwen2", 3584, 28, 28, 4, 128, 18944, 152064, False),
+    "Qwen/Qwen2.5-14B": ("qwen2", 5120, 48, 40, 8, 128, 13824, 152064, False),
+    "Qwen/Qwen2.5-32B": ("qwen2", 5120, 64, 40, 8, 128, 27648, 152064, False),
+    "Qwen/Qwen3-0.6B": ("qwen3", 1024, 28, 16, 8, 128, 3072, 151936, True),
+    "Qwen/Qwen3-1.7B": ("qwen3", 2048, 28, 16, 8, 128, 6144, 151936, True),
+    "Qwen/Qwen3-4B": ("qwen3", 2560, 36, 32, 8, 128, 9728, 151936, True),
+    "Qwen/Qwen3-8B": ("qwen3", 4096, 36, 32, 8, 128, 12288, 151936, False),
+    "Qwen/Qwen3-14B": ("qwen3", 5120, 40, 40, 8, 128, 17408, 151936, False),
+    "Qwen/Qwen3-32B": ("qwen3", 5120, 64, 64, 8, 128, 25600, 151936, False),
+    "microsoft/Phi-4-mini-instruct": ("phi3", 3072, 32, 24, 8, 128, 8192, 200064, True),
+    "swiss-ai/Apertus-8B-Instruct-2509": ("apertus", 4096, 32, 32, 8, 128, 21504, 131072, False),
+    "swiss-ai/Apertus-70B-Instruct-2509": ("apertus", 8192, 80, 64, 8, 128, 43008, 131072, False),
+}
+# Sliding window, and every how many layers one is global (config.json: sliding_window, sliding_window_pattern).
+_WINDOWS = {
+    "google/gemma-3-270m-it": (512, 6),
+    "google/gemma-3-1b-it": (512, 6),
+    "gemma3": (1024, 6),
+    "gemma2": (4096, 2),
+}
+
+
+def bundled(name: str) -> Shapes | None:
+    """The shapes of a model of the table: by its hub id, or by another id of the same weights' sizes."""
+    key = name if name in _TABLE else _alias(name)
+    if key is None:
+        return None
+    model_type, hidden, layers, heads, kv_heads, head_dim, mlp, vocabulary, tied = _TABLE[key]
+    window, every = _WINDOWS.get(key) or _WINDOWS.get(model_type) or (None, 1)
+    linear, widths, other = _vision(SIGLIP, hidden) if model_type == "gemma3" else (0, 0, 0)
+    return Shapes(
+        name, model_type, hidden, layers, heads, kv_heads, head_dim, mlp, vocabulary, tied,
+        window=window, global_every=every, vision_linear=linear, vision_widths=widths, other=other,
+    )  # fmt: skip
+
+
+def _alias(name: str) -> str | None:
+    """`google/gemma-3-4b-pt` has the sizes of `google/gemma-3-4b-it`: what is tuned on a model keeps its sizes."""
+
+    def stem(text: str) -> str:
+        lowered = text.lower()
+        for ending in ("-instruct-2507", "-instruct", "-it", "-pt", "-base", "-chat-hf", "-hf", "-v0.3", "-2509"):
+            lowered = lowered.removesuffix(ending)
+        for ending in ("-instruct", "-chat"):
+            lowered = lowered.removesuffix(ending)
+        return lowered.replace("meta-llama-3.1", "llama-3.1")
+
+    return next((key for key in _TABLE if stem(key) == stem(name)), None)
 
 
 def shapes_of(name: str, folder: Path | None) -> Shapes:
@@ -109,25 +184,26 @@ def shapes_of(name: str, folder: Path | None) -> Shapes:
 
     Args:
         name: Hub id, looked up in the bundled table.
-        folder: Its local folder, if there is one; its `config.json` wins.
+        folder: Its local folder or config.json, if there is one; it wins.
 
     Raises:
         UnreachableError: The model is not known.
-        ConfigError: Its config lacks a size.
+        ConfigError: Its config lacks a size, or its model type is not known.
     """
     if folder is not None:
         config = read_json(folder / "config.json" if folder.is_dir() else folder)
         if config is None:
             raise ConfigError("there is no config.json in the model's folder", str(folder))
         return from_config(name, config)
-    if name in BUNDLED:
-        return BUNDLED[name]
+    known = bundled(name)
+    if known is not None:
+        return known
     cached = _cached_config(name)
     if cached is not None:
         return from_config(name, cached)
     raise UnreachableError(
         f"the sizes of {name} are not known here, and its config.json cannot be reached",
-        hint=f"bundled: {', '.join(BUNDLED)}; if it is gated, ask for access and run `hf auth login`; "
+        hint=f"bundled: {', '.join(_TABLE)}; if it is gated, ask for access and run `hf auth login`; "
         "or set `model_name_or_path` to a local folder with a config.json",
     )
 
@@ -153,17 +229,21 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
     vision = config.get("vision_config")
     if not isinstance(text, Mapping) or not isinstance(vision, Mapping | None):
         raise ConfigError("its config.json is not a model's", name)
-    text = DEFAULTS.get(str(config.get("model_type")), {}) | dict(text)
     model_type = str(config.get("model_type"))
-    family = FAMILIES.get(model_type)
-    if family is None:
-        raise ConfigError(f"model type `{model_type}` is not known; known: {', '.join(FAMILIES)}", name)
+    text = DEFAULTS.get(model_type, {}) | dict(text)
+    if model_type not in known_types():
+        raise ConfigError(
+            f"model type `{model_type}` is not known",
+            name,
+            f"known: {', '.join(known_types())}; a config.json of the nearest of them, with this model's sizes, gives "
+            "an estimate: set `model_name_or_path` to its folder",
+        )
     try:
         heads, hidden = _size(text, "num_attention_heads"), _size(text, "hidden_size")
-        vision_sizes = _vision(vision, hidden) if vision is not None else (0, 0)
+        vision_sizes = _vision(vision, hidden) if vision is not None else (0, 0, 0)
         return Shapes(
             name=name,
-            family=family,
+            model_type=model_type,
             hidden=hidden,
             layers=_size(text, "num_hidden_layers"),
             heads=heads,
@@ -171,23 +251,36 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
             head_dim=_size(text, "head_dim", hidden // heads),
             mlp=_size(text, "intermediate_size"),
             vocabulary=_size(text, "vocab_size"),
-            tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", family == "gemma"))),
+            tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", model_type in GEMMA))),
+            window=_size(text, "sliding_window", 4096) if model_type in SLIDING else None,
+            global_every=_global_every(text) if model_type in SLIDING else 1,
             vision_linear=vision_sizes[0],
-            other=vision_sizes[1],
+            vision_widths=vision_sizes[1],
+            other=vision_sizes[2],
         )
     except KeyError as error:
         raise ConfigError(f"its config.json lacks {error.args[0]}", name) from error
 
 
+def _global_every(text: Mapping[str, Any]) -> int:
+    """Every how many layers one sees everything, from `layer_types` or the older `sliding_window_pattern`."""
+    types = text.get("layer_types")
+    if isinstance(types, list) and types:
+        return max(1, round(len(types) / max(1, types.count("full_attention"))))
+    pattern = text.get("sliding_window_pattern", text.get("_sliding_window_pattern"))
+    return pattern if isinstance(pattern, int) and pattern > 0 else 2 if text.get("model_type") == "gemma2" else 6
+
+
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = config.get(key, default)
+    value = config.get(key)
+    value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**9:
         raise KeyError(f"a sensible `{key}` ({value!r})")
     return value
 
 
-def _vision(vision: Mapping[str, Any], hidden: int) -> tuple[int, int]:
-    """SigLIP tower and Gemma 3's projector: weights of linear layers, and all others."""
+def _vision(vision: Mapping[str, Any], hidden: int) -> tuple[int, int, int]:
+    """SigLIP tower and Gemma 3's projector: weights of linear layers, their widths summed, all other weights."""
     width, mlp, layers = (
         _size(vision, "hidden_size"),
         _size(vision, "intermediate_size"),
@@ -197,4 +290,5 @@ def _vision(vision: Mapping[str, Any], hidden: int) -> tuple[int, int]:
     linear = layers * (4 * width * width + 2 * width * mlp)
     biases_and_norms = layers * (4 * width + mlp + width + 4 * width) + 2 * width
     embeddings = 3 * patch * patch * width + width + (side // patch) ** 2 * width
-    return linear, biases_and_norms + embeddings + width * hidden + width
+    widths = layers * (4 * 2 * width + 2 * (width + mlp))
+    return linear, widths, biases_and_norms + embeddings + width * hidden + width

@@ -32,7 +32,7 @@ RANKS = {
     "data": 2, "hardware": 2, "runs": 2,
     "encoding": 3, "events": 3, "memory": 3,
     "engine": 4,
-    "console": 5, "commands": 5,
+    "console": 5, "commands": 5, "plots": 6,
     "views": 6, "cli": 7, "__main__": 8, "__init__": 0,
 }  # fmt: skip
 

@@ -1,0 +1,137 @@
+"""What would help: each change by itself, with the estimate run again; and the largest batch and length that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from headnote_cli.config import Settings
+from headnote_cli.memory.estimate import estimate
+from headnote_cli.memory.setup import DEFAULT_LENGTH, Setup, checkpoints_activations, load_dtype, setup_of
+from headnote_cli.memory.shapes import Shapes
+
+WORTH_SAYING = 0.01  # of the peak
+MOST_ROWS, LONGEST = 1024, 131_072
+GRID_BATCHES = (1, 2, 4, 8, 16)
+GRID_LENGTHS = (1024, 2048, 4096, 8192, 16_384)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the config, the lines to write, and the peak with it."""
+
+    what: str
+    lines: tuple[str, ...]
+    total: int
+    saved: int
+
+
+def advice(shapes: Shapes, settings: Settings, stack: str, devices: int = 1) -> list[Change]:
+    """Changes that lower the peak, the greatest first."""
+    now = estimate(shapes, setup_of(settings, shapes, stack, devices)).total
+    found = []
+    for what, keys in _candidates(settings):
+        changed = settings.model_copy(update=keys)
+        total = estimate(shapes, setup_of(changed, shapes, stack, devices)).total
+        if now - total > WORTH_SAYING * now:
+            lines = tuple(f"{key}: {_yaml(value)}" for key, value in keys.items())
+            found.append(Change(what, lines, total, now - total))
+    return sorted(found, key=lambda change: -change.saved)
+
+
+def _candidates(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    batch, length = settings.per_device_train_batch_size, settings.max_length or DEFAULT_LENGTH
+    accumulation = settings.gradient_accumulation_steps
+    on_gpu = not settings.use_cpu
+    if not settings.use_peft:
+        adapters = {"use_peft": True, "lora_r": 32, "lora_target_modules": "all-linear"}
+        yield "LoRA adapters instead of all weights", adapters
+        yield "QLoRA: adapters on a 4-bit base", adapters | {"load_in_4bit": True, "use_bnb_nested_quant": True}
+    elif not settings.load_in_4bit:
+        yield "a 4-bit base", {"load_in_8bit": False, "load_in_4bit": True, "use_bnb_nested_quant": True}
+    elif not settings.use_bnb_nested_quant:
+        yield "double quantization", {"use_bnb_nested_quant": True}
+    if batch > 1:
+        keys = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": batch * accumulation}
+        yield "one row at a time, as many a step", keys
+    if not checkpoints_activations(settings):
+        yield "activation checkpointing", {"activation_checkpointing": True}
+    if on_gpu and load_dtype(settings) == "float32":
+        yield "16-bit weights", {"dtype": "bfloat16"}
+    if on_gpu and settings.attn_implementation != "flash_attention_2":
+        yield "FlashAttention-2", {"attn_implementation": "flash_attention_2"}
+    if settings.attn_implementation == "eager":
+        yield "SDPA attention", {"attn_implementation": "sdpa"}
+    if on_gpu and not settings.use_liger_kernel:
+        yield "Liger's kernels", {"use_liger_kernel": True}
+    if settings.optim != "adamw_torch_4bit":
+        yield "a 4-bit optimizer", {"optim": "adamw_torch_4bit"}
+        if settings.optim != "adamw_bnb_8bit":
+            yield "an 8-bit optimizer", {"optim": "adamw_bnb_8bit"}
+    if settings.use_peft and settings.lora_dropout:
+        yield "no dropout before the adapters", {"lora_dropout": 0.0}
+    if settings.label_smoothing_factor:
+        yield "no label smoothing, which needs all logits", {"label_smoothing_factor": 0.0}
+    if settings.completion_only_loss is False:
+        yield "the loss on completions only", {"completion_only_loss": True}
+    for shorter in (length // 2, length // 4):
+        if shorter >= 512:
+            yield f"rows of at most {shorter:,} tokens", {"max_length": shorter}
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def with_batch(shapes: Shapes, settings: Settings, batch: int, length: int, stack: str, devices: int) -> Setup:
+    """The setup at another batch and length."""
+    changed = settings.model_copy(update={"per_device_train_batch_size": batch, "max_length": length})
+    setup = setup_of(changed, shapes, stack, devices)
+    return dataclasses.replace(setup, evaluation_batch=min(setup.evaluation_batch, batch))
+
+
+def largest(fits: Callable[[int], bool], highest: int) -> int:
+    """The largest number up to `highest` that fits, 0 if not even 1 does; what fits grows no worse downwards."""
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high <= highest and fits(high):
+        low, high = high, 2 * high
+    high = min(high, highest + 1)
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def largest_batch(shapes: Shapes, settings: Settings, budget: int, stack: str = "slds", devices: int = 1) -> int:
+    """The most rows a step that fit in `budget` bytes, 0 if not even one does."""
+    length = settings.max_length or DEFAULT_LENGTH
+
+    def fits(batch: int) -> bool:
+        return estimate(shapes, with_batch(shapes, settings, batch, length, stack, devices)).total <= budget
+
+    return largest(fits, MOST_ROWS)
+
+
+def longest(shapes: Shapes, settings: Settings, budget: int, stack: str = "slds", devices: int = 1) -> int:
+    """The most tokens a row, in steps of 128, that fit in `budget` bytes at the config's batch."""
+    batch = settings.per_device_train_batch_size
+
+    def fits(steps: int) -> bool:
+        return estimate(shapes, with_batch(shapes, settings, batch, 128 * steps, stack, devices)).total <= budget
+
+    return 128 * largest(fits, LONGEST // 128)
+
+
+def grid(shapes: Shapes, settings: Settings, stack: str = "slds", devices: int = 1) -> dict[int, dict[int, int]]:
+    """Peaks by length and batch."""
+    return {
+        length: {
+            batch: estimate(shapes, with_batch(shapes, settings, batch, length, stack, devices)).total
+            for batch in GRID_BATCHES
+        }
+        for length in GRID_LENGTHS
+    }

@@ -1,0 +1,141 @@
+"""What lives at the fullest moments of a step, as sums of bytes times sizes: read from a table that a script counts.
+
+`forms.json` comes out of `scripts/memory_forms.py`, which runs one step of transformers' own model classes on tiny
+sizes and names every live tensor by its shape. So a form is exact for the operators that were run, and its terms can
+be read: `{"T*h": 2}` is one 16-bit tensor of tokens × hidden.
+
+Sizes: T tokens of a batch, B rows, S tokens of a row, N labelled tokens; h hidden, I width of the MLP, q and kv widths
+of queries and keys, d width of a head, H and K their counts, r rank, V vocabulary; tile, the logits that TRL's fused
+output layer holds at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Form = Mapping[str, int]  # bytes by product of sizes
+FILE = Path(__file__).with_name("forms.json")
+# Model types whose layers hold the same tensors as another's.
+SAME_LAYERS = {
+    "gemma3": "gemma3_text",
+    "mistral": "llama",
+    "smollm3": "llama",
+    "mistral3": "llama",
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What decides which tensors a layer keeps, apart from sizes.
+
+    Attributes:
+        method: `full`, `lora` or `qlora`.
+        dtype: Of the loaded weights: `bfloat16` (float16 holds as much) or `float32`.
+        amp: Forward under autocast to 16 bits.
+        adapters: Dtype of LoRA's weights; `float32 cast` where PEFT casts each input to float32 first.
+        attention: `eager`, `sdpa` (with a mask), `sdpa_causal` (without) or `flash_attention_2`.
+        targets: Of LoRA: `all` linear layers, `attention` (q, k, v, o) or `qv`.
+    """
+
+    method: str = "qlora"
+    dtype: str = "bfloat16"
+    amp: bool = True
+    adapters: str = "float32"
+    attention: str = "flash_attention_2"
+    checkpointing: bool = True
+    dropout: bool = True
+    liger: bool = False
+    targets: str = "all"
+
+    @property
+    def key(self) -> str:
+        parts = [self.method, self.dtype, "amp" if self.amp else "", self.adapters if self.method != "full" else ""]
+        parts += [self.attention, "checkpointing" if self.checkpointing else ""]
+        parts += ["dropout" if self.dropout and self.method != "full" else "", "liger" if self.liger else ""]
+        parts += [self.targets if self.targets != "all" and self.method != "full" else ""]
+        return " ".join(part for part in parts if part)
+
+    @property
+    def head_key(self) -> str:
+        """What decides how the loss is taken, and what lives through it."""
+        parts = ["full" if self.method == "full" else "lora", self.dtype, "amp" if self.amp else ""]
+        parts += ["masked" if self.attention in ("eager", "sdpa") else ""]
+        return " ".join(part for part in [*parts, "liger" if self.liger else ""] if part)
+
+
+@dataclass(frozen=True)
+class LayerForms:
+    """Of one decoder layer: what it leaves stored, and the fullest moments beyond what all layers store.
+
+    Attributes:
+        stored: While forward lasts, autocast's casts of weights included.
+        kept: From the loss's backward on.
+    """
+
+    stored: Form
+    kept: Form
+    forward: tuple[Form, ...]
+    backward: tuple[Form, ...]
+
+
+def fused_tile(labelled: int, vocabulary: int) -> int:
+    """Elements of the tile of logits in TRL's fused output layer (trl/kernels/chunked_logprob.py: 4,096 tokens,
+    32,768 words)."""
+    return min(labelled, 4096) * min(vocabulary, 32768)
+
+
+def value(form: Form, sizes: Mapping[str, int]) -> int:
+    """Bytes of a form."""
+    total = 0
+    for product, width in form.items():
+        count = width
+        for name in product.split("*"):
+            count *= sizes[name]
+        total += count
+    return total
+
+
+def fullest(forms: tuple[Form, ...], sizes: Mapping[str, int]) -> int:
+    """Bytes of the largest of some forms, 0 of none."""
+    return max((value(form, sizes) for form in forms), default=0)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return table
+
+
+def known_types() -> list[str]:
+    """Model types whose layers have been counted."""
+    return sorted({*_table()["layers"], *SAME_LAYERS})
+
+
+def layer_forms(model_type: str, kind: Kind) -> LayerForms:
+    """The forms of a layer.
+
+    Raises:
+        KeyError: No such model type, or a kind that was not counted.
+    """
+    table = _table()
+    entry = table["layers"][SAME_LAYERS.get(model_type, model_type)][kind.key]
+    forms = table["forms"]
+    stored, kept, forward, backward = (tuple(forms[index] for index in part) for part in entry)
+    return LayerForms(stored[0], kept[0], forward, backward)
+
+
+def loss_forms(model_type: str, kind: Kind, loss: str) -> tuple[tuple[Form, ...], tuple[Form, ...]]:
+    """The fullest moments of the loss's forward and of its backward, until the last layer's begins.
+
+    Args:
+        loss: `fused`, `full`, `held` (`full`, the model's output kept through backward), or `shifted` (models before transformers 4.45: float32 logits and a shifted copy).
+    """
+    table = _table()
+    forward, backward = table["losses"][SAME_LAYERS.get(model_type, model_type)][f"{kind.head_key} {loss}"]
+    forms = table["forms"]
+    return tuple(forms[index] for index in forward), tuple(forms[index] for index in backward)

@@ -1,0 +1,226 @@
+"""Write `headnote_cli/memory/forms.json`: for each kind of step, what lives at its fullest moments.
+
+One step of every kind is run with two and with three layers on real, tiny tensors (`memory_simulation`). The sizes are
+such that the number of a tensor's elements tells its shape. What a third layer adds after forward is what a layer
+stores; each operator's moment beyond that is a form. Of the forms those stay that are the fullest for some plausible
+model.
+
+    python scripts/memory_forms.py [MODEL_TYPE …] [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from headnote_cli.memory.forms import FILE, Form, Kind, fused_tile, value
+
+MODEL_TYPES = ("llama", "gemma3_text", "qwen2", "gemma2", "gemma", "qwen3", "phi3", "apertus")
+TINY: dict[str, Any] = {"hidden": 90, "heads": 6, "kv_heads": 2, "head_dim": 16, "mlp": 208, "vocabulary": 523}
+BATCH, LENGTH, RANK, LABELS = 2, 23, 4, 7
+PRECISIONS = (("bfloat16", True), ("bfloat16", False), ("float32", True), ("float32", False))
+ATTENTIONS = ("eager", "sdpa", "sdpa_causal", "flash_attention_2")
+NEVER_FULLEST = 0.998  # a form below this share of the fullest for every plausible model is left out
+
+
+def kinds() -> Iterator[Kind]:
+    switches = itertools.product(PRECISIONS, ATTENTIONS, (True, False), (True, False))
+    for (dtype, amp), attention, checkpointing, liger in switches:
+        if (liger and not amp) or (attention == "flash_attention_2" and dtype == "float32" and not amp):
+            continue
+        common: dict[str, Any] = {"dtype": dtype, "amp": amp, "attention": attention}
+        common |= {"checkpointing": checkpointing, "liger": liger}
+        yield Kind("full", adapters=dtype, dropout=False, **common)
+        adapted = {("bfloat16", True): ("bfloat16", "float32", "float32 cast"), ("bfloat16", False): ("bfloat16",)}
+        for method, adapters, dropout in itertools.product(
+            ("lora", "qlora"), adapted.get((dtype, amp), ("float32",)), (True, False)
+        ):
+            if method == "qlora" and "cast" in adapters:
+                continue
+            yield Kind(method, adapters=adapters, dropout=dropout, **common)
+            if dtype == "bfloat16" and not liger and (adapters == "float32" or not amp):
+                for targets in ("attention", "qv"):
+                    yield Kind(method, adapters=adapters, dropout=dropout, targets=targets, **common)
+
+
+def products(batch: int, length: int) -> dict[int, str]:
+    """Elements of a tensor → the product of sizes that it is; tensors of other sizes are too small to count."""
+    tokens, labelled = batch * length, batch * LABELS
+    queries, keys = TINY["heads"] * TINY["head_dim"], TINY["kv_heads"] * TINY["head_dim"]
+    hidden, mlp, vocabulary = TINY["hidden"], TINY["mlp"], TINY["vocabulary"]
+    widths = {"h": hidden, "I": mlp, "q": queries, "kv": keys, "d": TINY["head_dim"], "H": TINY["heads"],
+              "K": TINY["kv_heads"], "r": RANK, "V": vocabulary}  # fmt: skip
+    found = {tokens * width: f"T*{name}" for name, width in widths.items()}
+    shifted = batch * (length - 1)  # what a loss that shifts by one token holds
+    found |= {shifted * hidden: "T*h", shifted * vocabulary: "T*V"}
+    found |= {tokens: "T", labelled * hidden: "N*h", labelled * vocabulary: "tile"}
+    found |= {batch * length**2: "B*S*S", length**2: "S*S", batch * TINY["heads"] * length**2: "B*H*S*S"}
+    found |= {hidden * mlp: "h*I", hidden * queries: "h*q", hidden * keys: "h*kv", vocabulary * hidden: "h*V"}
+    found |= {RANK * widths[name]: f"r*{name}" for name in ("h", "I", "q", "kv")}
+    return found
+
+
+def fused_widths() -> dict[int, tuple[str, ...]]:
+    """Tensors of fused projections: queries, keys and values in one, gate and up in one."""
+    tokens, hidden = BATCH * LENGTH, TINY["hidden"]
+    queries, keys = TINY["heads"] * TINY["head_dim"], TINY["kv_heads"] * TINY["head_dim"]
+    together = queries + 2 * keys
+    return {
+        tokens * together: ("T*q", "T*kv", "T*kv"),
+        hidden * together: ("h*q", "h*kv", "h*kv"),
+        RANK * together: ("r*q", "r*kv", "r*kv"),
+        tokens * 2 * TINY["mlp"]: ("T*I", "T*I"),
+        hidden * 2 * TINY["mlp"]: ("h*I", "h*I"),
+        RANK * 2 * TINY["mlp"]: ("r*I", "r*I"),
+    }
+
+
+def forms_of(model_type: str, kind: Kind, loss: str) -> tuple[dict[str, Form], dict[str, list[Form]]]:
+    """What a layer stores in forward and after it, and the moments beyond three layers' storage, by phase."""
+    from scripts.memory_simulation import Sizes, Variant, count
+
+    named, fused = products(BATCH, LENGTH), fused_widths()
+    assert len(named) == 25, "two shapes have as many elements"
+
+    def form(moment: dict[tuple[int, int], int]) -> Counter[str]:
+        counted: Counter[str] = Counter()
+        for (elements, width), times in moment.items():
+            for product in (named[elements],) if elements in named else fused.get(elements, ()):
+                counted[product] += width * times
+        return counted
+
+    variant = Variant(**asdict(kind), loss=loss)
+    runs = {}
+    for layers in (2, 3):
+        sizes = Sizes(model_type, layers=layers, batch=BATCH, length=LENGTH, rank=RANK, labels=LABELS, **TINY)
+        runs[layers] = [(phase, form(moment)) for phase, moment in count(sizes, variant, keep_moments=True).moments]
+    stored = {phase: stored_at(phase, runs) for phase in ("last", "scored")}
+    beyond: dict[str, list[Form]] = {"last": [], "loss": [], "scored": [], "layer": []}
+    for phase, moment in runs[3]:
+        if phase in beyond:
+            own = stored["last" if phase in ("last", "loss") else "scored"]
+            rest = {product: moment[product] - 3 * own.get(product, 0) for product in {*moment, *own}}
+            beyond[phase].append({product: width for product, width in sorted(rest.items()) if width})
+    return stored, beyond
+
+
+def stored_at(phase: str, runs: dict[int, list[tuple[str, Counter[str]]]]) -> Form:
+    """What a third layer adds to the first moment of a phase. Autocast's casts of weights go when forward ends."""
+    two, three = (next(moment for name, moment in runs[layers] if name == phase) for layers in (2, 3))
+    return {product: three[product] - two[product] for product in sorted(three) if three[product] != two[product]}
+
+
+def plausible_models() -> list[dict[str, int]]:
+    """Sizes of models and batches between which the fullest moment may change."""
+    dice = random.Random(0)
+    found = []
+    for _ in range(300):
+        hidden = dice.choice([512, 1024, 2048, 2560, 4096, 8192])
+        head = dice.choice([64, 128, 256])
+        heads = max(1, round(hidden * dice.uniform(0.6, 2.0) / head))
+        kv_heads = max(1, heads // dice.choice([1, 2, 4, 8]))
+        vocabulary = dice.choice([32_000, 152_000, 262_208])
+        length, batch = dice.choice([256, 1024, 2048, 8192]), dice.choice([1, 2, 8])
+        found.append(
+            {
+                "h": hidden,
+                "I": round(hidden * dice.uniform(1.5, 8)),
+                "q": heads * head,
+                "kv": kv_heads * head,
+                "d": head,
+                "H": heads,
+                "K": kv_heads,
+                "r": dice.choice([8, 32]),
+                "V": vocabulary,
+                "T": batch * length,
+                "B": batch,
+                "S": length,
+                "N": batch * dice.choice([length // 20, length - 1]),
+            }
+        )
+        found[-1]["tile"] = fused_tile(found[-1]["N"], vocabulary)  # fmt: skip
+    return found
+
+
+def pruned(forms: Iterable[Form], models: list[dict[str, int]]) -> list[Form]:
+    """The forms that are needed to tell the fullest moment of every model, within NEVER_FULLEST."""
+    unique = [dict(items) for items in sorted({tuple(sorted(form.items())) for form in forms})]
+    terms = sorted({term for form in unique for term in form})
+    widths = np.array([[form.get(term, 0) for term in terms] for form in unique], np.float64)
+    counts = np.array([[value({term: 1}, sizes) for sizes in models] for term in terms], np.float64)
+    kept: set[int] = set()
+    for row in (widths @ counts).T:
+        if max((row[index] for index in kept), default=-1) < NEVER_FULLEST * row.max():
+            kept.add(int(row.argmax()))
+    return [unique[index] for index in sorted(kept, key=lambda index: -sum(unique[index].values()))]
+
+
+def of_type(model_type: str) -> dict[str, dict[str, list[list[Form]]]]:
+    """All kinds of one model type."""
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    models = plausible_models()
+    layers: dict[str, list[list[Form]]] = {}
+    losses: dict[str, list[list[Form]]] = {}
+    for kind in kinds():
+        stored, beyond = forms_of(model_type, kind, "fused")
+        fullest = [pruned(beyond[phase], models) for phase in ("last", "layer")]
+        layers[kind.key] = [[stored["last"]], [stored["scored"]], *fullest]
+        for loss in ("fused", "full", "held", "shifted"):
+            if f"{kind.head_key} {loss}" not in losses:
+                moments = beyond if loss == "fused" else forms_of(model_type, kind, loss)[1]
+                losses[f"{kind.head_key} {loss}"] = [pruned(moments[phase], models) for phase in ("loss", "scored")]
+    return {"layers": layers, "losses": losses}
+
+
+def table(model_types: Iterable[str]) -> dict[str, object]:
+    """The whole table, every form written once."""
+    forms: dict[str, int] = {}
+
+    def index(form: Form) -> int:
+        return forms.setdefault(json.dumps(form, sort_keys=True), len(forms))
+
+    layers, losses = {}, {}
+    names = list(model_types)
+    with ProcessPoolExecutor(2) as pool:
+        for name, found in zip(names, pool.map(of_type, names), strict=True):
+            layers[name] = {
+                key: [[index(form) for form in part] for part in parts] for key, parts in found["layers"].items()
+            }
+            losses[name] = {
+                key: [[index(form) for form in part] for part in parts] for key, parts in found["losses"].items()
+            }
+            print(f"{name}: {len(layers[name])} kinds", file=sys.stderr)
+    return {"forms": [json.loads(form) for form in forms], "layers": layers, "losses": losses}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model_types", nargs="*", default=MODEL_TYPES)
+    parser.add_argument("--check", action="store_true", help="only say whether the file would change")
+    options = parser.parse_args()
+    text = json.dumps(table(options.model_types), separators=(",", ":")) + "\n"
+    if not options.check:
+        FILE.write_text(text, encoding="utf-8")
+    elif text != FILE.read_text(encoding="utf-8"):
+        raise SystemExit(f"{FILE.name} is not what the installed libraries give: run this script without --check")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The formula against a count: real model classes on fake tensors, one step, live bytes by a dispatch mode."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from headnote_cli.memory.estimate import estimate, step_phases, trained_parameters, weights
+from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.setup import Setup
+from headnote_cli.memory.shapes import Shapes, bundled
+
+COUNTED = ("forward", "loss", "backward of the loss", "backward of the last layer", "backward of the first layer",
+           "end of backward")  # fmt: skip
+FAMILIES = ("gemma3_text", "llama", "qwen2", "qwen3", "gemma2", "gemma", "phi3")
+
+
+def random_case(dice: random.Random) -> tuple[Shapes, Setup]:
+    """A model, a batch and a way of training, of sizes that a laptop counts in a second."""
+    method = dice.choice(["full", "lora", "qlora"])
+    dtype, amp = dice.choice([("bfloat16", True), ("bfloat16", True), ("float32", True), ("float32", False)])
+    attention = dice.choice(["eager", "sdpa", "flash_attention_2"])
+    liger = amp and dice.random() < 0.4
+    head = dice.choice([64, 128])
+    kv_heads = dice.choice([1, 2, 4])
+    heads = kv_heads * dice.choice([1, 2, 4])
+    hidden = head * heads * dice.choice([1, 2]) if dice.random() < 0.7 else head * heads
+    shapes = Shapes(
+        "random", dice.choice(FAMILIES), hidden, dice.randint(2, 8), heads, kv_heads, head,
+        mlp=round(hidden * dice.uniform(2, 5) / 64) * 64, vocabulary=dice.choice([8000, 32000, 64000]),
+        window=1, global_every=2,
+    )  # fmt: skip
+    kind = Kind(
+        method, dtype, amp, "float32", attention, checkpointing=dice.random() < 0.7,
+        dropout=method != "full" and dice.random() < 0.5, liger=liger,
+    )  # fmt: skip
+    length = dice.choice([256, 512, 1024])
+    setup = Setup(
+        kind, dice.choice(["fused", "full"]), batch=dice.choice([1, 2, 4]), length=length,
+        labels=dice.choice([32, 100, length - 1]), rank=dice.choice([8, 16, 32]) if method != "full" else 0,
+    )  # fmt: skip
+    return shapes, setup
+
+
+def compared(shapes: Shapes, setup: Setup) -> tuple[int, int, int]:
+    """Bytes beside the weights by formula and by count, and the weights that both have."""
+    from scripts.memory_simulation import Sizes, Variant, count
+
+    kind = setup.kind
+    variant = Variant(
+        kind.method, kind.dtype, kind.amp, kind.adapters, kind.attention, kind.checkpointing, kind.dropout, kind.liger,
+        loss=setup.loss,
+    )  # fmt: skip
+    sizes = Sizes(
+        shapes.model_type, shapes.hidden, shapes.layers, shapes.heads, shapes.kv_heads, shapes.head_dim, shapes.mlp,
+        shapes.vocabulary, setup.batch, setup.length, setup.rank, setup.labels, shapes.tied,
+    )  # fmt: skip
+    phases = {name: sum(part.values()) for name, part in step_phases(shapes, setup).items() if name in COUNTED}
+    counted = count(sizes, variant, fake=True)
+    return max(phases.values()), counted.peak, counted.weights
+
+
+def worst_of(cases: Iterator[tuple[Shapes, Setup]]) -> tuple[float, float, str]:
+    """The largest relative error of the whole and of what is beside the weights, and the case of the former."""
+    worst, worst_moving, told = 0.0, 0.0, ""
+    for shapes, setup in cases:
+        formula, counted, held = compared(shapes, setup)
+        error = abs(formula - counted) / (counted + held)
+        worst_moving = max(worst_moving, abs(formula - counted) / counted)
+        if error >= worst:
+            worst = error
+            told = f"{shapes.model_type} {setup.kind.key} {setup.loss} {setup.batch} × {setup.length}: {shapes}"
+    return worst, worst_moving, told
+
+
+def test_the_formula_agrees_with_the_count_within_three_per_cent(capsys: Any) -> None:
+    dice = random.Random(2026)
+    worst, moving, told = worst_of(random_case(dice) for _ in range(60))
+    with capsys.disabled():
+        print(f"\nmemory formula against 60 counted steps: worst {worst:.2%} ({moving:.2%} beside weights), {told}")
+    assert worst < 0.03
