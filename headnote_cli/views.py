@@ -120,15 +120,16 @@ PURPOSE = {
     "merge": "Main memory of a merge",
 }
 VERDICT = {"fits": "green", "tight": "yellow", "does not fit": "red"}
+NOTHING = 0.001  # of the largest total: a component that small is not shown
 SHARES = " ▏▎▍▌▋▊▉█"  # eighths of a character
 
 
 def memory_view(checks: list[MemoryCheck]) -> RenderableType:
     """Components with bars, total and what is assumed; the cards; what would help; the grid."""
     parts: list[RenderableType] = [_components(checks), Text(), _cards(checks)]
+    if len(checks) == 1 and checks[0].advice:
+        parts += [Text(), _advice(checks[0])]
     for check in checks:
-        if check.advice:
-            parts += [Text(), _advice(check, named=len(checks) > 1)]
         if check.grid is not None:
             parts += [Text(), _grid(check)]
     return Group(*parts)
@@ -147,6 +148,8 @@ def _components(checks: list[MemoryCheck]) -> RenderableType:
     most = max(check.estimate.total for check in checks)
     for name in dict.fromkeys(name for check in checks for name in check.estimate.components):
         counts = [check.estimate.components.get(name, 0) for check in checks]
+        if max(counts) < NOTHING * most:
+            continue
         shown = [(Text(size(count) if count else "–"), _bar(count / most)) for count in counts]
         table.add_row(name, *(cell for pair in shown for cell in pair))
     table.add_section()
@@ -212,10 +215,9 @@ def _fit(fit: Fit, training: bool, wide: bool) -> Text:
     return text
 
 
-def _advice(check: MemoryCheck, named: bool) -> RenderableType:
+def _advice(check: MemoryCheck) -> RenderableType:
     """Changes by what they save, with the lines to write."""
-    title = "What would help" + (f" {Path(check.config).stem}" if named else "")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title="What would help", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("saves", justify="right", no_wrap=True)
     table.add_column("leaves", justify="right", no_wrap=True)
     table.add_column("change")

@@ -37,9 +37,12 @@ ATTENTIONS = ("eager", "sdpa", "sdpa_causal", "flash_attention_2")
 NEVER_FULLEST = 0.998  # a form below this share of the fullest for every plausible model is left out
 
 
-def kinds() -> Iterator[Kind]:
+def kinds(model_type: str) -> Iterator[Kind]:
+    """The kinds of step that a model type can do: transformers' Gemma 2 has no SDPA."""
     switches = itertools.product(PRECISIONS, ATTENTIONS, (True, False), (True, False))
     for (dtype, amp), attention, checkpointing, liger in switches:
+        if model_type == "gemma2" and attention.startswith("sdpa"):
+            continue
         if (liger and not amp) or (attention == "flash_attention_2" and dtype == "float32" and not amp):
             continue
         common: dict[str, Any] = {"dtype": dtype, "amp": amp, "attention": attention}
@@ -178,7 +181,7 @@ def of_type(model_type: str) -> dict[str, dict[str, list[list[Form]]]]:
     models = plausible_models()
     layers: dict[str, list[list[Form]]] = {}
     losses: dict[str, list[list[Form]]] = {}
-    for kind in kinds():
+    for kind in kinds(model_type):
         stored, beyond = forms_of(model_type, kind, "fused")
         fullest = [pruned(beyond[phase], models) for phase in ("last", "layer")]
         layers[kind.key] = [[stored["last"]], [stored["scored"]], *fullest]

@@ -302,7 +302,7 @@ def build(sizes: Sizes, variant: Variant) -> torch.nn.Module:
     flash = attention == "flash_attention_2"
     config._attn_implementation = "eager"
     dtype = getattr(torch, variant.dtype)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa" if flash else attention)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if flash else attention)
     if flash:
         _use_flash(model)
     if variant.method == "qlora":

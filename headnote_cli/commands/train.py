@@ -160,7 +160,9 @@ def _expected_memory(
     cards = [Card(gpu.name, gpu.memory, gpu.used) for gpu in machine.gpus] if on_gpu else []
     card = min(cards, key=lambda one: one.usable, default=Card("main memory", machine.memory))
     least = "at least " if found.unknown else ""
-    emit(Note(f"memory, estimated: {least}{found.total / 2**30:.1f} GiB of {card.memory / 2**30:.1f} GiB ({card.name})"))
+    emit(
+        Note(f"memory, estimated: {least}{found.total / 2**30:.1f} GiB of {card.memory / 2**30:.1f} GiB ({card.name})")
+    )
     if card.memory and found.total > card.usable and not ignore:
         raise DoesNotFitError(
             f"a step needs {least}{found.total / 2**30:.1f} GiB, and {card.name} has {card.usable / 2**30:.1f} GiB to give",

@@ -180,6 +180,7 @@ def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
         dataclasses.replace(kind, targets="all"),
         dataclasses.replace(kind, targets="all", amp=True),
         dataclasses.replace(kind, targets="all", amp=True, adapters="float32"),
+        dataclasses.replace(kind, targets="all", amp=True, adapters="float32", attention="eager"),
     ):
         try:
             return layer_forms(shapes.model_type, nearest)
