@@ -46,9 +46,9 @@ class Variant:
             `slds train` switches off under autocast.
         attention: `eager`, `sdpa` (a mask is passed), `sdpa_causal` (none is) or `flash_attention_2`.
         targets: Of LoRA: `all` linear layers, `attention` or `qv`.
-        loss: `fused` (TRL's tiles over labelled positions) `full` (the model's own loss on all logits), `held` (the same,
-            the model's output kept through backward)
-            or `shifted` (as models did before transformers 4.45: float32 logits, and a shifted copy of them).
+        loss: `fused` (TRL's tiles over labelled positions), `full` (the model's own loss on all logits), `held` (the
+            same, the model's output kept through backward) or `shifted` (as models did before transformers 4.45:
+            float32 logits, and a shifted copy of them).
     """
 
     method: str = "qlora"

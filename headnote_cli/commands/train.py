@@ -159,13 +159,11 @@ def _expected_memory(
     on_gpu = plan.effective("device") == "cuda"
     cards = [Card(gpu.name, gpu.memory, gpu.used) for gpu in machine.gpus] if on_gpu else []
     card = min(cards, key=lambda one: one.usable, default=Card("main memory", machine.memory))
-    least = "at least " if found.unknown else ""
-    emit(
-        Note(f"memory, estimated: {least}{found.total / 2**30:.1f} GiB of {card.memory / 2**30:.1f} GiB ({card.name})")
-    )
+    needed = f"{'at least ' if found.unknown else ''}{found.total / 2**30:.1f} GiB"
+    emit(Note(f"memory, estimated: {needed} of {card.memory / 2**30:.1f} GiB ({card.name})"))
     if card.memory and found.total > card.usable and not ignore:
         raise DoesNotFitError(
-            f"a step needs {least}{found.total / 2**30:.1f} GiB, and {card.name} has {card.usable / 2**30:.1f} GiB to give",
+            f"a step needs {needed}, and {card.name} has {card.usable / 2**30:.1f} GiB to give",
             hint=f"`slds check-memory --config {config.path}` says what would help; --ignore-memory tries all the same",
         )
     return {"bytes": found.total, "allocated": found.allocated, "phase": found.phase, "components": found.components}
@@ -305,7 +303,7 @@ def _run(
     start: Checkpoint | None,
     emit: Listener,
     is_main: bool,
-    about: Mapping[str, Any],
+    about: dict[str, Any],
 ) -> TrainingReport:
     from headnote_cli.engine.training import TrainingJob
     from headnote_cli.engine.training import train as run_trainer

@@ -257,9 +257,9 @@ def optimizer_step(shapes: Shapes, setup: Setup) -> int:
 def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
     """The fullest moments of the loss's forward and of its backward.
 
-    `fused`, `full`, `held` and `shifted` are counted forms. `liger` (liger_kernel/ops/fused_linear_cross_entropy.py) holds a
-    chunk of logits, its float32 copy, and the gradient of the hidden states, (T, h), from its forward on; `labelled`
-    three float32 copies of the labelled positions' logits.
+    `fused`, `full`, `held` and `shifted` are counted forms. `liger`
+    (liger_kernel/ops/fused_linear_cross_entropy.py) holds a chunk of logits, its float32 copy, and the gradient of the
+    hidden states, (T, h), from its forward on; `labelled` three float32 copies of the labelled positions' logits.
     """
     sizes = sizes_of(shapes, setup)
     counted = setup.loss if setup.loss in ("fused", "full", "held", "shifted") else "fused"

@@ -65,6 +65,7 @@ class Kind:
         """What decides how the loss is taken, and what lives through it."""
         parts = ["full" if self.method == "full" else "lora", self.dtype, "amp" if self.amp else ""]
         parts += ["masked" if self.attention in ("eager", "sdpa") else ""]
+        parts += ["checkpointing" if self.checkpointing else ""]
         return " ".join(part for part in [*parts, "liger" if self.liger else ""] if part)
 
 
@@ -133,7 +134,8 @@ def loss_forms(model_type: str, kind: Kind, loss: str) -> tuple[tuple[Form, ...]
     """The fullest moments of the loss's forward and of its backward, until the last layer's begins.
 
     Args:
-        loss: `fused`, `full`, `held` (`full`, the model's output kept through backward), or `shifted` (models before transformers 4.45: float32 logits and a shifted copy).
+        loss: `fused`, `full`, `held` (`full`, the model's output kept through backward), or `shifted` (models before
+            transformers 4.45: float32 logits and a shifted copy).
     """
     table = _table()
     forward, backward = table["losses"][SAME_LAYERS.get(model_type, model_type)][f"{kind.head_key} {loss}"]

@@ -276,6 +276,21 @@ def test_a_sliding_layer_caches_its_window_only() -> None:
     assert merging(gemma(), setup("sft")).total > 2 * 2 * gemma().parameters
 
 
+def test_the_page_that_derives_one_config_has_its_numbers() -> None:
+    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    found = estimate(gemma(), setup("sft_liger_peft"))
+    shown = [part for name, part in found.components.items() if name not in ("allocator slack", "CUDA context")]
+    for number in (*shown, found.total, found.allocated):
+        assert f"{number:,}" in page
+
+
+def test_the_readmes_story_is_what_the_command_says() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for stack in ("workshop", "slds"):
+        totals = [estimate(gemma(), setup(name, stack)).total for name in ("sft", "sft_liger", "sft_liger_peft")]
+        assert " | ".join(f"{total / GIB:.1f}" for total in totals) in page
+
+
 def test_forms_are_sums_of_products() -> None:
     assert value({"T*h": 2, "T": 4}, {"T": 10, "h": 3}) == 100
     assert fused_tile(100, 10**6) == 100 * 32768

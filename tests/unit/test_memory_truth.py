@@ -25,13 +25,18 @@ def random_case(dice: random.Random) -> tuple[Shapes, Setup]:
     method = dice.choice(["full", "lora", "qlora"])
     dtype, amp = dice.choice([("bfloat16", True), ("bfloat16", True), ("float32", True), ("float32", False)])
     attention = dice.choice(["eager", "sdpa", "flash_attention_2"])
+    family = dice.choice(FAMILIES)
+    if family == "gemma2" and attention == "sdpa":  # transformers has none for it
+        attention = "eager"
+    if attention == "flash_attention_2" and not amp:  # it takes 16-bit tensors only
+        attention = "eager"
     liger = amp and dice.random() < 0.4
     head = dice.choice([64, 128])
     kv_heads = dice.choice([1, 2, 4])
     heads = kv_heads * dice.choice([1, 2, 4])
     hidden = head * heads * dice.choice([1, 2]) if dice.random() < 0.7 else head * heads
     shapes = Shapes(
-        "random", dice.choice(FAMILIES), hidden, dice.randint(2, 8), heads, kv_heads, head,
+        "random", family, hidden, dice.randint(2, 8), heads, kv_heads, head,
         mlp=round(hidden * dice.uniform(2, 5) / 64) * 64, vocabulary=dice.choice([8000, 32000, 64000]),
         window=1, global_every=2,
     )  # fmt: skip
@@ -82,9 +87,8 @@ def test_the_formula_agrees_with_the_count_within_three_per_cent(capsys: Any) ->
     dice = random.Random(2026)
     worst, moving, told = worst_of(random_case(dice) for _ in range(60))
     with capsys.disabled():
-        sys.stdout.write(
-            f"\nmemory formula against 60 counted steps: worst {worst:.2%} ({moving:.2%} beside weights), {told}\n"
-        )
+        sys.stdout.write(f"\nmemory formula against 60 counted steps: worst {worst:.2%} ({moving:.2%} beside weights)")
+        sys.stdout.write(f", {told}\n")
     assert worst < 0.03
 
 
