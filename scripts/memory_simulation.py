@@ -330,7 +330,7 @@ def build(sizes: Sizes, variant: Variant) -> torch.nn.Module:
                 module.forward = partial(_forward_on_4bit, module, variant.amp)
     if variant.checkpointing:
         inner = model.get_base_model() if variant.method != "full" else model
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
+        inner.activation_checkpointing_enable({"use_reentrant": False})
         if variant.method != "full":
             inner.enable_input_require_grads()
     return model.train()
