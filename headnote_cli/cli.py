@@ -169,6 +169,8 @@ def train(
         bool, typer.Option("--ignore-memory", help="Train although the estimate says that it does not fit.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Write so many headnotes of the eval split each time.")] = 0,
+    num_processes: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) that train together.")] = 1,
     allow_remote_code: RemoteCodeOption = False,
     skip_bad_rows: SkipBadOption = False,
     set_: SetOption = None,
@@ -181,6 +183,7 @@ def train(
     Example: slds train --config configs/ipst/slds/sft_liger_peft.yaml
     """
     with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.launch import launch
         from headnote_cli.commands.train import train as run
         from headnote_cli.config import load_config
         from headnote_cli.events import Event, PlanResolved
@@ -192,6 +195,8 @@ def train(
             else:
                 screen.listen(event)
 
+        if num_processes > 1 and "SLDS_PROCESSES" not in os.environ:
+            raise typer.Exit(launch(num_processes, sys.argv[1:]))
         loaded = load_config(config, set_ or [])
         for note in loaded.notes:
             screen.note(note)
@@ -199,7 +204,7 @@ def train(
             screen.text(loaded.to_yaml().rstrip())
             screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
             return
-        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows, ignore_memory)
+        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows, ignore_memory, sample)
         screen.close()
         screen.show(training_view(report, str(loaded.path)))
         screen.data(report.to_json())
@@ -237,6 +242,34 @@ def merge(
         report = run(loaded, screen.listen, checkpoint, output, dtype, verify, force)
         screen.show(merge_view(report, str(loaded.path)))
         screen.data(report.to_json())
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("trainer_output"),
+    diff: Annotated[
+        tuple[Path, Path] | None, typer.Option("--diff", metavar="A B", help="What differs between two runs' configs.")
+    ] = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the runs under a folder, or compare the configs of two.
+
+    Example: slds runs trainer_output
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.list_runs import difference, list_runs
+        from headnote_cli.views import difference_view, runs_view
+
+        if diff is not None:
+            changed = difference(*diff)
+            screen.show(difference_view(changed))
+            screen.data({"differences": changed})
+            return
+        found = list_runs(folder)
+        screen.show(runs_view(found))
+        screen.data({"runs": found})
 
 
 @app.command()

@@ -45,6 +45,7 @@ class DataKeys(BaseModel):
     extends: str | None = None
     overflow: Overflow = "structure"
     overflow_field: str = "decision"
+    early_stopping: int | None = None  # evaluations without improvement after which a run ends
 
 
 class Settings(DataKeys, ModelKeys, TrainingKeys):
@@ -59,6 +60,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "adam_beta2": (0, 1),
     "dataloader_num_workers": (0, 1024),
     "dataset_num_proc": (1, 1024),
+    "early_stopping": (1, 10**6),
     "evaluate_vllm_sampling_params_max_tokens": (1, 10**7),
     "gradient_accumulation_steps": (1, 10**6),
     "learning_rate": (0, 100),
@@ -528,6 +530,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "fp16", "`bf16` and `fp16` exclude each other"
     if settings.completion_only_loss is False:
         yield "completion_only_loss", "`completion_only_loss: false`: the loss is taken on the headnote alone"
+    if settings.early_stopping and settings.eval_strategy == "no":
+        yield "early_stopping", "`early_stopping` needs evaluations: set `eval_strategy: steps` or `epoch`"
     if isinstance(settings.resume_from_checkpoint, str):
         yield "resume_from_checkpoint", "a run goes on from its newest whole checkpoint by itself; leave the key out"
     if settings.model_init_kwargs is not None:

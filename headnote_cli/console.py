@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from headnote_cli.errors import DoesNotFitError, ExitCode, Interrupted, SldsError
-from headnote_cli.events import Evaluated, Event, Note, Saved, StepDone, TextWritten, TrainingStarted
+from headnote_cli.events import Evaluated, Event, Note, Sampled, Saved, StepDone, TextWritten, TrainingStarted
 
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 # C0 and C1 controls but newline and tab, and the marks that turn the direction of writing: none may reach a terminal.
@@ -171,6 +171,9 @@ class TrainingProgress:
                 self.screen.note(f"step {step}: evaluation loss {loss:.4f}, perplexity {perplexity:,.2f}")
             case Saved(_, path):
                 self.screen.note(f"saved {path}")
+            case Sampled(step, name, headnote, reference):
+                self.screen.note(f"step {step}, {name}, written: {headnote}")
+                self.screen.note(f"step {step}, {name}, official: {reference}")
 
     def _step(self, event: StepDone) -> None:
         facts = step_facts(event)
@@ -187,9 +190,10 @@ class TrainingProgress:
 
 def step_facts(event: StepDone) -> str:
     """A step in one line."""
+    memory = f" · {size(event.peak_memory)}" if event.peak_memory else ""
     return (
         f"loss {event.loss:.4f} · lr {event.learning_rate:.1e} · grad {event.gradient_norm or 0:.2f} · "
-        f"{event.tokens_per_second:,.0f} tok/s · {duration(event.seconds_left)} left"
+        f"{event.tokens_per_second:,.0f} tok/s{memory} · {duration(event.seconds_left)} left"
     )
 
 

@@ -61,6 +61,10 @@ class DataError(SldsError):
     exit_code = ExitCode.BAD_DATA
 
 
+class DivergedError(SldsError):
+    """A step that must not be learnt from: a loss or a gradient that is no number, or far beyond chance."""
+
+
 @dataclass
 class Interrupted(SldsError):
     """The user or the system asked the run to stop; its state is saved."""

@@ -43,6 +43,7 @@ class StepDone:
     gradient_norm: float | None
     tokens_per_second: float
     seconds_left: float
+    peak_memory: int | None = None  # bytes allocated on the GPU
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,21 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """What the model in training writes for a row of the evaluation split, beside the official headnote."""
+
+    step: int
+    name: str
+    headnote: str
+    reference: str
+
+
+@dataclass(frozen=True)
 class TextWritten:
     """A piece of the headnote that is being written."""
 
     text: str
 
 
-Event = Note | PlanResolved | TrainingStarted | StepDone | Evaluated | Saved | TextWritten
+Event = Note | PlanResolved | TrainingStarted | StepDone | Evaluated | Saved | Sampled | TextWritten
 Listener = Callable[[Event], None]

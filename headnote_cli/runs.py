@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from headnote_cli.config import Config
 from headnote_cli.errors import DataError, UnreachableError, UsageError
@@ -20,6 +25,9 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 MANIFEST = "slds.json"  # in a checkpoint: its files and sizes; in a merged model: what it was made of
 PROMPTS = "prompts"
+SAMPLES = "samples"
+STAGING = ".saving"  # where a checkpoint is written before it gets its name
+LOCK = ".lock"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 MERGED_SUFFIX = "-merged"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -104,11 +112,46 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
 
 
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def seal(folder: Path) -> None:
-    """Write a checkpoint's manifest, the last file of it: without one it is not whole."""
-    files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
-    files.pop(MANIFEST, None)
+    """Flush a checkpoint's files and write its manifest, the last of them: without one it is not whole."""
+    files = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != MANIFEST:
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
     write_json(folder / MANIFEST, {"files": files, "sealed": now()})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone. The system lets go of the lock however the process ends.
+
+    Raises:
+        UsageError: Another process holds it; the message names that one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / f"{LOCK}.json"
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        told = read_json(holder) or {}
+        who = f"process {told.get('pid', '?')} on {told.get('host', '?')}, since {told.get('since', '?')}"
+        hint = "wait for it, stop it, or set another `output_dir`"
+        raise UsageError(f"another run is at work in this folder: {who}", str(folder), hint) from None
+    try:
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 def checkpoints(output_dir: Path) -> list[Checkpoint]:
@@ -121,6 +164,14 @@ def checkpoints(output_dir: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def tampered(folder: Path) -> str | None:
+    """What is wrong with a sealed folder whose sizes are right: a file whose hash is another."""
+    for name, noted in ((read_json(folder / MANIFEST) or {}).get("files") or {}).items():
+        if isinstance(noted, dict) and sha256(folder / name) != noted["sha256"]:
+            return f"{name} is not the file that was saved: its SHA-256 differs"
+    return None
+
+
 def _fault(folder: Path) -> str | None:
     try:
         manifest = read_json(folder / MANIFEST)
@@ -128,8 +179,8 @@ def _fault(folder: Path) -> str | None:
         return str(error)
     if manifest is None:
         return f"no {MANIFEST}: saving was cut short, or another tool wrote it"
-    for name, size in manifest.get("files", {}).items():
-        file = folder / name
+    for name, noted in manifest.get("files", {}).items():
+        file, size = folder / name, noted["bytes"] if isinstance(noted, dict) else noted
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
@@ -140,6 +191,13 @@ def _fault(folder: Path) -> str | None:
 def newest_whole(output_dir: Path) -> Checkpoint | None:
     """The newest checkpoint of a run folder of which nothing is missing."""
     return next((checkpoint for checkpoint in reversed(checkpoints(output_dir)) if checkpoint.fault is None), None)
+
+
+def best_whole(output_dir: Path) -> Checkpoint | None:
+    """The whole checkpoint of a run whose evaluation loss was the lowest; None where none was evaluated."""
+    losses = {line["step"]: line["eval_loss"] for line in read_metrics(output_dir) if "eval_loss" in line}
+    scored = [one for one in checkpoints(output_dir) if one.fault is None and one.step in losses]
+    return min(scored, key=lambda one: losses[one.step], default=None)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -157,20 +215,21 @@ def find_checkpoint(name: str, config: Config) -> Path:
     """The checkpoint folder meant by a path, a name such as `checkpoint-1364`, or `latest`.
 
     A name is looked up under the config's `output_dir`, then under the newest run beside it that has it; `latest` is
-    the newest whole one of the config's own run.
+    the newest whole one of the config's own run, `best` its whole one with the lowest evaluation loss.
 
     Raises:
         UnreachableError: It is nowhere; the message lists what there is.
         DataError: Its manifest names files that are missing or have another size.
     """
-    if name != "latest" and Path(name).expanduser().is_dir():
+    by_word = {"latest": newest_whole, "best": best_whole}.get(name)
+    if by_word is None and Path(name).expanduser().is_dir():
         return _sound(Path(name).expanduser())
     output = output_dir(config)
     runs = [output, *_runs_beside(output)]
-    whole = newest_whole(output) if name == "latest" else None
+    whole = by_word(output) if by_word else None
     if whole is not None:
         return whole.path
-    for run in runs if name != "latest" else []:
+    for run in runs if by_word is None else []:
         if (run / name).is_dir():
             return _sound(run / name)
     present = [str(checkpoint.path) for run in runs for checkpoint in checkpoints(run)]
@@ -232,14 +291,14 @@ def merged_models(config: Config) -> Iterator[Path]:
     yield from sorted(whole.values(), key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)
 
 
-def set_aside(folder: Path) -> Path:
+def set_aside(folder: Path, into: Path | None = None) -> Path:
     """Rename a folder so that its name is free and nothing is lost; returns where it went."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    target = folder.with_name(f"{folder.name}.old-{stamp}")
+    target = (into or folder.parent) / f"{folder.name}.old-{stamp}"
     number = 1
     while target.exists():
         number += 1
-        target = folder.with_name(f"{folder.name}.old-{stamp}-{number}")
+        target = target.with_name(f"{folder.name}.old-{stamp}-{number}")
     folder.rename(target)
     return target
 

@@ -323,3 +323,29 @@ def _facts(rows: dict[str, str]) -> RenderableType:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def runs_view(found: list[dict[str, Any]]) -> RenderableType:
+    """Runs, newest first."""
+    if not found:
+        return Text("no runs here")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name, justify in (("run", "left"), ("state", "left"), ("steps", "right"), ("loss", "right"),
+                          ("eval loss", "right"), ("started", "left")):  # fmt: skip
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for one in found:
+        losses = (_number(one["train_loss"]), _number(one["eval_loss"]))
+        table.add_row(one["run"], one["state"], str(one["steps"]), *losses, str(one["started"] or ""))
+    return table
+
+
+def difference_view(changed: dict[str, tuple[Any, Any]]) -> RenderableType:
+    """Config keys in which two runs differ."""
+    if not changed:
+        return Text("the same config")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("key", "first", "second"):
+        table.add_column(name, overflow="fold")
+    for key, (one, other) in changed.items():
+        table.add_row(key, str(one), str(other))
+    return table

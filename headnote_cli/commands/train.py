@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,27 +14,36 @@ from headnote_cli.commands.check_memory import method_of, shapes_for
 from headnote_cli.commands.rows import encoder_for, leak_warnings, lengths_lines
 from headnote_cli.config import Config, Settings
 from headnote_cli.data import load_split
+from headnote_cli.curves import CURVES, draw_curves
 from headnote_cli.encoding import Encoder
 from headnote_cli.errors import ConfigError, DataError, DoesNotFitError, Interrupted, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note, PlanResolved
 from headnote_cli.hardware import Machine, Plan, resolve
+from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
 from headnote_cli.memory.estimate import estimate
 from headnote_cli.memory.setup import setup_of
+from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
+    LOCK,
     METRICS,
     PROMPTS,
     RECORD,
+    STAGING,
     Checkpoint,
     checkpoints,
     copy_prompts,
+    is_adapter,
+    locked,
     newest_whole,
     now,
     output_dir,
     read_json,
     read_metrics,
+    seal,
     set_aside,
+    tampered,
     write_json,
     write_text,
 )
@@ -94,12 +104,17 @@ def train(
     allow_remote_code: bool = False,
     skip_bad_rows: bool = False,
     ignore_memory: bool = False,
+    samples: int = 0,
 ) -> TrainingReport:
     """Train a config from its start, or go on where its run folder ends.
 
+    Args:
+        samples: Headnotes of the evaluation split to write at each evaluation.
+
     Raises:
         DoesNotFitError: The estimate says that this machine's memory cannot hold a step.
-        UsageError: `strict` and the machine cannot do what is asked; a resumed run would be a different one.
+        UsageError: `strict` and the machine cannot do what is asked; a resumed run would be a different one; another
+            process is at work in the run's folder.
         DataError: Rows that cannot be trained on.
         Interrupted: A signal came; the run is saved.
     """
@@ -122,6 +137,8 @@ def train(
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
             return report_of(folder, record, plan)
     check_arguments(config.settings, plan, folder)
+    if samples and config.settings.eval_strategy == "no":
+        raise UsageError("--sample writes at each evaluation, and `eval_strategy` is `no`", hint="set `eval_strategy`")
     expected = _expected_memory(config, plan, machine, ignore_memory, emit)
     if config.settings.save_strategy == "no":
         emit(Note("`save_strategy: no`: nothing of what is learnt will be kept", warning=True))
@@ -134,11 +151,14 @@ def train(
         _require_same_rows(record, splits, folder)
     if dry_run:
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
-    with main_process_first(plan) as is_main:
-        start_from = _starting_point(folder, resume, emit) if is_main else newest_whole(folder)
-    started = str(record["started"]) if start_from and record else now()
-    about = {"started": started, "estimated_memory": expected}
-    return _run(config, plan, base, encoder, splits, start_from, emit, is_main, about)
+    if is_main and not resume:
+        _make_room(folder, emit)
+    with locked(folder) if is_main else nullcontext():
+        with main_process_first(plan):
+            start_from = _starting_point(folder, emit) if is_main else newest_whole(folder)
+        started = str(record["started"]) if start_from and record else now()
+        about = {"started": started, "estimated_memory": expected}
+        return _run(config, plan, base, encoder, splits, start_from, emit, is_main, about, samples)
 
 
 def _expected_memory(
@@ -263,28 +283,45 @@ def report_of(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingRe
     )
 
 
-def _starting_point(folder: Path, resume: bool, emit: Listener) -> Checkpoint | None:
-    """The newest whole checkpoint; half-written ones are set aside, or the whole folder if nothing is to be resumed."""
-    if not resume:
-        if folder.is_dir() and any(folder.iterdir()):
-            if not (folder / RECORD).is_file() and not checkpoints(folder):
-                hint = "choose another `output_dir`; only runs are set aside"
-                raise UsageError("the folder is not empty, and holds no run of slds", str(folder), hint)
-            emit(Note(f"the earlier run now lies in {set_aside(folder)}"))
-        return None
-    for checkpoint in checkpoints(folder):
-        if checkpoint.fault is not None:
+def _make_room(folder: Path, emit: Listener) -> None:
+    """`--no-resume`: the run that lies here is set aside."""
+    if not folder.is_dir() or not any(file.name not in (LOCK, f"{LOCK}.json") for file in folder.iterdir()):
+        return
+    if not (folder / RECORD).is_file() and not checkpoints(folder):
+        hint = "choose another `output_dir`; only runs are set aside"
+        raise UsageError("the folder is not empty, and holds no run of slds", str(folder), hint)
+    with locked(folder):
+        pass  # no run is at work in it
+    emit(Note(f"the earlier run now lies in {set_aside(folder)}"))
+
+
+def _starting_point(folder: Path, emit: Listener) -> Checkpoint | None:
+    """The newest whole checkpoint; half-written and altered ones are set aside and named."""
+    for half in sorted((folder / STAGING).glob("checkpoint-*")):
+        aside = set_aside(half, folder)
+        emit(Note(f"{half.name} was being written when the run stopped: set aside as {aside.name}", warning=True))
+    whole = None
+    for checkpoint in reversed(checkpoints(folder)):
+        fault = checkpoint.fault or (tampered(checkpoint.path) if whole is None else None)
+        if fault is not None:
             aside = set_aside(checkpoint.path)
-            emit(
-                Note(
-                    f"{checkpoint.path.name} is not whole ({checkpoint.fault}): set aside as {aside.name}", warning=True
-                )
-            )
-    whole = newest_whole(folder)
+            text = f"{checkpoint.path.name} is not whole ({fault}): set aside as {aside.name}"
+            emit(Note(text, warning=True))
+        else:
+            whole = whole or checkpoint
     if whole is not None:
         emit(Note(f"resuming from {whole.path}"))
     _forget_steps_after(whole.step if whole else 0, folder)
     return whole
+
+
+def _start_adapter(config: Config, folder: Path) -> Path | None:
+    """`peft_peft_model_path` of another run, to train on; inside the run's own folder it only says what to merge."""
+    named = config.settings.peft_peft_model_path
+    path = config.locate(named) if named and config.settings.use_peft else None
+    if path is None or not is_adapter(path) or path.resolve().is_relative_to(folder.resolve()):
+        return None
+    return path
 
 
 def _forget_steps_after(step: int, folder: Path) -> None:
@@ -304,6 +341,7 @@ def _run(
     emit: Listener,
     is_main: bool,
     about: dict[str, Any],
+    samples: int,
 ) -> TrainingReport:
     from headnote_cli.engine.training import TrainingJob
     from headnote_cli.engine.training import train as run_trainer
@@ -329,14 +367,41 @@ def _run(
         eval_rows=splits.evaluation.dataset if splits.evaluation else None,
         output_dir=folder,
         resume_from=start.path if start else None,
+        start_adapter=_start_adapter(config, folder),
+        samples=samples,
     )
     emit(Note(f"{method_of(config.settings)} on {base.name}"))
     try:
         result = run_trainer(job, emit)
     except BaseException as error:
         keep("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", ended=now())
+        if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+            raise _out_of_memory(config, plan, folder, error) from error
         raise
-    return report_of(folder, keep("finished", ended=now(), **_metrics(result, folder)), plan)
+    finished = keep("finished", ended=now(), **_metrics(result, folder))
+    if is_main:
+        draw_curves(read_metrics(folder), folder / CURVES)
+        if result.checkpoint:
+            write_text(result.checkpoint / CARD, model_card(finished))
+            seal(result.checkpoint)
+    return report_of(folder, finished, plan)
+
+
+def _out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:
+    """Out of memory in words: where, what is kept, and what would help most."""
+    lines = read_metrics(folder)
+    step = int(lines[-1]["step"]) + 1 if lines else 1
+    whole = newest_whole(folder)
+    settings = planned(config.settings, plan)
+    shapes = shapes_for(config)
+    helping = [one for one in advice(shapes, settings, "slds") if one.saved > 0][:3]
+    told = "; ".join(f"{one.what} (saves {one.saved / 2**30:.1f} GiB): {', '.join(one.lines)}" for one in helping)
+    return DoesNotFitError(
+        f"out of memory at step {step}: {str(error).splitlines()[0] if str(error) else 'main memory'}; "
+        f"last whole checkpoint: {whole.path if whole else 'none yet'}",
+        str(folder),
+        told or f"`slds check-memory --config {config.path}` says what would help",
+    )
 
 
 def _metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:

@@ -128,3 +128,9 @@ def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
     """The base model with an adapter on it, PEFT's default way."""
     with reaching("adapter", str(adapter)):
         return PeftModel.from_pretrained(model, str(adapter))
+
+
+def trainable_adapter(model: torch.nn.Module, adapter: Path) -> PeftModel:
+    """A base model with an adapter of an earlier run, to be trained on."""
+    with reaching("adapter", str(adapter)):
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=True)

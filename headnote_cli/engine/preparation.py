@@ -24,7 +24,7 @@ from headnote_cli.encoding import IGNORED, Encoded, Encoder, LengthReport
 from headnote_cli.errors import DataError
 from headnote_cli.runs import read_json, write_json
 
-SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "name": pa.string()})
 CHUNK = 16  # rows that a thread takes at a time
 SHOWN_FAULTS = 10
 
@@ -56,7 +56,7 @@ def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) 
     Raises:
         DataError: Rows with faults, the first ones named with their place.
     """
-    parts = [rows.identity(), encoder.fingerprint(), str(skip_bad)]
+    parts = [rows.identity(), encoder.fingerprint(), str(skip_bad), str(SCHEMA)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     folder = cache_root() / "prepared" / fingerprint
     summary = read_json(folder / "summary.json")
@@ -90,7 +90,7 @@ def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Pat
                     continue
                 report.add(row, result)
                 if result is not None:
-                    kept.append(result)
+                    kept.append((str(row.get("sample_id") or where), result))
             if kept:
                 writer.write_batch(_batch(kept))
     if faults and not skip_bad:
@@ -138,15 +138,16 @@ def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list
             yield waiting.popleft().result()
 
 
-def _batch(rows: list[Encoded]) -> pa.RecordBatch:
-    """`input_ids` and `labels` of some rows; the prompt's labels are ignored by the loss."""
+def _batch(named: list[tuple[str, Encoded]]) -> pa.RecordBatch:
+    """`input_ids`, `labels` and names of some rows; the prompt's labels are ignored by the loss."""
+    rows = [row for _, row in named]
     ids = [np.asarray(row.prompt_ids + row.completion_ids, np.int32) for row in rows]
     labels = [array.copy() for array in ids]
     for array, row in zip(labels, rows, strict=True):
         array[: len(row.prompt_ids)] = IGNORED
     ends = pa.array(np.cumsum([0, *(len(array) for array in ids)]), pa.int32())
     columns = [pa.ListArray.from_arrays(ends, pa.array(np.concatenate(arrays))) for arrays in (ids, labels)]
-    return pa.record_batch(columns, schema=SCHEMA)
+    return pa.record_batch([*columns, pa.array([name for name, _ in named])], schema=SCHEMA)
 
 
 def cached_json(name: str, *identities: str) -> Path:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import json
+import errno
 import math
 import os
 import resource
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,25 +18,24 @@ from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from trl import SFTConfig, SFTTrainer
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from trl import SFTConfig
 
 from headnote_cli.config import Settings
-from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.base import BaseModel
-from headnote_cli.engine.loading import load_for_training, lora_config, quantized_layers, weight_bytes
-from headnote_cli.errors import ConfigError, ExitCode, Interrupted
-from headnote_cli.events import Evaluated, Listener, Note, Saved, StepDone, TrainingStarted
+from headnote_cli.engine.callbacks import Reporter, Sampler, SoundGradients, interruption, stopping_on_signals
+from headnote_cli.engine.loading import (
+    load_for_training,
+    lora_config,
+    quantized_layers,
+    trainable_adapter,
+    weight_bytes,
+)
+from headnote_cli.engine.trainer import CompletionTrainer
+from headnote_cli.errors import ConfigError, SldsError
+from headnote_cli.events import Listener, Note
 from headnote_cli.hardware import Plan
-from headnote_cli.runs import METRICS, newest_whole, read_metrics, seal
+from headnote_cli.runs import newest_whole, read_metrics
 
 disable_progress_bar()
 
@@ -57,6 +52,8 @@ class TrainingJob:
     eval_rows: Dataset | None
     output_dir: Path
     resume_from: Path | None = None
+    start_adapter: Path | None = None  # of another run, to train on
+    samples: int = 0  # headnotes to write at each evaluation
 
 
 @dataclasses.dataclass
@@ -68,6 +65,8 @@ class LoadedModel:
     quantized_layers: int
     weight_bytes: int
     attention: str
+    dtypes: dict[str, int]  # parameters by dtype
+    adapted: int  # linear layers with an adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,41 +88,21 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
 
     Raises:
         ConfigError: What was loaded is not what the config asks for.
+        DivergedError: A loss or gradient that must not be learnt from.
         Interrupted: A signal came; a checkpoint of the last step is saved.
     """
     job.output_dir.mkdir(parents=True, exist_ok=True)
-    model = load_for_training(job.base, job.settings, job.plan)
-    layers, size = len(quantized_layers(model)), weight_bytes(model)
-    if layers:
-        emit(Note(f"quantized layers counted after loading: {layers}; weights {size / 2**20:,.0f} MiB"))
-    trainer = CompletionTrainer(
-        model=model,
-        args=training_arguments(job.settings, job.plan, job.output_dir),
-        train_dataset=job.train_rows,
-        eval_dataset=job.eval_rows,
-        processing_class=job.tokenizer,
-        peft_config=lora_config(job.settings, job.plan),
-    )
-    _adapters_in_float32(trainer.model, autocast=job.plan.is_on("bf16") or job.plan.is_on("fp16"))
-    loaded = _counted(trainer.model, layers, size)
-    emit(
-        Note(
-            f"trainable parameters: {loaded.trainable:,} of {loaded.parameters:,} "
-            f"({100 * loaded.trainable / loaded.parameters:.2f} %)"
-        )
-    )
-    for noisy in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(noisy)
+    trainer, loaded = _built(job, emit)
     trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
     trainer._total_train_tokens = trained_before if job.resume_from else 0
-    reporter = _Reporter(job.output_dir, emit, trainer._total_train_tokens)
-    trainer.add_callback(reporter)
-    with _stopping_on_signals(reporter, emit):
+    reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens)
+    _add_callbacks(trainer, reporter, job, emit)
+    with stopping_on_signals(reporter, emit), _telling_of_a_full_disk(job.output_dir):
         outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     saved = newest_whole(job.output_dir)
     newest = saved.path if saved else None
     if reporter.stop_signal is not None:
-        raise _interruption(reporter.stop_signal, newest)
+        raise interruption(reporter.stop_signal, newest)
     return TrainingResult(
         steps=outcome.global_step,
         train_loss=_finite(outcome.metrics.get("train_loss")),
@@ -136,136 +115,88 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     )
 
 
-class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that, on the CPU, runs the output layer on label positions only.
+def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedModel]:
+    """The trainer with its model, counted and checked against the plan."""
+    model: torch.nn.Module = load_for_training(job.base, job.settings, job.plan)
+    layers, size = len(quantized_layers(model)), weight_bytes(model)
+    if layers:
+        emit(Note(f"quantized layers counted after loading: {layers}; weights {size / 2**20:,.0f} MiB"))
+    if job.start_adapter is not None:
+        model = trainable_adapter(model, job.start_adapter)
+        emit(Note(f"starting from the adapter {job.start_adapter}"))
+    trainer = CompletionTrainer(
+        model=model,
+        args=training_arguments(job.settings, job.plan, job.output_dir),
+        train_dataset=job.train_rows,
+        eval_dataset=job.eval_rows,
+        processing_class=job.tokenizer,
+        peft_config=lora_config(job.settings, job.plan) if job.start_adapter is None else None,
+    )
+    _adapters_in_float32(trainer.model, autocast=job.plan.is_on("bf16") or job.plan.is_on("fp16"))
+    loaded = _counted(trainer.model, layers, size)
+    _require_as_planned(trainer, loaded, job)
+    adapted = f" in {loaded.adapted} adapted layers" if loaded.adapted else ""
+    emit(
+        Note(
+            f"trainable parameters: {loaded.trainable:,} of {loaded.parameters:,} "
+            f"({100 * loaded.trainable / loaded.parameters:.2f} %){adapted}"
+        )
+    )
+    return trainer, loaded
 
-    TRL's fused head scores labelled positions alone where Triton is at hand; on the CPU it scores every position.
-    The loss and its gradients are the same: `logits_to_keep` takes the positions of which some row has a label.
+
+def _add_callbacks(trainer: CompletionTrainer, reporter: Reporter, job: TrainingJob, emit: Listener) -> None:
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(reporter)
+    trainer.add_callback(SoundGradients(trainer))
+    if job.settings.early_stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job.settings.early_stopping))
+    if job.samples and job.eval_rows is not None:
+        trainer.add_callback(Sampler(trainer, job.output_dir, job.samples, longest=256, emit=emit))
+
+
+def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: TrainingJob) -> None:
+    """What the plan says is what was loaded, by count.
+
+    Raises:
+        ConfigError: Another attention, another dtype, another number of processes or another strategy.
     """
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        if return_outputs or inputs["labels"].device.type != "cpu" or not self._plain_loss():
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"]
-        targets = labels[:, 1:]
-        positions = (targets != IGNORED).any(dim=0).nonzero().flatten()
-        others = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = model(**others, use_cache=False, logits_to_keep=positions).logits
-        targets = targets[:, positions]
-        total = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = total / torch.as_tensor(count).clamp(min=1)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
-        if self.model.training:
-            tokens = inputs["attention_mask"].sum()
-            self._total_train_tokens += int(self.accelerator.gather_for_metrics(tokens).sum())
-            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        return loss
-
-    def _plain_loss(self) -> bool:
-        """Whether the loss is the plain mean over labels and the model can keep chosen positions."""
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        return (
-            self.args.loss_type == "nll"
-            and not self.args.label_smoothing_factor
-            and not self.aux_loss_enabled
-            and not self.padding_free
-            and "logits_to_keep" in inspect.signature(type(base).forward).parameters
-        )
-
-
-class _Reporter(TrainerCallback):  # type: ignore[misc]
-    """Turns the Trainer's callbacks into events, metrics lines and sealed checkpoints."""
-
-    def __init__(self, output_dir: Path, emit: Listener, tokens: int) -> None:
-        self.output_dir = output_dir
-        self.emit = emit
-        self.stop_signal: int | None = None
-        self.eval_loss: float | None = None
-        self.tokens = tokens
-        self._started = self._last = time.monotonic()
-        self._first_step = 0
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._started = self._last = time.monotonic()
-        self._first_step = state.global_step
-        self.emit(TrainingStarted(state.max_steps, state.global_step))
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.stop_signal is not None:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
-        if not state.is_world_process_zero:
-            return
-        with (self.output_dir / METRICS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        if "loss" in logs:
-            self.emit(self._step(state, logs))
-
-    def _step(self, state: TrainerState, logs: dict[str, Any]) -> StepDone:
-        moment = time.monotonic()
-        tokens = int(logs.get("num_tokens", 0))
-        rate = (tokens - self.tokens) / max(moment - self._last, 1e-9)
-        self.tokens, self._last = tokens, moment
-        done = state.global_step - self._first_step
-        left = (moment - self._started) / max(done, 1) * (state.max_steps - state.global_step)
-        return StepDone(
-            state.global_step,
-            state.max_steps,
-            logs["loss"],
-            logs.get("learning_rate", 0.0),
-            logs.get("grad_norm"),
-            rate,
-            left,
-        )
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
-    ) -> None:
-        loss = float(metrics["eval_loss"])
-        self.eval_loss = loss
-        self.emit(Evaluated(state.global_step, loss, math.exp(min(loss, 700.0))))
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        folder = self.output_dir / f"checkpoint-{state.global_step}"
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every process has written its part
-        if state.is_world_process_zero and folder.is_dir():
-            seal(folder)
-            self.emit(Saved(state.global_step, folder))
+    faults = []
+    attention = job.plan.effective("attn_implementation")
+    if attention not in loaded.attention:  # the kernels package loads under a longer name
+        faults.append(f"attention is {loaded.attention} and not {attention}")
+    dtype = job.plan.effective("dtype")
+    weights = {name: count for name, count in loaded.dtypes.items() if name not in ("uint8", "int8")}
+    if dtype not in weights:
+        faults.append(f"weights are in {', '.join(weights)} and not in {dtype}")
+    asked = int(os.environ.get("SLDS_PROCESSES", "0"))
+    if asked and trainer.accelerator.num_processes != asked:
+        faults.append(f"{trainer.accelerator.num_processes} of {asked} processes train together")
+    if job.settings.fsdp and not trainer.is_fsdp_enabled:
+        faults.append("`fsdp` is asked for, and the weights are not sharded")
+    elif os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.accelerator.distributed_type.value != "FSDP":
+        faults.append("FSDP is asked for by the launcher, and the weights are not sharded")
+    if faults:
+        raise ConfigError(f"what was loaded is not the plan: {'; '.join(faults)}", job.base.name)
 
 
 @contextmanager
-def _stopping_on_signals(reporter: _Reporter, emit: Listener) -> Iterator[None]:
-    """The first SIGINT or SIGTERM saves within the current step; a second SIGINT stops at once."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        if reporter.stop_signal is not None:
-            raise KeyboardInterrupt
-        reporter.stop_signal = number
-        emit(Note("stopping: this step is finished and saved first (Ctrl-C again stops at once)", warning=True))
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """A failure to write, in words; checkpoints that were whole stay whole."""
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interruption(number: int, checkpoint: Path | None) -> Interrupted:
-    code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.INTERRUPTED
-    where = f"saved {checkpoint}" if checkpoint else "nothing was saved yet"
-    return Interrupted(f"stopped; {where}", hint="the same command goes on from there", exit_code=code)
+    except SldsError:
+        raise
+    except Exception as error:
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        words = ("No space left", "File too large", "quota exceeded", "file write failed", "unexpected pos")
+        if getattr(error, "errno", None) not in full and not any(word in str(error) for word in words):
+            raise
+        whole = newest_whole(folder)
+        kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
+        hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
+        raise SldsError(f"nothing more can be written: {error}; {kept}", str(folder), hint) from error
 
 
 def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> None:
@@ -286,6 +217,9 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
     values.setdefault("activation_checkpointing", checkpointing)
     values.setdefault("activation_checkpointing_kwargs", checkpointing_options)
     values.setdefault("per_device_eval_batch_size", settings.per_device_train_batch_size)
+    values.setdefault("train_sampling_strategy", "group_by_length")  # rows of like length together: little padding
+    if settings.eval_strategy != "no":
+        values.setdefault("metric_for_best_model", "eval_loss")  # the best checkpoint is kept beside the last
     for name in ("bf16", "fp16", "use_liger_kernel", "torch_compile", "trust_remote_code"):
         values[name] = plan.is_on(name)
     if not plan.is_on("tf32"):
@@ -334,8 +268,14 @@ def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
         parameter.quant_state.shape.numel() if getattr(parameter, "quant_state", None) else parameter.numel()
         for parameter in model.parameters()
     )
+    dtypes: dict[str, int] = {}
+    for parameter in model.parameters():
+        if not (parameter.requires_grad and isinstance(model, PeftModel)):
+            name = str(parameter.dtype).removeprefix("torch.")
+            dtypes[name] = dtypes.get(name, 0) + parameter.numel()
+    adapted = sum(isinstance(module, LoraLayer) for module in model.modules())
     attention = str(getattr(model.config, "_attn_implementation", "unknown"))
-    return LoadedModel(total, trainable, layers, size, attention)
+    return LoadedModel(total, trainable, layers, size, attention, dtypes, adapted)
 
 
 def measured_memory() -> dict[str, int]:

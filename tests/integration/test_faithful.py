@@ -71,7 +71,7 @@ def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[...,
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config.settings, plan),
         )
-        training._adapters_in_float32(built.model)
+        training._adapters_in_float32(built.model, autocast=False)
         torch.manual_seed(1)
         for parameter in built.model.parameters():  # B starts at zero, which would hide A's gradients
             if parameter.requires_grad:

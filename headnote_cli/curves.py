@@ -1,0 +1,31 @@
+"""The picture of a run: its losses and its learning rate by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CURVES = "curves.png"
+
+
+def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
+    """Training and evaluation loss by step, and the learning rate below."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1])
+    curves = ((upper, "loss", "training", "-"), (upper, "eval_loss", "evaluation", "o-"),
+              (lower, "learning_rate", "learning rate", "-"))  # fmt: skip
+    for panel, key, label, style in curves:
+        points = [(line["step"], line[key]) for line in metrics if key in line]
+        if points:
+            panel.plot(*zip(*points, strict=True), style, label=label, markersize=3)
+            panel.legend(fontsize=8)
+    upper.set_ylabel("loss")
+    lower.set_xlabel("step")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,177 @@
+"""What is told and watched while a run goes on: events, metrics lines, signals, samples."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from headnote_cli.encoding import IGNORED
+from headnote_cli.engine.trainer import CompletionTrainer
+from headnote_cli.errors import ExitCode, Interrupted
+from headnote_cli.events import Evaluated, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
+from headnote_cli.runs import METRICS, SAMPLES, write_lines
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Turns the Trainer's callbacks into events and metrics lines."""
+
+    def __init__(self, output_dir: Path, emit: Listener, tokens: int) -> None:
+        self.output_dir = output_dir
+        self.emit = emit
+        self.stop_signal: int | None = None
+        self.eval_loss: float | None = None
+        self.tokens = tokens
+        self._started = self._last = time.monotonic()
+        self._first_step = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._started = self._last = time.monotonic()
+        self._first_step = state.global_step
+        self.emit(TrainingStarted(state.max_steps, state.global_step))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.stop_signal is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        with (self.output_dir / METRICS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if "loss" in logs:
+            self.emit(self._step(state, logs))
+
+    def _step(self, state: TrainerState, logs: dict[str, Any]) -> StepDone:
+        moment = time.monotonic()
+        tokens = int(logs.get("num_tokens", 0))
+        rate = (tokens - self.tokens) / max(moment - self._last, 1e-9)
+        self.tokens, self._last = tokens, moment
+        done = state.global_step - self._first_step
+        left = (moment - self._started) / max(done, 1) * (state.max_steps - state.global_step)
+        return StepDone(
+            state.global_step,
+            state.max_steps,
+            logs["loss"],
+            logs.get("learning_rate", 0.0),
+            logs.get("grad_norm"),
+            rate,
+            left,
+            torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        )
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
+        loss = float(metrics["eval_loss"])
+        self.eval_loss = loss
+        self.emit(Evaluated(state.global_step, loss, math.exp(min(loss, 700.0))))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.emit(Saved(state.global_step, self.output_dir / f"checkpoint-{state.global_step}"))
+
+
+class SoundGradients(TrainerCallback):  # type: ignore[misc]
+    """Ends the run before the optimizer takes gradients that are not finite. One norm a step, of what is trained."""
+
+    def __init__(self, trainer: CompletionTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.step_inputs.clear()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if not sharded and gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            raise self.trainer.diverged("the gradients are not finite numbers")
+
+
+class Sampler(TrainerCallback):  # type: ignore[misc]
+    """Writes headnotes of the first evaluation rows at each evaluation, so that one sees the model learn.
+
+    Greedy, so no random state is touched: the run with samples is bit for bit the run without.
+    """
+
+    def __init__(self, trainer: CompletionTrainer, output_dir: Path, count: int, longest: int, emit: Listener) -> None:
+        self.trainer = trainer
+        self.folder = output_dir / SAMPLES
+        self.rows = trainer.eval_dataset.select(range(min(count, len(trainer.eval_dataset))))
+        self.longest = longest
+        self.emit = emit
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        was_training = model.training
+        model.eval()
+        try:
+            written = [self._headnote(model, row) for row in self.rows]
+        finally:
+            model.train(was_training)
+        write_lines(self.folder / f"step-{state.global_step}.jsonl", written)
+        for one in written:
+            self.emit(Sampled(state.global_step, one["name"], one["headnote"], one["reference"]))
+
+    @torch.no_grad()
+    def _headnote(self, model: Any, row: dict[str, Any]) -> dict[str, Any]:
+        tokenizer = self.trainer.processing_class
+        prompt = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
+        reference = [label for label in row["labels"] if label != IGNORED]
+        ids = torch.tensor([prompt], device=model.device)
+        end = next((t for t in reversed(reference) if t in tokenizer.all_special_ids), tokenizer.eos_token_id)
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.longest,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=tokenizer.pad_token_id,
+        )[0, len(prompt) :]
+        return {
+            "name": row.get("name", ""),
+            "headnote": tokenizer.decode(written, skip_special_tokens=True).strip(),
+            "finish_reason": "stop" if end in written.tolist() else "length",
+            "reference": tokenizer.decode(reference, skip_special_tokens=True).strip(),
+        }
+
+
+@contextmanager
+def stopping_on_signals(reporter: Reporter, emit: Listener) -> Iterator[None]:
+    """The first SIGINT or SIGTERM saves within the current step; a second SIGINT stops at once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if reporter.stop_signal is not None:
+            raise KeyboardInterrupt
+        reporter.stop_signal = number
+        emit(Note("stopping: this step is finished and saved first (Ctrl-C again stops at once)", warning=True))
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interruption(number: int, checkpoint: Path | None) -> Interrupted:
+    """The error that a signal ends in, when everything is saved."""
+    code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.INTERRUPTED
+    where = f"saved {checkpoint}" if checkpoint else "nothing was saved yet"
+    return Interrupted(f"stopped; {where}", hint="the same command goes on from there", exit_code=code)

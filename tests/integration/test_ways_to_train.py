@@ -1,0 +1,116 @@
+"""Ways to train beside plain QLoRA, and what a run tells: seeds, accumulation, samples, early stopping, runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from headnote_cli.cli import app
+
+
+def slds(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def test_two_runs_of_one_config_are_the_same_bit_for_bit_with_and_without_samples(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    keys: dict[str, Any] = {"load_in_4bit": False, "lora_dropout": 0.2, "eval_strategy": "steps", "eval_steps": 2}
+    adapters = []
+    for name, options in (("one", []), ("two", ["--sample", "2"])):
+        run = tmp_path / name
+        shown = slds("train", "--config", tiny_training(output_dir=str(run), **keys), *options)
+        assert shown.exit_code == 0, shown.stderr
+        adapters.append((run / "checkpoint-4" / "adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+    written = [json.loads(line) for line in (tmp_path / "two" / "samples" / "step-4.jsonl").read_text().splitlines()]
+    assert len(written) == 2
+    assert all(one["reference"] and one["name"] for one in written)
+    assert "official:" in shown.stderr
+
+
+def test_accumulated_batches_give_the_loss_of_one_large_batch(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Rows of different length: a mean of means would differ."""
+    found = []
+    for batch, steps in ((4, 1), (1, 4)):
+        run = tmp_path / f"{batch}x{steps}"
+        config = tiny_training(
+            output_dir=str(run), load_in_4bit=False, per_device_train_batch_size=batch, max_steps=3,
+            gradient_accumulation_steps=steps, train_sampling_strategy="sequential", learning_rate=1e-3,
+        )  # fmt: skip
+        assert slds("train", "--config", config).exit_code == 0
+        found.append(losses(run))
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"lora_modules_to_save": ["lm_head"]},
+        {"lora_target_modules": ["q_proj", "v_proj"]},
+        {"use_peft": False, "learning_rate": 1e-4},
+        {"lora_target_parameters": ["layers.0.mlp.gate_proj.weight"], "lora_target_modules": ["q_proj"]},
+    ],
+    ids=["rslora", "dora", "modules_to_save", "targets", "full", "target_parameters"],
+)
+def test_every_way_of_training_runs_and_learns(
+    keys: dict[str, Any], tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    shown = slds("train", "--config", tiny_training(load_in_4bit=False, max_steps=4, **keys))
+    assert shown.exit_code == 0, shown.stderr
+    assert len(losses(tmp_path / "run")) == 4
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["model"]["trainable"] > 0
+    assert "README.md" in {file.name for file in (tmp_path / "run" / "checkpoint-4").iterdir()}
+
+
+def test_a_run_can_start_from_another_runs_adapter(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
+    keys = {"load_in_4bit": False, "max_steps": 8, "save_steps": 8}
+    assert slds("train", "--config", tiny_training(output_dir=str(tmp_path / "first"), **keys)).exit_code == 0
+    adapter = tmp_path / "first" / "checkpoint-8"
+    config = tiny_training(output_dir=str(tmp_path / "second"), peft_peft_model_path=str(adapter), **keys)
+    shown = slds("train", "--config", config)
+    assert shown.exit_code == 0, shown.stderr
+    assert f"starting from the adapter {adapter}" in shown.stderr
+    assert losses(tmp_path / "second")[0] < losses(tmp_path / "first")[0] - 0.3
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
+    config = tiny_training(
+        load_in_4bit=False, max_steps=40, save_steps=1, eval_strategy="steps", eval_steps=1, early_stopping=2,
+        learning_rate=0.0,
+    )  # fmt: skip
+    shown = slds("train", "--config", config, "--json")
+    assert shown.exit_code == 0, shown.stderr
+    assert json.loads(shown.stdout)["steps"] <= 4
+
+
+def test_runs_are_listed_and_compared(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
+    for name, rate in (("one", 0.01), ("two", 0.02)):
+        config = tiny_training(
+            output_dir=str(tmp_path / "runs" / name), load_in_4bit=False, max_steps=1, save_steps=1, learning_rate=rate
+        )
+        assert slds("train", "--config", config).exit_code == 0
+    listed = json.loads(slds("runs", tmp_path / "runs", "--json").stdout)["runs"]
+    assert {(Path(one["run"]).name, one["state"], one["steps"]) for one in listed} == {
+        ("one", "finished", 1), ("two", "finished", 1),
+    }  # fmt: skip
+    compared = slds("runs", "--diff", tmp_path / "runs" / "one", tmp_path / "runs" / "two", "--json")
+    changed = json.loads(compared.stdout)["differences"]
+    assert changed["learning_rate"] == [0.01, 0.02]
+    assert slds("runs", tmp_path / "nowhere").exit_code == 4
+    assert "finished" in slds("runs", tmp_path / "runs").stdout
