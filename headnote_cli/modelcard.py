@@ -26,13 +26,16 @@ def model_card(record: Mapping[str, Any], merged: bool = False) -> str:
     settings = "\n".join(f"| `{key}` | `{value}` |" for key, value in sorted(config.items()))
     evaluation = metrics.get("eval_loss")
     terms = f"Gemma is provided under and subject to the [Gemma Terms of Use]({GEMMA_TERMS})." if gemma else ""
+    what = "A merged model" if merged else "A checkpoint"
+    version = (record.get("versions") or {}).get("headnote-cli", "")
     return f"""---
 {chr(10).join(front)}
 ---
 
 # Headnotes of Swiss leading decisions
 
-{"A merged model" if merged else "A checkpoint"} made from `{base}` with slds {(record.get("packages") or {}).get("headnote-cli", "")}. What it writes is a draft: a lawyer must check it against the decision. {terms}
+{what} made from `{base}` with slds {version}. What it writes is a draft: a lawyer must check it against the
+decision. {terms}
 
 | | |
 |---|---|

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from headnote_cli.commands.check_memory import method_of, shapes_for
 from headnote_cli.commands.rows import encoder_for, leak_warnings, lengths_lines
 from headnote_cli.config import Config, Settings
-from headnote_cli.data import load_split
 from headnote_cli.curves import CURVES, draw_curves
+from headnote_cli.data import load_split
 from headnote_cli.encoding import Encoder
 from headnote_cli.errors import ConfigError, DataError, DoesNotFitError, Interrupted, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note, PlanResolved

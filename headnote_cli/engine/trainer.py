@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch.utils.data import Sampler
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
@@ -20,6 +24,31 @@ from headnote_cli.errors import DivergedError
 from headnote_cli.runs import STAGING, newest_whole, seal
 
 CHANCES = 3.0  # a loss of so many times that of a uniform guess over the vocabulary is no longer learning
+
+
+class GroupedByLength(Sampler[int]):
+    """Rows of like length together, in batches of random order, the longest batch first.
+
+    As transformers' `group_by_length`, which draws each epoch's order from the global random state: a run resumed in
+    its second epoch would see other batches. Here seed and epoch alone decide.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.batch = batch
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader, after a resume too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        dice = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=dice))
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
@@ -70,6 +99,15 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             and not self.padding_free
             and "logits_to_keep" in inspect.signature(type(base).forward).parameters
         )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        chunks = rows.with_format("arrow").iter(1000)
+        lengths = [length for chunk in chunks for length in pc.list_value_length(chunk["input_ids"]).to_pylist()]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(lengths, batch, self.args.data_seed or self.args.seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         self.step_inputs.append(inputs["input_ids"])

@@ -28,9 +28,8 @@ def slds(*arguments: object) -> Result:
 
 def start(config: Path, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "headnote_cli", "train", "--config", str(config)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy(), **options
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env=os.environ.copy(), **pipes | options)
 
 
 def digest(file: Path) -> str:
@@ -43,13 +42,14 @@ def test_five_random_kills_and_the_adapter_is_the_same_bit_for_bit(
 ) -> None:
     """Forty steps with dropout, a checkpoint every three, killed five times at random moments."""
     keys = {"max_steps": 40, "save_steps": 3, "lora_dropout": 0.1, "load_in_4bit": False, "save_total_limit": 2}
-    whole = start(tiny_training(name="whole.yaml", output_dir=str(tmp_path / "whole"), **keys))
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    whole = start(tiny_training(name="whole.yaml", output_dir=str(tmp_path / "whole"), **keys), **silent)
     assert whole.wait(timeout=300) == 0
     config = tiny_training(name="killed.yaml", output_dir=str(tmp_path / "killed"), **keys)
     dice, kills = random.Random(), 0
     metrics = tmp_path / "killed" / "metrics.jsonl"
     while kills < 5:
-        process = start(config)
+        process = start(config, **silent)
         lines = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
         while process.poll() is None and (
             not metrics.is_file() or len(metrics.read_text().splitlines()) < lines + dice.randint(1, 5)
@@ -129,8 +129,8 @@ def test_a_diverging_run_stops_with_step_rows_and_last_healthy_checkpoint(
     tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = tiny_training(
-        max_steps=30, save_steps=1, load_in_4bit=False, learning_rate=90.0, lr_scheduler_type="constant",
-        max_grad_norm=0.0, warmup_steps=0,
+        max_steps=30, save_steps=1, load_in_4bit=False, use_peft=False, learning_rate=90.0,
+        lr_scheduler_type="constant", max_grad_norm=0.0, warmup_steps=0,
     )  # fmt: skip
     stopped = slds("train", "--config", config)
     assert stopped.exit_code == 1
