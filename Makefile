@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-fast test-all style bench bench-memory picture clean
+.PHONY: help demo test test-fast test-all style bench bench-memory gpu-smoke picture clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -39,11 +39,15 @@ bench: $(STAMP) ## Benchmarks: both sides alternate, a ratio is printed.
 	$(BIN)/python benchmarks/completion_loss.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/train.py
 
 bench-memory: $(STAMP) ## The memory estimate against counted steps and against published peaks.
 	$(BIN)/python -m pytest -q -s tests/unit/test_memory_truth.py
 	$(BIN)/python benchmarks/published_peaks.py
 	$(BIN)/python benchmarks/estimators.py
+
+gpu-smoke: $(STAMP) ## For the first GPU it meets: a few steps through each path, and one report.
+	$(BIN)/python -m headnote_cli.engine.smoke
 
 picture: $(STAMP) ## Draw docs/run.svg, the README's picture of a run.
 	$(BIN)/python scripts/picture.py

@@ -26,7 +26,7 @@ from headnote_cli.runs import STAGING, newest_whole, seal
 CHANCES = 3.0  # a loss of so many times that of a uniform guess over the vocabulary is no longer learning
 
 
-class GroupedByLength(Sampler[int]):
+class GroupedByLength(Sampler[int]):  # type: ignore[misc]
     """Rows of like length together, in batches of random order, the longest batch first.
 
     As transformers' `group_by_length`, which draws each epoch's order from the global random state: a run resumed in

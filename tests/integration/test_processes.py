@@ -39,3 +39,22 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_training: Callable
     assert one.returncode == 0, one.stderr
     for together, alone in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         assert abs(together - alone) < 2e-3
+
+
+def test_num_processes_starts_that_many_and_fewer_are_refused(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    keys = {"max_steps": 2, "load_in_4bit": False, "output_dir": str(tmp_path / "run")}
+    command = [sys.executable, "-m", "headnote_cli", "train", "--config", str(tiny_training(**keys)), "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    two = subprocess.run(
+        [*command, "--num-processes", "2"], capture_output=True, text=True, env=environment, timeout=400, check=False
+    )
+    assert two.returncode == 0, two.stderr
+    assert json.loads(two.stdout)["steps"] == 2
+    fewer = subprocess.run(
+        [*command, "--no-resume"], capture_output=True, text=True, env=environment | {"SLDS_PROCESSES": "2"},
+        timeout=400, check=False,
+    )  # fmt: skip
+    assert fewer.returncode == 2
+    assert "1 of 2 processes train together" in json.loads(fewer.stdout)["error"]["message"]
