@@ -122,7 +122,8 @@ def report(results: list[dict[str, Any]]) -> str:
     packages = ("torch", "transformers", "trl", "peft", "bitsandbytes", "torchao", "liger-kernel", "kernels",
                 "flash-attn", "headnote-cli")  # fmt: skip
     lines = [
-        "# slds smoke report", "", f"- GPUs: {gpus}", f"- system: {platform.platform()}, Python {sys.version.split()[0]}",
+        "# slds smoke report", "", f"- GPUs: {gpus}",
+        f"- system: {platform.platform()}, Python {sys.version.split()[0]}",
         f"- packages: {', '.join(f'{name} {_version(name)}' for name in packages)}", "",
         "| path | losses | difference to the CPU | peak measured | estimated | seconds | |",
         "|---|---|---:|---:|---:|---:|---|",
