@@ -28,7 +28,7 @@ STEPS = 3
 CLOSE = {"bf16": 0.05, "4-bit": 0.3}
 COMMON: dict[str, Any] = {
     "model_class": "AutoModelForCausalLM", "use_peft": True, "lora_r": 8, "lora_target_modules": "all-linear",
-    "lora_task_type": "CAUSAL_LM", "lora_dropout": 0.0, "max_length": 512, "max_steps": STEPS, "logging_steps": 1,
+    "lora_task_type": "CAUSAL_LM", "lora_dropout": 0.0, "max_length": 1024, "max_steps": STEPS, "logging_steps": 1,
     "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": STEPS, "report_to": "none",
     "train_sampling_strategy": "sequential", "learning_rate": 1e-4, "seed": 1, "optim": "adamw_torch",
 }  # fmt: skip
