@@ -38,6 +38,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the libraries say.")]
 RemoteCodeOption = Annotated[bool, typer.Option("--allow-remote-code", help="Honour `trust_remote_code: true`.")]
+PushOption = Annotated[
+    str | None, typer.Option(metavar="ID", help="Upload the result to the hub afterwards, as a private model.")
+]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows with faults, and count them.")]
 
 
@@ -212,16 +215,27 @@ def train(
 
 @app.command()
 def merge(
-    checkpoint: Annotated[str | None, typer.Option(help="A path, a name such as checkpoint-1364, or latest.")] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="A path, a name such as checkpoint-1364, latest or best; several are merged in turn."),
+    ] = None,
     config: ConfigOption = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: the checkpoint's name with -merged.")
     ] = None,
+    onto: Annotated[
+        str, typer.Option(help="base: the original weights; nf4: the 4-bit weights that training saw.")
+    ] = "base",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the base's own.")] = None,
-    verify: Annotated[bool, typer.Option(help="Compare the logits of base + adapter with the merged model.")] = True,
+    max_shard_size: Annotated[str | None, typer.Option(help="Such as 5GB. Default: files as in the base.")] = None,
+    verify: Annotated[bool, typer.Option(help="Compare the merged model with base + adapter.")] = True,
+    check: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Look at a merged folder again; merge nothing.")
+    ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing output; the old one is set aside.")
+        bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")
     ] = False,
+    push: PushOption = None,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -232,14 +246,25 @@ def merge(
     Example: slds merge --checkpoint checkpoint-1364
     """
     with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.merge import MergeOptions, check_merged, read_size
         from headnote_cli.commands.merge import merge as run
         from headnote_cli.config import load_config
-        from headnote_cli.views import merge_view
+        from headnote_cli.views import check_view, merge_view
 
+        if check is not None:
+            found = check_merged(check)
+            screen.show(check_view(found))
+            screen.data(found.to_json())
+            raise typer.Exit(ExitCode.BAD_DATA if found.faults else ExitCode.DONE)
         if dtype not in (None, "float32", "bfloat16", "float16"):
             raise UsageError(f"--dtype {dtype}: write float32, bfloat16 or float16")
+        if onto not in ("base", "nf4"):
+            raise UsageError(f"--onto {onto}: write base or nf4")
+        shard_bytes = read_size(max_shard_size) if max_shard_size else None
         loaded = load_config(config, set_ or [])
-        report = run(loaded, screen.listen, checkpoint, output, dtype, verify, force)
+        options = MergeOptions(output, dtype, onto, shard_bytes, verify, force, push)
+        report = run(loaded, screen.listen, checkpoint or [], options)
+        screen.close()
         screen.show(merge_view(report, str(loaded.path)))
         screen.data(report.to_json())
 

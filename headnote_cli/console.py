@@ -20,7 +20,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from headnote_cli.errors import DoesNotFitError, ExitCode, Interrupted, SldsError
-from headnote_cli.events import Evaluated, Event, Note, Sampled, Saved, StepDone, TextWritten, TrainingStarted
+from headnote_cli.events import (
+    Evaluated,
+    Event,
+    Note,
+    Sampled,
+    Saved,
+    StepDone,
+    TextWritten,
+    TrainingStarted,
+    WeightsWritten,
+)
 
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 # C0 and C1 controls but newline and tab, and the marks that turn the direction of writing: none may reach a terminal.
@@ -52,6 +62,7 @@ class Screen:
         self.out = _Console(quiet=self.muted, **plain)
         self.err = _Console(stderr=True, quiet=self.muted, **plain)
         self._progress: TrainingProgress | None = None
+        self._bytes: BytesProgress | None = None
 
     def note(self, text: str, warning: bool = False) -> None:
         """A line beside the result; a warning is shown even when quiet."""
@@ -118,11 +129,20 @@ class Screen:
                 self.note(text, warning)
             case TextWritten(text):
                 self._stream(text)
+            case WeightsWritten():
+                self._writing(event)
             case TrainingStarted():
                 self._progress = TrainingProgress(self, event)
             case _:
                 if self._progress is not None:
                     self._progress.update(event)
+
+    def _writing(self, event: WeightsWritten) -> None:
+        if self._bytes is None:
+            self._bytes = BytesProgress(self)
+        self._bytes.update(event)
+        if event.bytes >= event.total_bytes:
+            self.close()
 
     def listen_quietly(self, event: Event) -> None:
         """Draw all but the text itself, which goes into a file."""
@@ -134,6 +154,9 @@ class Screen:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+        if self._bytes is not None:
+            self._bytes.stop()
+            self._bytes = None
 
     @property
     def streams(self) -> bool:
@@ -182,6 +205,40 @@ class TrainingProgress:
         elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or event.step == event.total_steps:
             self._printed = time.monotonic()
             self.screen.note(f"step {event.step}/{event.total_steps} · {facts}")
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class BytesProgress:
+    """How far a merge is: a bar in a terminal, a plain line every so often elsewhere."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self._started = self._printed = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if screen.err.is_terminal and not screen.quiet:
+            self._bar = Progress(
+                BarColumn(bar_width=None), TextColumn("{task.fields[facts]}"), console=screen.err, expand=True
+            )
+            self._task = self._bar.add_task("", total=None, facts="")
+            self._bar.start()
+
+    def update(self, event: WeightsWritten) -> None:
+        moment = time.monotonic()
+        rate = event.bytes / max(moment - self._started, 1e-9)
+        left = (event.total_bytes - event.bytes) / max(rate, 1)
+        facts = (
+            f"{size(event.bytes)} of {size(event.total_bytes)} · "
+            f"{event.tensors}/{event.total_tensors} tensors merged · {size(int(rate))}/s · {duration(left)} left"
+        )
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=event.total_bytes, completed=event.bytes, facts=facts)
+        elif moment - self._printed >= PLAIN_LINE_SECONDS or event.bytes == event.total_bytes:
+            self._printed = moment
+            self.screen.note(facts)
 
     def stop(self) -> None:
         if self._bar is not None:

@@ -80,5 +80,15 @@ class TextWritten:
     text: str
 
 
-Event = Note | PlanResolved | TrainingStarted | StepDone | Evaluated | Saved | Sampled | TextWritten
+@dataclass(frozen=True)
+class WeightsWritten:
+    """How far a merge is: bytes of the output, and the tensors that adapters change."""
+
+    bytes: int
+    total_bytes: int
+    tensors: int
+    total_tensors: int
+
+
+Event = Note | PlanResolved | TrainingStarted | StepDone | Evaluated | Saved | Sampled | TextWritten | WeightsWritten
 Listener = Callable[[Event], None]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +20,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from headnote_cli.config import Config
-from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.errors import DataError, SldsError, UnreachableError, UsageError
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
-MANIFEST = "slds.json"  # in a checkpoint: its files and sizes; in a merged model: what it was made of
+MANIFEST = "slds.json"  # in a checkpoint: its files, their sizes and hashes
+MERGED = "merge.json"  # in a merged model: the same, what it was made of, and how it wants to be prompted
 PROMPTS = "prompts"
 SAMPLES = "samples"
 STAGING = ".saving"  # where a checkpoint is written before it gets its name
@@ -120,13 +122,79 @@ def sha256(file: Path) -> str:
 
 def seal(folder: Path) -> None:
     """Flush a checkpoint's files and write its manifest, the last of them: without one it is not whole."""
+    flush(folder)
+    write_json(folder / MANIFEST, {"files": hashes_of(folder), "sealed": now()})
+
+
+def flush(folder: Path) -> None:
+    """Everything in a folder, and the folder's own list of names, onto the disk."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def hashes_of(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file of a folder but the manifests, by its path within.
+
+    Args:
+        known: Hashes that were taken already.
+    """
     files = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != MANIFEST:
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-            files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(folder / MANIFEST, {"files": files, "sealed": now()})
+        name = str(file.relative_to(folder))
+        if file.is_file() and name not in (MANIFEST, MERGED):
+            files[name] = {"bytes": file.stat().st_size, "sha256": (known or {}).get(name) or sha256(file)}
+    return files
+
+
+def altered(folder: Path, name: str, noted: Any, by_hash: bool = True) -> str | None:
+    """What is wrong with a file of which a manifest notes size and hash; None if it is as it was."""
+    file = folder / name
+    size = noted.get("bytes") if isinstance(noted, dict) else noted
+    if not file.is_file():
+        return f"{name} is missing"
+    if file.stat().st_size != size:
+        return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    if by_hash and isinstance(noted, dict) and sha256(file) != noted.get("sha256"):
+        return f"{name} is not the file that was saved: its SHA-256 differs"
+    return None
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to write into; when the block ends well it gets that name, and an older one goes.
+
+    Until then the older one stays. What a killed process left behind is cleaned up by the next one.
+
+    Raises:
+        UsageError: Another process is writing the same folder.
+        SldsError: The place cannot be written to.
+    """
+    work = target.with_name(f".{target.name}.writing")
+    new, old = work / "new", work / "old"
+    try:
+        with locked(work):
+            if old.is_dir() and not target.exists():  # killed between two renames
+                old.rename(target)
+            for leftover in (new, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            new.mkdir()
+            try:
+                yield new
+                if target.exists():
+                    target.rename(old)
+                new.rename(target)
+            finally:
+                for leftover in (new, old) if target.exists() or not old.is_dir() else (new,):
+                    shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+    except PermissionError as error:
+        raise SldsError(f"cannot be written: {error.strerror}", str(target), "choose another --output") from error
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise SldsError(f"cannot be written: {error.strerror}; nothing of it was kept", str(target)) from error
 
 
 @contextmanager
@@ -166,10 +234,8 @@ def checkpoints(output_dir: Path) -> list[Checkpoint]:
 
 def tampered(folder: Path) -> str | None:
     """What is wrong with a sealed folder whose sizes are right: a file whose hash is another."""
-    for name, noted in ((read_json(folder / MANIFEST) or {}).get("files") or {}).items():
-        if isinstance(noted, dict) and sha256(folder / name) != noted["sha256"]:
-            return f"{name} is not the file that was saved: its SHA-256 differs"
-    return None
+    files = (read_json(folder / MANIFEST) or {}).get("files") or {}
+    return next((fault for name, noted in files.items() if (fault := altered(folder, name, noted))), None)
 
 
 def _fault(folder: Path) -> str | None:
@@ -179,13 +245,11 @@ def _fault(folder: Path) -> str | None:
         return str(error)
     if manifest is None:
         return f"no {MANIFEST}: saving was cut short, or another tool wrote it"
-    for name, noted in manifest.get("files", {}).items():
-        file, size = folder / name, noted["bytes"] if isinstance(noted, dict) else noted
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-    return None
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        return f"{MANIFEST} names no files"
+    faults = (altered(folder, name, noted, by_hash=False) for name, noted in files.items())
+    return next((fault for fault in faults if fault), None)
 
 
 def newest_whole(output_dir: Path) -> Checkpoint | None:
@@ -287,8 +351,8 @@ def merged_models(config: Config) -> Iterator[Path]:
     candidates = [Path(named).expanduser()] if named else []
     if config.settings.output_dir:
         candidates += output_dir(config).glob(f"*{MERGED_SUFFIX}")
-    whole = {folder.resolve(): folder for folder in candidates if (folder / MANIFEST).is_file()}
-    yield from sorted(whole.values(), key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)
+    whole = {folder.resolve(): folder for folder in candidates if (folder / MERGED).is_file()}
+    yield from sorted(whole.values(), key=lambda folder: (folder / MERGED).stat().st_mtime, reverse=True)
 
 
 def set_aside(folder: Path, into: Path | None = None) -> Path:

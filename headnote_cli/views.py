@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from headnote_cli.commands.check_memory import Fit, MemoryCheck
 from headnote_cli.commands.generate import GeneratedHeadnote
-from headnote_cli.commands.merge import MergeReport
+from headnote_cli.commands.merge import CheckReport, MergeReport
 from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
 from headnote_cli.console import duration, printable, size
@@ -20,6 +20,9 @@ from headnote_cli.hardware import Plan
 from headnote_cli.memory.estimate import Estimate
 from headnote_cli.runs import is_adapter
 from headnote_cli.shortening import CUT_MARK
+
+if TYPE_CHECKING:
+    from headnote_cli.engine.verification import Distance, Verification
 
 PROMPT, COMPLETION, CONTROL, CUT = "cyan", "bold green", "magenta", "bold red"
 BAR = 30  # widest bar of a histogram, in characters
@@ -285,17 +288,41 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
 
 
 def merge_view(report: MergeReport, config: str) -> RenderableType:
+    """What was merged, how it was checked, and the next lines to type."""
     rows = {
         "base": report.base,
-        "adapter": str(report.adapter),
+        "adapter": ", then ".join(str(adapter) for adapter in report.adapters),
         "output": f"{report.output} ({size(report.bytes)}, {report.dtype})",
         "tensors": f"{report.merged} merged, {report.copied} as they were",
-        "verified": "not asked for"
-        if report.verified is None
-        else f"logits differ by {report.max_abs_diff:.2g} at most (relative L2 {report.relative_l2:.1g})",
-        "next": f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}",
+        "verified": _verified(report.verification),
     }
+    trained = report.verification.trained if report.verification else None
+    if trained is not None:
+        rows["trained in 4 bits"] = (
+            f"the merged model's {_apart(trained)} from the one that was trained (--onto nf4 is nearer)"
+        )
+    rows["next"] = f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}"
+    rows["or a server"] = f"vllm serve {report.output}"
     return _facts(rows)
+
+
+def _verified(check: Verification | None) -> str:
+    if check is None:
+        return "not asked for"
+    return f"{check.how}: {_apart(check.distance)}; {check.tolerance:g} is allowed"
+
+
+def _apart(distance: Distance) -> str:
+    apart = f"logits are {distance.relative_l2:.2g} away (relative L2, {distance.max_abs:.2g} at most)"
+    if distance.loss is None or distance.merged_loss is None:
+        return apart.replace("logits are ", "")
+    return f"{apart}, loss {distance.loss:.4f} → {distance.merged_loss:.4f}"
+
+
+def check_view(report: CheckReport) -> RenderableType:
+    """A merged folder, looked at again."""
+    state = "; ".join(report.faults) or f"all {report.files} files are as they were written"
+    return _facts({"folder": str(report.folder), "state": state})
 
 
 def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:

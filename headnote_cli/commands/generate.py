@@ -16,7 +16,7 @@ from headnote_cli.events import Listener, Note
 from headnote_cli.language import detect_language
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
-    MANIFEST,
+    MERGED,
     PROMPTS,
     is_adapter,
     merged_models,
@@ -148,7 +148,7 @@ def choose_model(config: Config, model: str | None) -> ModelChoice:
 
 def _record_beside(folder: Path) -> dict[str, Any]:
     """How a merged model, or the run of a checkpoint, wants to be prompted."""
-    manifest = read_json(folder / MANIFEST) or {}
+    manifest = read_json(folder / MERGED) or {}
     return manifest if "max_length" in manifest else record_of(folder) or {}
 
 

@@ -1,34 +1,58 @@
-"""`slds merge`: a checkpoint's adapter and its base → one self-contained model folder."""
+"""`slds merge`: checkpoints and their base → one self-contained model folder, and a later look at such a folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from headnote_cli.assets import assets_root
 from headnote_cli.config import Config
-from headnote_cli.errors import UnreachableError, UsageError
+from headnote_cli.data import stream_rows
+from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
+from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.runs import (
-    MANIFEST,
+    ADAPTER_CONFIG,
+    MERGED,
     MERGED_SUFFIX,
     PROMPTS,
+    altered,
     copy_prompts,
     find_checkpoint,
+    flush,
+    hashes_of,
     is_adapter,
     noted_base,
     now,
+    read_json,
     record_of,
-    set_aside,
+    replacing,
+    sha256,
     write_json,
+    write_text,
 )
+from headnote_cli.weights import PICKLES, fingerprint, has_weights, read_weights
 
-# Three lines of the court's kind of text, in its three languages, on which logits are compared.
+if TYPE_CHECKING:
+    from headnote_cli.engine.merging import MergeJob, Quantization, Written
+    from headnote_cli.engine.verification import Probe, Verification
+
+# Three lines of the court's kind of text, for prompts templates that the shipped rows do not fit.
 PROBES = (
     "Art. 41 Abs. 1 OR; Haftung aus unerlaubter Handlung. Voraussetzungen der Widerrechtlichkeit (E. 2.1).",
     "Art. 8 CC; fardeau de la preuve. Portée de la maxime des débats devant l'autorité cantonale (consid. 3).",
     "Art. 29 cpv. 2 Cost.; diritto di essere sentito. Obbligo di motivazione della decisione impugnata (consid. 4a).",
 )
+PROBE_TOKENS = 512
+PROBE_ROWS = Path("samples/slds/test.jsonl")
+# The base's files that the merged ones take the place of.
+REPLACED = (".safetensors", ".safetensors.index.json", ".gguf", ".h5", ".msgpack", ".bin.index.json", *PICKLES)
+PACKAGES = ("headnote-cli", "torch", "transformers", "safetensors", "peft")
 
 
 @dataclass(frozen=True)
@@ -36,88 +60,117 @@ class MergeReport:
     """What was merged into where."""
 
     base: str
-    adapter: Path
+    adapters: tuple[Path, ...]
     output: Path
+    onto: str
     copied: int
     merged: int
     bytes: int
     dtype: str
-    verified: bool | None  # None: not asked for
-    max_abs_diff: float | None
-    relative_l2: float | None
+    seconds: dict[str, float]
+    verification: Verification | None  # None: not asked for
 
     def to_json(self) -> dict[str, Any]:
+        check = self.verification
+        names = [str(adapter) for adapter in self.adapters]
         return {
             "base": self.base,
-            "adapter": str(self.adapter),
+            "adapter": names[0] if len(names) == 1 else names,
             "output": str(self.output),
+            "onto": self.onto,
             "tensors": {"copied": self.copied, "merged": self.merged},
             "bytes": self.bytes,
             "dtype": self.dtype,
-            "verified": self.verified,
-            "max_abs_diff": self.max_abs_diff,
-            "relative_l2": self.relative_l2,
+            "verified": check.passed if check else None,
+            "max_abs_diff": check.distance.max_abs if check else None,
+            "relative_l2": check.distance.relative_l2 if check else None,
+            "verification": asdict(check) if check else None,
+            "seconds": self.seconds,
         }
 
 
-def merge(
-    config: Config,
-    emit: Listener,
-    checkpoint: str | None = None,
-    output: Path | None = None,
-    dtype: str | None = None,
-    verify: bool = True,
-    force: bool = False,
-) -> MergeReport:
-    """Merge a checkpoint.
+@dataclass(frozen=True)
+class MergeOptions:
+    """What the command line says about a merge; None takes the config's or the base's own."""
+
+    output: Path | None = None
+    dtype: str | None = None
+    onto: str = "base"
+    shard_bytes: int | None = None
+    verify: bool = True
+    force: bool = False
+    push: str | None = None  # a hub id
+
+
+def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: MergeOptions) -> MergeReport:
+    """Merge checkpoints into their base, one after the other.
 
     Args:
-        checkpoint: A path, or a name looked up as `runs.find_checkpoint` says; default `peft_peft_model_path`.
-        output: Default `peft_output_model_path` if that belongs to the checkpoint, else its path with `-merged`.
+        checkpoints: Paths, or names looked up as `runs.find_checkpoint` says; none: `peft_peft_model_path`.
 
     Raises:
-        UnreachableError: No such checkpoint, or it holds no adapter.
-        UsageError: The output exists already.
+        UnreachableError: No such checkpoint or base, or no adapter in it.
+        UsageError: The output exists already, or lies where it must not.
+        DataError: Files are broken, a tensor finds no weight, or the merged model is not base + adapters.
     """
-    settings = config.settings
-    named = checkpoint or settings.peft_peft_model_path
-    if named is None:
-        raise UsageError("name a checkpoint with --checkpoint", hint="for example --checkpoint latest")
-    adapter = find_checkpoint(named, config)
-    _require_adapter(adapter)
-    target = output or _default_output(config, adapter, checkpoint)
-    _require_free(target, adapter, force)
-    record = record_of(adapter) or {}
-    prompts = _prompts(config, adapter)
+    adapters = _adapters(config, checkpoints)
+    target = options.output or _default_output(config, adapters[-1], named=bool(checkpoints))
+    for adapter in adapters:
+        _require_free(target, adapter, options.force)
+    record = record_of(adapters[-1]) or {}
 
-    from headnote_cli.engine.base import BaseModel
-    from headnote_cli.engine.merging import merge as merge_models
+    from headnote_cli.engine.base import BaseModel, weights_folder
+    from headnote_cli.engine.merging import MergeJob
 
-    base = BaseModel(_base_name(config, adapter, record), record.get("model_class") or settings.model_class)
+    name = _base_name(config, adapters[0], record)
+    base = BaseModel(name, record.get("model_class") or config.settings.model_class)
+    trained = _quantization_of(config, record)
+    onto = _onto(config, options.onto, trained)
+    job = MergeJob(base, tuple(adapters), options.dtype, onto, options.shard_bytes)
+    base_folder = weights_folder(base)
+    _require_same_base(record, base_folder)
+    with replacing(target) as folder:
+        written, plan = _write(job, folder, emit)
+        prompts = _prompts(config, adapters[-1])
+        _complete(base_folder, adapters[-1], folder, record, prompts)
+        check = None
+        if options.verify or plan is None:
+            from headnote_cli.engine.verification import verify
 
-    def finish(folder: Path) -> None:
-        """Complete the folder, then give it its name."""
-        if prompts is not None:
-            copy_prompts(prompts, folder / PROMPTS)
-        write_json(folder / MANIFEST, _manifest(config, record, adapter, base.name))
-        if target.exists():
-            emit(Note(f"the earlier output now lies in {set_aside(target)}"))
-        folder.rename(target)
+            probes = _probes(folder, prompts, record)
+            check = verify(job, plan, folder, written.dtype, probes, trained)
+            _require_passed(check, target)
+        write_json(folder / MERGED, _manifest(config, record, job, written, folder, check))
+        flush(folder)
+    if options.push:
+        from headnote_cli.engine.hub import push
 
-    result = merge_models(base, adapter, target, dtype, list(PROBES) if verify else [], finish, emit)
-    check = result.verification
+        emit(Note(f"pushed to {push(target, options.push)}"))
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    seconds = {part: round(spent, 3) for part, spent in written.seconds.items()}
     return MergeReport(
         base.name,
-        adapter,
+        job.adapters,
         target,
-        result.copied,
-        result.merged,
-        result.bytes,
-        result.dtype,
-        check.passed if check else None,
-        check.max_abs_diff if check else None,
-        check.relative_l2 if check else None,
+        options.onto,
+        written.copied,
+        written.merged,
+        size,
+        written.dtype,
+        seconds,
+        check,
     )
+
+
+def _adapters(config: Config, checkpoints: Sequence[str]) -> list[Path]:
+    default = config.settings.peft_peft_model_path
+    named = list(checkpoints) or ([default] if default else [])
+    if not named:
+        raise UsageError("name a checkpoint with --checkpoint", hint="for example --checkpoint latest")
+    adapters = [find_checkpoint(name, config) for name in named]
+    for adapter in adapters:
+        _require_adapter(adapter)
+    return adapters
 
 
 def _require_adapter(folder: Path) -> None:
@@ -126,13 +179,14 @@ def _require_adapter(folder: Path) -> None:
     if (folder / "config.json").is_file():
         raise UsageError("the checkpoint is a whole model (full fine-tuning): there is nothing to merge", str(folder))
     held = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise UnreachableError("the folder holds no adapter (no adapter_config.json)", str(folder), f"it holds: {held}")
+    raise UnreachableError(f"the folder holds no adapter (no {ADAPTER_CONFIG})", str(folder), f"it holds: {held}")
 
 
-def _default_output(config: Config, adapter: Path, checkpoint: str | None) -> Path:
-    named = config.settings.peft_output_model_path
-    if named and (checkpoint is None or Path(named).name.startswith(adapter.name)):
-        return Path(named).expanduser()
+def _default_output(config: Config, adapter: Path, named: bool) -> Path:
+    """`peft_output_model_path` if that belongs to the checkpoint, else the checkpoint's path with `-merged`."""
+    path = config.settings.peft_output_model_path
+    if path and (not named or Path(path).name.startswith(adapter.name)):
+        return Path(path).expanduser()
     return adapter.with_name(adapter.name + MERGED_SUFFIX)
 
 
@@ -145,7 +199,7 @@ def _require_free(target: Path, adapter: Path, force: bool) -> None:
         raise UsageError("the output exists already", str(target), "choose another --output, or --force to replace it")
 
 
-def _base_name(config: Config, adapter: Path, record: dict[str, Any]) -> str:
+def _base_name(config: Config, adapter: Path, record: Mapping[str, Any]) -> str:
     """The base of an adapter: its run's record first, then the config's key, then PEFT's own note."""
     settings = config.settings
     name = (
@@ -157,6 +211,69 @@ def _base_name(config: Config, adapter: Path, record: dict[str, Any]) -> str:
     return str(local) if local else str(name)
 
 
+def _require_same_base(record: Mapping[str, Any], base: Path) -> None:
+    """
+    Raises:
+        DataError: The weights at hand are not those that the run was trained on.
+    """
+    noted = record.get("base_fingerprint")
+    if noted and has_weights(base) and fingerprint(base) != noted:
+        raise DataError(
+            "these weights are not those that the checkpoint was trained on: their fingerprint differs",
+            str(base),
+            "bring back the base of the run, or merge a copy of the checkpoint that lies outside its run",
+        )
+
+
+def _quantization_of(config: Config, record: Mapping[str, Any]) -> Quantization | None:
+    """The 4-bit form that the run's record says training used."""
+    from headnote_cli.engine.merging import Quantization
+
+    plan = {row["setting"]: row["effective"] for row in record.get("plan", [])}
+    kind, *rest = plan.get("quantization", "none").removeprefix("4-bit ").split(" + ")
+    return Quantization(kind, bool(rest), plan["dtype"]) if kind in ("nf4", "fp4") else None
+
+
+def _onto(config: Config, onto: str, trained: Quantization | None) -> Quantization | None:
+    """`--onto nf4`: as the run did it, else as the config would."""
+    from headnote_cli.engine.merging import Quantization
+
+    if onto == "base":
+        return None
+    settings = config.settings
+    return trained or Quantization(settings.bnb_4bit_quant_type, settings.use_bnb_nested_quant, "bfloat16")
+
+
+def _write(job: MergeJob, folder: Path, emit: Listener) -> tuple[Written, Any]:
+    """The weights: streamed, or merged by PEFT where it alone knows how; then there is no plan."""
+    from headnote_cli.engine.adapters import NotOurs
+    from headnote_cli.engine.merging import plan_merge, require_room, write_config, write_merged
+
+    try:
+        plan = plan_merge(job)
+    except NotOurs as reason:
+        from headnote_cli.engine.whole_merge import merge_with_peft
+
+        return merge_with_peft(job, folder, str(reason), emit), None
+    require_room(plan.bytes, folder)
+    written = write_merged(plan, folder, emit)
+    write_config(plan, folder, job.dtype)
+    return written, plan
+
+
+def _complete(base: Path, adapter: Path, folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
+    """All of the base's other files (processor, licence …), the chat template of training, prompts and model card."""
+    for file in sorted(base.iterdir()):
+        if file.is_file() and not file.name.endswith(REPLACED) and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+    template = adapter / "chat_template.jinja"
+    if template.is_file():
+        shutil.copyfile(template, folder / template.name)
+    if prompts is not None:
+        copy_prompts(prompts, folder / PROMPTS)
+    write_text(folder / CARD, model_card({"base_model": base.name, **record}, merged=True))
+
+
 def _prompts(config: Config, adapter: Path) -> Path | None:
     """The templates of the adapter's run, else the config's."""
     kept = adapter.parent / PROMPTS
@@ -165,8 +282,114 @@ def _prompts(config: Config, adapter: Path) -> Path | None:
     return config.path_of("prompts_path") if config.settings.prompts_path else None
 
 
-def _manifest(config: Config, record: dict[str, Any], adapter: Path, base: str) -> dict[str, Any]:
-    """What the model was made of, and how it wants to be prompted."""
+def _probes(folder: Path, prompts: Path | None, record: Mapping[str, Any]) -> list[Probe]:
+    """Real prompts: the shipped rows in the run's own templates; plain lines where these do not fit."""
+    from headnote_cli.encoding import Encoder
+    from headnote_cli.engine.base import BaseModel, load_tokenizer
+    from headnote_cli.engine.verification import Probe, probes_of
+    from headnote_cli.prompts import PromptTemplates
+
+    tokenizer = load_tokenizer(BaseModel(str(folder), "AutoModelForCausalLM"))
+    limit = min(record.get("max_length") or PROBE_TOKENS, PROBE_TOKENS)
+    try:
+        if prompts is None:
+            raise ConfigError("no prompts")
+        encoder = Encoder(tokenizer, PromptTemplates(prompts), limit)
+        rows = itertools.islice(stream_rows(assets_root() / PROBE_ROWS), len(PROBES))
+        encoded = [one.example() for _, row in rows if (one := encoder.encode(row)) is not None]
+        return [Probe(one["input_ids"], one["labels"]) for one in encoded]
+    except SldsError:
+        return probes_of(PROBES, tokenizer)
+
+
+def _require_passed(check: Verification, target: Path) -> None:
+    if not check.passed:
+        raise DataError(
+            f"the merged model is not base + adapter: {check.how} differ by {check.distance.relative_l2:.2g} "
+            f"(relative L2; {check.tolerance:g} is what rounding explains)",
+            str(target),
+            "nothing was written",
+        )
+
+
+def _manifest(
+    config: Config,
+    record: Mapping[str, Any],
+    job: MergeJob,
+    written: Written,
+    folder: Path,
+    check: Verification | None,
+) -> dict[str, Any]:
+    """What the model was made of, how, and how it wants to be prompted."""
     keys = ("model_class", "max_length", "overflow", "overflow_field")
-    described = {key: record.get(key, getattr(config.settings, key)) for key in keys}
-    return described | {"base_model": base, "adapter": str(adapter), "data": record.get("data"), "merged": now()}
+    prompting = {key: record.get(key, getattr(config.settings, key)) for key in keys}
+    return prompting | {
+        "base_model": job.base.name,
+        "base_files": written.base_files,
+        "adapters": [
+            {"path": str(path), "sha256": sha256(path / "adapter_model.safetensors")}
+            for path in job.adapters
+            if (path / "adapter_model.safetensors").is_file()
+        ],
+        "onto": asdict(job.onto) if job.onto else "base",
+        "dtype": written.dtype,
+        "tensors": {"copied": written.copied, "merged": written.merged},
+        "untied": written.untied,
+        "files": hashes_of(folder, written.files),
+        "verification": asdict(check) if check else None,
+        "packages": {name: version(name) for name in PACKAGES},
+        "data": record.get("data"),
+        "merged": now(),
+    }
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A merged folder, looked at again."""
+
+    folder: Path
+    files: int
+    faults: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"folder": str(self.folder), "files": self.files, "faults": self.faults, "sound": not self.faults}
+
+
+def check_merged(folder: Path) -> CheckReport:
+    """Every file of a merged folder against the hash that its `merge.json` notes, and each weight file's header.
+
+    Raises:
+        UnreachableError: The folder is no merged model of slds.
+    """
+    manifest = read_json(folder / MERGED)
+    if manifest is None:
+        raise UnreachableError(f"the folder is no merged model of slds (no {MERGED})", str(folder))
+    noted = manifest.get("files")
+    if not isinstance(noted, dict):
+        raise DataError("names no files", str(folder / MERGED))
+    faults = [fault for name, one in noted.items() if (fault := altered(folder, name, one))]
+    try:
+        read_weights(folder)
+    except SldsError as error:
+        faults.append(str(error))
+    return CheckReport(folder, len(noted), faults)
+
+
+def read_size(text: str) -> int:
+    """`5GB`, `500MB`, `2GiB` → bytes.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    for unit, width in sorted(units.items(), key=lambda pair: -len(pair[0])):
+        if text.upper().endswith(unit):
+            number = text[: -len(unit)].strip()
+            try:
+                size = int(float(number) * width)
+            except (ValueError, OverflowError):
+                break
+            if size > 0:
+                return size
+            break
+    raise UsageError(f"--max-shard-size {text}: write a size such as 5GB or 500MB")

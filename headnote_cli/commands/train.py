@@ -47,6 +47,7 @@ from headnote_cli.runs import (
     write_json,
     write_text,
 )
+from headnote_cli.weights import fingerprint, has_weights
 
 if TYPE_CHECKING:
     from headnote_cli.engine.preparation import Prepared
@@ -424,6 +425,7 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "origins": {key: str(origin) for key, origin in config.origins.items()},
         "notes": config.notes,
         "base_model": base.name,
+        "base_fingerprint": _base_fingerprint(base),
         "model_class": base.model_class,
         "max_length": settings.max_length,
         "overflow": settings.overflow,
@@ -434,6 +436,14 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "packages": {name: _version(name) for name in STORED_PACKAGES},
         "seed": settings.seed,
     }
+
+
+def _base_fingerprint(base: Any) -> str | None:
+    """Which weights these are, so that a merge can tell others; None for a base that is not in safetensors."""
+    from headnote_cli.engine.base import weights_folder
+
+    folder = weights_folder(base)
+    return fingerprint(folder) if has_weights(folder) else None
 
 
 def _version(package: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -65,6 +66,24 @@ def load_model_config(base: BaseModel) -> Any:
     """The model's `config.json` as transformers reads it."""
     with reaching("model", base.name):
         return AutoConfig.from_pretrained(base.name, **base.options())
+
+
+NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
+
+
+def weights_folder(base: BaseModel) -> Path:
+    """The folder that a model's files lie in: its own, or the hub's cached snapshot, fetched if need be.
+
+    Raises:
+        UnreachableError: There is no such folder, and the hub does not give the model.
+    """
+    local = Path(base.name)
+    if local.is_dir():
+        return local
+    from huggingface_hub import snapshot_download
+
+    with reaching("model", base.name):
+        return Path(snapshot_download(base.name, revision=base.revision, allow_patterns=list(NEEDED_FILES)))
 
 
 def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedTokenizerBase:

@@ -1,0 +1,204 @@
+"""Weights on the disk: safetensors files as headers and ranges of bytes, without torch.
+
+The format: 8 bytes with the header's length, a JSON header with dtype, shape and range of each tensor, then the data
+without gaps (https://huggingface.co/docs/safetensors).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from headnote_cli.errors import DataError, UnreachableError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+LENGTH_BYTES = 8
+CHUNK = 2**26  # bytes copied between two reports of progress
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+SAMPLES, SAMPLE_BYTES = 64, 2**16  # of each file, for a fingerprint
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file: `size` bytes from `start`, counted from the file's beginning."""
+
+    name: str
+    dtype: str  # safetensors' name, such as BF16
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    size: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one step along the first axis."""
+        return self.size // self.shape[0] if self.shape and self.shape[0] else self.size
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to be written: its bytes come from `source` as they are, or are computed."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: Stored | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+def read_header(file: Path) -> list[Stored]:
+    """The tensors of a safetensors file in the order of their bytes. Nothing of their data is read.
+
+    Raises:
+        DataError: It is no whole safetensors file: cut short, ranges that overlap or reach beyond it, odd dtypes.
+    """
+    try:
+        with safe_open(str(file), "np"):
+            pass  # the library checks the header, the ranges and the file's length
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            header = json.loads(stream.read(length))
+    except FileNotFoundError as error:
+        raise DataError("is missing", str(file)) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"is not a whole safetensors file: {error}", str(file), "fetch or save it again") from error
+    begin = LENGTH_BYTES + length
+    stored = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in DTYPE_BYTES:
+            raise DataError(f"tensor {name} has the dtype {entry['dtype']}, which slds does not know", str(file))
+        first, last = entry["data_offsets"]
+        stored.append(Stored(name, entry["dtype"], tuple(entry["shape"]), file, begin + first, last - first))
+    return sorted(stored, key=lambda tensor: (tensor.start, tensor.size))
+
+
+def read_weights(folder: Path) -> list[Stored]:
+    """All tensors of a model folder, one file or several with their index.
+
+    Raises:
+        UnreachableError: The folder holds no safetensors weights.
+        DataError: A file is broken, or files and index do not agree.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / SINGLE).is_file():
+            raise _no_weights(folder)
+        return read_header(folder / SINGLE)
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted({str(name) for name in listed.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"is not an index of weights: {error!r}", str(index)) from error
+    outside = [name for name in files if Path(name).name != name]
+    if outside:
+        raise DataError(f"names files outside the folder: {', '.join(outside)}", str(index))
+    tensors = [tensor for name in files for tensor in read_header(folder / name)]
+    found = {tensor.name: tensor.file.name for tensor in tensors}
+    if len(found) != len(tensors) or found != listed:
+        differing = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
+        raise DataError(f"does not agree with its files, first at {differing[:3]}", str(index))
+    return tensors
+
+
+def _no_weights(folder: Path) -> UnreachableError:
+    held = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ""
+    pickled = any(name.endswith(PICKLES) for name in held.split(", "))
+    hint = f"it holds: {held or 'nothing'}"
+    if pickled:
+        hint += "; pickled weights can run code and are not read: save the model with transformers as safetensors"
+    return UnreachableError("the folder holds no safetensors weights", str(folder), hint)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over headers, sizes and 64 pieces of each weight file: tells one base from another in a second."""
+    digest = hashlib.sha256()
+    for file in sorted({tensor.file for tensor in read_weights(folder)}):
+        size = file.stat().st_size
+        digest.update(f"{size}\n".encode())
+        with file.open("rb") as stream:
+            begin = LENGTH_BYTES + int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            stream.seek(0)
+            digest.update(stream.read(begin))
+            for piece in range(SAMPLES):
+                stream.seek(begin + (size - begin) * piece // SAMPLES)
+                digest.update(stream.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds safetensors weights of a whole model."""
+    return (folder / INDEX).is_file() or (folder / SINGLE).is_file()
+
+
+def packed(tensors: Sequence[Planned]) -> tuple[bytes, dict[str, int]]:
+    """A safetensors header for tensors, and where in the file each begins.
+
+    Wider dtypes stand first, else the order stays, so that every tensor is aligned.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    starts, position = {}, 0
+    for tensor in sorted(tensors, key=lambda one: -DTYPE_BYTES[one.dtype]):
+        end = position + tensor.size
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
+        starts[tensor.name], position = position, end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    begin = LENGTH_BYTES + len(text)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, {name: begin + at for name, at in starts.items()}
+
+
+def in_shards(tensors: Iterable[Planned], limit: int) -> list[list[Planned]]:
+    """Tensors in their order, in groups of at most `limit` bytes; one that is larger stands alone."""
+    groups: list[list[Planned]] = []
+    room = 0
+    for tensor in tensors:
+        if not groups or tensor.size > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(tensor)
+        room -= tensor.size
+    return groups
+
+
+def shard_names(count: int) -> list[str]:
+    """transformers' names for so many weight files."""
+    return [SINGLE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+
+
+def copy_range(source: int, target: int, start: int, size: int, to: int, copied: Callable[[int], None]) -> None:
+    """Copy bytes between two open files inside the kernel, which may share them instead.
+
+    Args:
+        source, target: File descriptors.
+        copied: Told of every piece, in bytes.
+    """
+    while size:
+        try:
+            done = os.copy_file_range(source, target, min(size, CHUNK), start, to)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            done = os.pwrite(target, os.pread(source, min(size, CHUNK), start), to)
+        if not done:
+            raise OSError(errno.EIO, "the file ends before its last tensor")
+        start, to, size = start + done, to + done, size - done
+        copied(done)
