@@ -58,7 +58,7 @@ def test_prepared_rows_are_the_encoders_in_their_order(prepared: Callable[..., A
     for mine, row in zip(result.dataset, sample_rows("train"), strict=True):
         encoded = encoder.encode(row)
         assert encoded is not None
-        assert mine == encoded.example() | {"name": row["sample_id"]}
+        assert mine == encoded.example() | {"name": str(row["sample_id"])}
     assert result.summary["rows"] == result.summary["rows_cut"] == 30
 
 
