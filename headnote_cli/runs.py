@@ -32,6 +32,9 @@ STAGING = ".saving"  # where a checkpoint is written before it gets its name
 LOCK = ".lock"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 MERGED_SUFFIX = "-merged"
+CANNOT_WRITE = frozenset(
+    {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -177,8 +180,7 @@ def replacing(target: Path) -> Iterator[Path]:
         with locked(work):
             if old.is_dir() and not target.exists():  # killed between two renames
                 old.rename(target)
-            for leftover in (new, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            _remove(new, old)
             new.mkdir()
             try:
                 yield new
@@ -186,15 +188,15 @@ def replacing(target: Path) -> Iterator[Path]:
                     target.rename(old)
                 new.rename(target)
             finally:
-                for leftover in (new, old) if target.exists() or not old.is_dir() else (new,):
-                    shutil.rmtree(leftover, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
-    except PermissionError as error:
-        raise SldsError(f"cannot be written: {error.strerror}", str(target), "choose another --output") from error
+                if old.is_dir() and not target.exists():
+                    old.rename(target)
+                _remove(new, old)
+                _remove(work)
     except OSError as error:
-        if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in CANNOT_WRITE:
             raise
-        raise SldsError(f"cannot be written: {error.strerror}; nothing of it was kept", str(target)) from error
+        hint = "make room, or choose another --output; nothing was kept"
+        raise SldsError(f"cannot be written: {error.strerror}", str(error.filename or target), hint) from error
 
 
 @contextmanager
@@ -220,6 +222,11 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def checkpoints(output_dir: Path) -> list[Checkpoint]:

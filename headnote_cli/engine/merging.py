@@ -267,6 +267,7 @@ def write_merged(plan: MergePlan, folder: Path, emit: Listener) -> Written:
     of its own, and each writes to its own place in the file.
     """
     written = Written(dtype=plan.dtype, untied=plan.untied)
+    began = time.perf_counter()
     workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     with (
         _one_thread_each(),
@@ -282,6 +283,7 @@ def write_merged(plan: MergePlan, folder: Path, emit: Listener) -> Written:
             finishing.shutdown(cancel_futures=True)
             raise
     _write_index(plan, folder)
+    written.seconds["writing all"] = time.perf_counter() - began
     return written
 
 

@@ -96,7 +96,8 @@ def compare_models(
 
     merged_base = dataclasses.replace(job.base, name=str(folder), revision="main")
     merged = logits_of(lambda: load_model(merged_base, torch.float32))
-    in_four_bits = logits_of(lambda: _adapted(job, trained)) if trained else None
+    quantization = job.onto or trained
+    in_four_bits = logits_of(lambda: _adapted(job, quantization)) if quantization else None
     expected = in_four_bits if job.onto and in_four_bits else logits_of(lambda: _adapted(job, None))
     what = "4-bit base + adapter" if job.onto else "base + adapter"
     return Verification(
