@@ -178,9 +178,17 @@ def read_adapter(folder: Path) -> Adapter:
     for tensor in tensors:
         if tensor.dtype not in TORCH_DTYPES:
             raise DataError(f"the tensor {tensor.name} has the dtype {tensor.dtype}", str(weights))
-        if not torch.isfinite(load_tensor(tensor)).all():
+        if not _finite(load_tensor(tensor)):
             raise DataError(f"the tensor {tensor.name} holds numbers that are not finite", str(weights))
     return Adapter(folder, config, tensors)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are finite, in one pass and without a copy."""
+    if not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor)
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def _require_known(config: Mapping[str, Any], folder: Path) -> None:
