@@ -134,8 +134,10 @@ def test_every_dtype_is_pefts_result_bit_for_bit(
     file = config(bases[kind], model_class)
     for dtype in DTYPES:
         output = tmp_path / dtype
-        report = slds_json("merge", "--checkpoint", adapter, "--config", file, "--dtype", dtype, "--output", output)
-        assert report["verified"] is True
+        checked = "--verify" if dtype == "bfloat16" else "--no-verify"
+        arguments = ("--checkpoint", adapter, "--config", file, "--dtype", dtype, "--output", output)
+        report = slds_json("merge", *arguments, checked)
+        assert report["verified"] is (True if checked == "--verify" else None)
         assert report["dtype"] == dtype
         require_equal(output, model_class, dtype, merged_by_peft(bases[kind], model_class, dtype, adapter))
         if kind.endswith("hub"):

@@ -253,3 +253,15 @@ def test_two_merges_to_one_place_are_refused(merge: Callable[..., Any], tmp_path
         command = [sys.executable, "-c", code, str(tmp_path / "out")]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "another run is at work in this folder: process" in result.stderr
+
+
+def test_merging_imports_no_peft(base: Path, adapter: Path, write_config: Callable[..., Path], tmp_path: Path) -> None:
+    """Its import takes longer than the merge; what is compared afterwards may need it."""
+    config = write_config(model_name_or_path=str(base), model_class=TEXT)
+    arguments = ["merge", "--checkpoint", str(adapter), "--config", str(config), "--no-verify"]
+    code = (
+        "import sys\nfrom headnote_cli.cli import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "assert not {'peft', 'trl', 'bitsandbytes', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments, "--output", str(tmp_path / "out")], check=True)
