@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -92,6 +92,22 @@ class Plan:
         if changes := self.changes():
             told = "; ".join(f"{row.setting}: {row.asked} → {row.effective} ({row.why})" for row in changes)
             raise UsageError(f"--strict: this machine cannot do what the config asks: {told}")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The 4-bit form that training saw the base's linear layers in."""
+
+    kind: str  # nf4 or fp4
+    nested: bool
+    dtype: str  # of the weights before they were quantized, such as bfloat16
+
+
+def quantization_of(rows: Iterable[Mapping[str, str]]) -> Quantization | None:
+    """The 4-bit form that a stored plan says a run used, None for another or none."""
+    effective = {row["setting"]: row["effective"] for row in rows}
+    kind, *rest = effective.get("quantization", "none").removeprefix("4-bit ").split(" + ")
+    return Quantization(kind, bool(rest), effective["dtype"]) if kind in ("nf4", "fp4") else None
 
 
 def detect() -> Machine:

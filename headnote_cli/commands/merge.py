@@ -15,6 +15,7 @@ from headnote_cli.config import Config
 from headnote_cli.data import stream_rows
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
+from headnote_cli.hardware import Quantization, quantization_of
 from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.runs import (
     ADAPTER_CONFIG,
@@ -39,7 +40,7 @@ from headnote_cli.runs import (
 from headnote_cli.weights import PICKLES, fingerprint, has_weights, read_weights
 
 if TYPE_CHECKING:
-    from headnote_cli.engine.merging import MergeJob, Quantization, Written
+    from headnote_cli.engine.merging import MergeJob, Written
     from headnote_cli.engine.verification import Probe, Verification
 
 # Three lines of the court's kind of text, for prompts templates that the shipped rows do not fit.
@@ -124,7 +125,7 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
 
     name = _base_name(config, adapters[0], record)
     base = BaseModel(name, record.get("model_class") or config.settings.model_class)
-    trained = _quantization_of(config, record)
+    trained = quantization_of(record.get("plan", []))
     onto = _onto(config, options.onto, trained)
     job = MergeJob(base, tuple(adapters), options.dtype, onto, options.shard_bytes)
     base_folder = weights_folder(base)
@@ -225,19 +226,8 @@ def _require_same_base(record: Mapping[str, Any], base: Path) -> None:
         )
 
 
-def _quantization_of(config: Config, record: Mapping[str, Any]) -> Quantization | None:
-    """The 4-bit form that the run's record says training used."""
-    from headnote_cli.engine.merging import Quantization
-
-    plan = {row["setting"]: row["effective"] for row in record.get("plan", [])}
-    kind, *rest = plan.get("quantization", "none").removeprefix("4-bit ").split(" + ")
-    return Quantization(kind, bool(rest), plan["dtype"]) if kind in ("nf4", "fp4") else None
-
-
 def _onto(config: Config, onto: str, trained: Quantization | None) -> Quantization | None:
     """`--onto nf4`: as the run did it, else as the config would."""
-    from headnote_cli.engine.merging import Quantization
-
     if onto == "base":
         return None
     settings = config.settings

@@ -13,14 +13,14 @@ import torch
 import transformers
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from headnote_cli.config import Settings
 from headnote_cli.engine.base import BaseModel, reaching
 from headnote_cli.errors import ConfigError
-from headnote_cli.hardware import Gpu, Machine, Plan, detect
+from headnote_cli.hardware import Gpu, Machine, Plan, Quantization, detect
 
 # Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
 # a list would only match suffixes and exclude nothing.
@@ -78,6 +78,16 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
     if (settings.load_in_4bit or settings.load_in_8bit) and not quantized_layers(model):
         raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)
     return model
+
+
+def four_bits(how: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Load a model as a run had it, and compute in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=how.kind,
+        bnb_4bit_use_double_quant=how.nested,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def quantized_layers(model: torch.nn.Module) -> list[str]:

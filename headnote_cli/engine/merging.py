@@ -32,6 +32,7 @@ from headnote_cli.engine.adapters import TORCH_DTYPES, Adapter, Edit, NotOurs, e
 from headnote_cli.engine.base import BaseModel, load_model_config, weights_folder
 from headnote_cli.errors import DataError, SldsError
 from headnote_cli.events import Listener, WeightsWritten
+from headnote_cli.hardware import Quantization
 from headnote_cli.runs import sha256
 from headnote_cli.weights import (
     INDEX,
@@ -52,15 +53,6 @@ FLOATING = ("F32", "F16", "BF16")
 SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 NAMES_OF_DTYPES = {short: name for name, short in SAFETENSORS_DTYPES.items()}
 REPORTS_A_SECOND = 10
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """The 4-bit form that training saw the base's linear layers in."""
-
-    kind: str  # nf4 or fp4
-    nested: bool
-    dtype: str  # of the weights before they were quantized, such as bfloat16
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig
 
 from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.adapters import LowRank, Replaced, WeightDecomposed, as_float32, load_tensor
-from headnote_cli.engine.loading import load_model, with_adapter
-from headnote_cli.engine.merging import MergeJob, MergePlan, Quantization, through_four_bits
-from headnote_cli.hardware import available_memory
+from headnote_cli.engine.loading import four_bits, load_model, with_adapter
+from headnote_cli.engine.merging import MergeJob, MergePlan, through_four_bits
+from headnote_cli.hardware import Quantization, available_memory
 from headnote_cli.weights import Planned, read_weights
 
 # Relative L2 distance that rounding the merged weights explains, by dtype: measured 1e-6 in float32; a bfloat16
@@ -112,12 +111,7 @@ def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
     """The base with its adapters on: all but the last one merged by PEFT, the last beside it."""
     options: dict[str, Any] = {}
     if quantization is not None:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=quantization.kind,
-            bnb_4bit_use_double_quant=quantization.nested,
-            bnb_4bit_compute_dtype=torch.float32,
-        )
+        options["quantization_config"] = four_bits(quantization, torch.float32)
     model: Any = load_model(job.base, torch.float32, **options)
     for adapter in job.adapters[:-1]:
         model = with_adapter(model, adapter).merge_and_unload()
