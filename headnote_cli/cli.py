@@ -299,7 +299,7 @@ def runs(
 
 @app.command()
 def generate(
-    decision: Annotated[str, typer.Option(help="A text file, a folder of .txt files, or - for standard input.")],
+    decision: Annotated[str, typer.Option(help="A text or PDF file, a folder of them, or - for standard input.")],
     lang: Annotated[list[str], typer.Option(help="Language of the headnote: de, fr or it; repeatable.")],
     model: Annotated[
         str | None, typer.Option(help="A merged folder, a checkpoint or a hub id. Default: the newest merged one.")
@@ -308,12 +308,18 @@ def generate(
     output: Annotated[
         Path | None, typer.Option(help="Write JSON lines to this file instead of text to stdout.")
     ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Language of the decision: de, fr or it. Default: as detected.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest headnote, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest with this share.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many likeliest; 0 takes all.")] = 0,
     repetition_penalty: Annotated[
         float, typer.Option(min=0.1, help="Above 1, what was written becomes less likely.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
+    num_candidates: Annotated[int, typer.Option(min=1, help="Headnotes for each decision and language.")] = 1,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -327,14 +333,19 @@ def generate(
         from headnote_cli.commands.generate import generate as run
         from headnote_cli.config import load_config
         from headnote_cli.runs import write_lines
+        from headnote_cli.sampling import Sampling
 
-        _check_languages(lang)
-        decisions = _decisions(decision)
+        _check_languages("--lang", lang)
+        _check_languages("--from", [from_] if from_ else [])
+        if num_candidates > 1 and temperature == 0:
+            raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
+        decisions = _decisions(decision, from_)
         if output is not None and output.exists():
             raise UsageError("the output exists already", str(output), "choose another --output, or remove it")
         loaded = load_config(config, set_ or [])
         listen = screen.listen if output is None else screen.listen_quietly
-        headnotes = run(loaded, decisions, lang, listen, model, max_new_tokens, temperature, repetition_penalty, seed)
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+        headnotes = run(loaded, decisions, lang, listen, model, sampling, num_candidates)
         if output is None:
             for headnote in headnotes:
                 _show_headnote(screen, headnote)
@@ -344,26 +355,26 @@ def generate(
             screen.data({"output": str(output), "headnotes": count})
 
 
-def _check_languages(languages: list[str]) -> None:
+def _check_languages(option: str, languages: list[str]) -> None:
     from headnote_cli.language import LANGUAGES
 
     for language in languages:
         if language not in LANGUAGES:
-            raise UsageError(f"--lang {language}: the court writes headnotes in {', '.join(LANGUAGES)}")
+            raise UsageError(f"{option} {language}: the court writes headnotes in {', '.join(LANGUAGES)}")
 
 
-def _decisions(name: str) -> list[Decision]:
+def _decisions(name: str, language: str | None) -> list[Decision]:
     from headnote_cli.commands.generate import read_decision
 
     path = Path(name).expanduser()
     if name == "-":
-        return [read_decision(Path("-"), sys.stdin.buffer.read())]
+        return [read_decision(Path("-"), sys.stdin.buffer.read(), language)]
     if path.is_dir():
-        files = sorted(path.glob("*.txt"))
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".txt", ".pdf"))
         if not files:
-            raise DataError("the folder holds no .txt files", name)
-        return [read_decision(file) for file in files]
-    return [read_decision(path)]
+            raise DataError("the folder holds no .txt and no .pdf files", name)
+        return [read_decision(file, language=language) for file in files]
+    return [read_decision(path, language=language)]
 
 
 def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
@@ -372,10 +383,13 @@ def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
     if screen.json_mode:
         screen.line(headnote.to_json())
         return
+    unfinished = " […]" if headnote.finish_reason == "length" else ""
     if screen.streams:
-        screen.out.print()
+        screen.text(unfinished)
     else:
-        screen.text(headnote.headnote)
+        screen.text(headnote.headnote + unfinished)
+    if unfinished:
+        screen.note("the headnote is unfinished: the token limit cut it off; raise --max-new-tokens", warning=True)
     screen.table(headnote_view(headnote))
 
 

@@ -334,8 +334,6 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
         "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
         "time": duration(headnote.seconds),
     }
-    if headnote.finish_reason == "length":
-        rows["unfinished"] = "the token limit cut it off; raise --max-new-tokens"
     return _facts(rows)
 
 

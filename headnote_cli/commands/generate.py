@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from headnote_cli.config import Config, Overflow
 from headnote_cli.encoding import Encoder
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
+from headnote_cli.hardware import Quantization, quantization_of
 from headnote_cli.language import detect_language
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
@@ -26,7 +28,9 @@ from headnote_cli.runs import (
     read_json,
     record_of,
 )
+from headnote_cli.sampling import Sampling
 
+GREEDY = Sampling()
 MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
 
 HEADNOTE_ROOM = 512  # the longest official headnotes have about 700 tokens, nine in ten fewer than 400
@@ -47,9 +51,11 @@ class GeneratedHeadnote:
     unsupported: list[str]
     detected: str | None
     seconds: float
+    candidate: int | None = None  # counted from 1, where there are several
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        numbered = {} if self.candidate is None else {"candidate": self.candidate}
+        return numbered | {
             "sample_id": self.sample_id,
             "lang": self.lang,
             "headnote": self.headnote,
@@ -68,13 +74,17 @@ class Decision:
     name: str
     text: str
     language: str | None
+    note: str | None = None  # how it was read, if that is worth saying
 
 
-def read_decision(path: Path, raw: bytes | None = None) -> Decision:
-    """A decision from a text file (UTF-8, or Windows-1252 if it is not), or from bytes already read.
+def read_decision(path: Path, raw: bytes | None = None, language: str | None = None) -> Decision:
+    """A decision from a text file (UTF-8, or Windows-1252 if it is not) or a PDF, or from bytes already read.
+
+    Args:
+        language: de, fr or it; None looks at the text.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or a PDF cannot be read here.
         DataError: It is empty, binary or far too long.
     """
     if raw is None:
@@ -84,21 +94,40 @@ def read_decision(path: Path, raw: bytes | None = None) -> Decision:
             raise UsageError("there is no such file", str(path)) from error
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror}", str(path)) from error
-    text = _decoded(raw, path)
+    text, note = _decoded(raw, path)
     if not text.strip():
         raise DataError("the decision is empty", str(path))
     if len(text) > MAX_CHARACTERS:
         raise DataError(f"{len(text):,} characters are no decision", str(path))
-    return Decision(path.stem if str(path) != "-" else "-", text.strip(), detect_language(text))
+    return Decision(path.stem if str(path) != "-" else "-", text.strip(), language or detect_language(text), note)
 
 
-def _decoded(raw: bytes, path: Path) -> str:
-    if b"\0" in raw[:8192] or raw[:5] == b"%PDF-":
+def _decoded(raw: bytes, path: Path) -> tuple[str, str | None]:
+    """The text, and a note if it is not plain UTF-8."""
+    if raw[:5] == b"%PDF-":
+        return _pdf_text(raw, path), f"{path}: read as a PDF"
+    if b"\0" in raw[:8192]:
         raise DataError("is not a text file", str(path), "save the decision as plain text first")
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig"), None
     except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")
+        return raw.decode("cp1252", errors="replace"), f"{path}: not UTF-8, read as Latin-1 (Windows-1252)"
+
+
+def _pdf_text(raw: bytes, path: Path) -> str:
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import PyPdfError
+    except ImportError as error:
+        hint = "install it with `pip install 'headnote-cli[pdf]'`, or save the decision as plain text"
+        raise UsageError("reading a PDF takes the `pypdf` package", str(path), hint) from error
+    try:
+        text = "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(raw)).pages)
+    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # broken in any way
+        raise DataError(f"the PDF cannot be read: {error}", str(path), "save the decision as plain text") from error
+    if not text.strip():
+        raise DataError("the PDF holds no text: its pages are pictures", str(path), "recognise its text first (OCR)")
+    return text
 
 
 @dataclass(frozen=True)
@@ -114,6 +143,7 @@ class ModelChoice:
     overflow: Overflow
     overflow_field: str
     trained: bool  # by slds, so that its own record decides
+    quantization: Quantization | None = None  # of the base, as the checkpoint was trained on it
 
 
 def choose_model(config: Config, model: str | None) -> ModelChoice:
@@ -143,6 +173,7 @@ def choose_model(config: Config, model: str | None) -> ModelChoice:
         record.get("overflow", settings.overflow),
         record.get("overflow_field", settings.overflow_field),
         bool(record),
+        quantization_of(record.get("plan", [])) if adapter else None,
     )
 
 
@@ -186,12 +217,13 @@ def generate(
     languages: list[str],
     emit: Listener,
     model: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int = 42,
+    sampling: Sampling = GREEDY,
+    candidates: int = 1,
 ) -> Iterator[GeneratedHeadnote]:
-    """Write a headnote for each decision in each language, one by one.
+    """Write headnotes for each decision in each language, one by one.
+
+    Args:
+        candidates: Headnotes for each decision and language, drawn with one seed after the other.
 
     Raises:
         UnreachableError: No model.
@@ -199,9 +231,11 @@ def generate(
     """
     choice = choose_model(config, model)
     emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
+    if (differing := _other_prompts(config, choice)) is not None:
+        emit(Note(differing, warning=True))
 
     from headnote_cli.engine.base import base_of, load_model_config, load_tokenizer
-    from headnote_cli.engine.generation import Sampling, Writer
+    from headnote_cli.engine.generation import Writer
     from headnote_cli.engine.loading import this_machine
     from headnote_cli.hardware import resolve
 
@@ -211,15 +245,32 @@ def generate(
     encoder = Encoder(
         tokenizer, PromptTemplates(choice.prompts), choice.max_length, choice.overflow, choice.overflow_field
     )
-    writer = Writer(base, choice.adapter, tokenizer, plan, encoder.turn_end_id())
-    sampling = Sampling(max_new_tokens, temperature, repetition_penalty=repetition_penalty, seed=seed)
+    writer = Writer(base, choice.adapter, tokenizer, plan, encoder.turn_end_id(), choice.quantization)
     for decision in decisions:
+        if decision.note:
+            emit(Note(decision.note))
         for language in languages:
-            yield _one(decision, language, encoder, writer, sampling, emit)
+            for number in range(candidates):
+                drawn = replace(sampling, seed=sampling.seed + number)
+                written = _one(decision, language, encoder, writer, drawn, emit)
+                yield replace(written, candidate=number + 1 if candidates > 1 else None)
+
+
+def _other_prompts(config: Config, choice: ModelChoice) -> str | None:
+    """How the config's templates differ from those that the model was trained with, which decide."""
+    if not choice.trained or not config.settings.prompts_path:
+        return None
+    own = config.path_of("prompts_path")
+    kept, now = PromptTemplates(choice.prompts).hashes(), PromptTemplates(own).hashes()
+    differing = sorted(name for name in {*kept, *now} if kept.get(name) != now.get(name))
+    if not differing:
+        return None
+    files = ", ".join(f"{name}.jinja" for name in differing)
+    return f"{files} in {own} differs from the prompts of training, which are used: {choice.prompts}"
 
 
 def _one(
-    decision: Decision, language: str, encoder: Encoder, writer: Any, sampling: Any, emit: Listener
+    decision: Decision, language: str, encoder: Encoder, writer: Any, sampling: Sampling, emit: Listener
 ) -> GeneratedHeadnote:
     started = time.monotonic()
     row = {encoder.overflow_field: decision.text, "decision_language": decision.language, "headnote_language": language}

@@ -10,33 +10,10 @@ import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
-from headnote_cli.engine.loading import load_model, torch_dtype, with_adapter
+from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
 from headnote_cli.events import Listener, TextWritten
-from headnote_cli.hardware import Plan
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; temperature 0 takes the likeliest."""
-
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 42
-
-    def options(self) -> dict[str, Any]:
-        """Arguments of `generate`. All are given, so that a model's own generation config decides nothing."""
-        chosen: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens,
-            "do_sample": self.temperature > 0,
-            "repetition_penalty": self.repetition_penalty,
-        }
-        if self.temperature > 0:
-            chosen |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        else:
-            chosen |= {"temperature": None, "top_p": None, "top_k": None}
-        return chosen
+from headnote_cli.hardware import Plan, Quantization
+from headnote_cli.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +29,31 @@ class Writer:
     """A loaded model that writes headnotes."""
 
     def __init__(
-        self, base: BaseModel, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, plan: Plan, stop_id: int
+        self,
+        base: BaseModel,
+        adapter: Path | None,
+        tokenizer: PreTrainedTokenizerBase,
+        plan: Plan,
+        stop_id: int,
+        quantization: Quantization | None = None,
     ) -> None:
         """
         Args:
             adapter: A checkpoint folder with an adapter to put on the base, None for a whole model.
             stop_id: The token that ends the assistant's turn; the generation config's own ends count too.
+            quantization: The 4-bit form of the base that the adapter was trained on.
         """
-        model = load_model(base, torch_dtype(plan.effective("dtype")), plan.effective("attn_implementation"))
+        dtype = torch_dtype(plan.effective("dtype"))
+        options: dict[str, Any] = {}
+        if quantization is not None:
+            options["quantization_config"] = four_bits(quantization, dtype)
+            if plan.effective("device") == "cuda":
+                options["device_map"] = {"": 0}  # packed on the device that will use them
+        model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
         self.model: Any = with_adapter(model, adapter) if adapter else model
-        self.model.to(plan.effective("device")).eval()
+        if quantization is None:
+            self.model.to(plan.effective("device"))
+        self.model.eval()
         self.tokenizer = tokenizer
         own = self.model.generation_config.eos_token_id
         self.stop_ids = sorted({stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])})

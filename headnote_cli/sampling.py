@@ -1,0 +1,31 @@
+"""How the next token is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Temperature 0 takes the likeliest token each time."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all tokens
+    repetition_penalty: float = 1.0
+    seed: int = 42
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of transformers' `generate`. All are given, so that a model's own generation config decides
+        nothing."""
+        drawn = self.temperature > 0
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "repetition_penalty": self.repetition_penalty,
+            "do_sample": drawn,
+            "temperature": self.temperature if drawn else None,
+            "top_p": self.top_p if drawn else None,
+            "top_k": self.top_k if drawn else None,
+        }
