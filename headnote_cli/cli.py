@@ -16,6 +16,8 @@ from headnote_cli.errors import DataError, DoesNotFitError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from headnote_cli.commands.generate import Decision, GeneratedHeadnote
+    from headnote_cli.config import Config
+    from headnote_cli.sampling import Sampling
 
 app = typer.Typer(
     name="slds",
@@ -299,8 +301,17 @@ def runs(
 
 @app.command()
 def generate(
-    decision: Annotated[str, typer.Option(help="A text or PDF file, a folder of them, or - for standard input.")],
-    lang: Annotated[list[str], typer.Option(help="Language of the headnote: de, fr or it; repeatable.")],
+    decision: Annotated[
+        str | None,
+        typer.Option(help="A text or PDF file, a folder of them, a file of rows (JSONL, parquet …), or - for stdin."),
+    ] = None,
+    lang: Annotated[
+        list[str] | None,
+        typer.Option(help="Language of the headnote: de, fr or it; repeatable. Rows may name their own."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Write for a whole split of the config's data instead: train, eval, test …")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A merged folder, a checkpoint or a hub id. Default: the newest merged one.")
     ] = None,
@@ -320,6 +331,16 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
     num_candidates: Annotated[int, typer.Option(min=1, help="Headnotes for each decision and language.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows only.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Every N-th row from the I-th, for N machines.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Begin an output anew; the old one is set aside.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server writes, such as vLLM's.")
+    ] = None,
+    served_model: Annotated[str | None, typer.Option(help="The server's name of the model. Default: --model.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Headnotes that are written at a time.")] = 8,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -330,32 +351,64 @@ def generate(
     Example: slds generate --decision decision.txt --lang de
     """
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.commands.generate import generate as run
         from headnote_cli.config import load_config
-        from headnote_cli.runs import write_lines
         from headnote_cli.sampling import Sampling
 
-        _check_languages("--lang", lang)
-        _check_languages("--from", [from_] if from_ else [])
+        languages = tuple(lang or ())
+        _check_languages("--lang", languages)
+        _check_languages("--from", (from_,) if from_ else ())
         if num_candidates > 1 and temperature == 0:
             raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
-        decisions = _decisions(decision, from_)
-        if output is not None and output.exists():
-            raise UsageError("the output exists already", str(output), "choose another --output, or remove it")
+        if (decision is None) == (split is None):
+            raise UsageError("name a --decision, or a --split of the config's data")
         loaded = load_config(config, set_ or [])
-        listen = screen.listen if output is None else screen.listen_quietly
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-        headnotes = run(loaded, decisions, lang, listen, model, sampling, num_candidates)
+        if output is None and endpoint is None and split is None:
+            _generate_here(screen, loaded, str(decision), languages, from_, model, sampling, num_candidates)
+            return
         if output is None:
-            for headnote in headnotes:
-                _show_headnote(screen, headnote)
-        else:
-            count = write_lines(output, (headnote.to_json() for headnote in headnotes))
-            screen.note(f"{count} headnotes in {output}")
-            screen.data({"output": str(output), "headnotes": count})
+            raise UsageError("name a file for the headnotes with --output")
+
+        from headnote_cli.commands.generate_many import ManyOptions, generate_many, read_shard, rows_of
+        from headnote_cli.data import SUFFIXES
+        from headnote_cli.views import many_view
+
+        part, output = read_shard(shard, output)
+        options = ManyOptions(
+            output, sampling, languages, num_candidates, limit, part, force, endpoint, served_model, concurrency
+        )
+        of_rows = decision is not None and decision.endswith(SUFFIXES)
+        decisions = _decisions(decision, from_) if decision is not None and not of_rows else []
+        rows = rows_of(loaded, split, Path(decision) if decision is not None and of_rows else None, decisions)
+        report = generate_many(loaded, rows, screen.listen, model, options)
+        screen.close()
+        screen.show(many_view(report))
+        screen.data(report.to_json())
+        if report.failed:
+            raise typer.Exit(ExitCode.BAD_DATA)
 
 
-def _check_languages(option: str, languages: list[str]) -> None:
+def _generate_here(
+    screen: Screen,
+    config: Config,
+    decision: str,
+    languages: tuple[str, ...],
+    from_: str | None,
+    model: str | None,
+    sampling: Sampling,
+    candidates: int,
+) -> None:
+    """Headnotes of a few decisions, onto the screen as they are written."""
+    from headnote_cli.commands.generate import generate
+
+    if not languages:
+        raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
+    decisions = _decisions(decision, from_)
+    for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates):
+        _show_headnote(screen, headnote)
+
+
+def _check_languages(option: str, languages: tuple[str, ...]) -> None:
     from headnote_cli.language import LANGUAGES
 
     for language in languages:

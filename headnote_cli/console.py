@@ -24,6 +24,7 @@ from headnote_cli.events import (
     Evaluated,
     Event,
     Note,
+    RowWritten,
     Sampled,
     Saved,
     StepDone,
@@ -62,7 +63,7 @@ class Screen:
         self.out = _Console(quiet=self.muted, **plain)
         self.err = _Console(stderr=True, quiet=self.muted, **plain)
         self._progress: TrainingProgress | None = None
-        self._bytes: BytesProgress | None = None
+        self._work: WorkProgress | None = None
 
     def note(self, text: str, warning: bool = False) -> None:
         """A line beside the result; a warning is shown even when quiet."""
@@ -129,19 +130,20 @@ class Screen:
                 self.note(text, warning)
             case TextWritten(text):
                 self._stream(text)
-            case WeightsWritten():
-                self._writing(event)
+            case WeightsWritten() | RowWritten():
+                self._working(event)
             case TrainingStarted():
                 self._progress = TrainingProgress(self, event)
             case _:
                 if self._progress is not None:
                     self._progress.update(event)
 
-    def _writing(self, event: WeightsWritten) -> None:
-        if self._bytes is None:
-            self._bytes = BytesProgress(self)
-        self._bytes.update(event)
-        if event.bytes >= event.total_bytes:
+    def _working(self, event: WeightsWritten | RowWritten) -> None:
+        done, total, facts = progress_of(event)
+        if self._work is None:
+            self._work = WorkProgress(self)
+        self._work.update(done, total, facts)
+        if done >= total:
             self.close()
 
     def listen_quietly(self, event: Event) -> None:
@@ -154,9 +156,9 @@ class Screen:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        if self._bytes is not None:
-            self._bytes.stop()
-            self._bytes = None
+        if self._work is not None:
+            self._work.stop()
+            self._work = None
 
     @property
     def streams(self) -> bool:
@@ -211,38 +213,43 @@ class TrainingProgress:
             self._bar.stop()
 
 
-class BytesProgress:
-    """How far a merge is: a bar in a terminal, a plain line every so often elsewhere."""
+class WorkProgress:
+    """How far a piece of work is: a bar in a terminal, a plain line every so often elsewhere."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
-        self._started = self._printed = time.monotonic()
+        self._printed = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         if screen.err.is_terminal and not screen.quiet:
-            self._bar = Progress(
-                BarColumn(bar_width=None), TextColumn("{task.fields[facts]}"), console=screen.err, expand=True
-            )
+            columns = (BarColumn(bar_width=None), TextColumn("{task.fields[facts]}"))
+            self._bar = Progress(*columns, console=screen.err, expand=True)
             self._task = self._bar.add_task("", total=None, facts="")
             self._bar.start()
 
-    def update(self, event: WeightsWritten) -> None:
-        moment = time.monotonic()
-        rate = event.bytes / max(moment - self._started, 1e-9)
-        left = (event.total_bytes - event.bytes) / max(rate, 1)
-        facts = (
-            f"{size(event.bytes)} of {size(event.total_bytes)} · "
-            f"{event.tensors}/{event.total_tensors} tensors merged · {size(int(rate))}/s · {duration(left)} left"
-        )
+    def update(self, done: int, total: int, facts: str) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, total=event.total_bytes, completed=event.bytes, facts=facts)
-        elif moment - self._printed >= PLAIN_LINE_SECONDS or event.bytes == event.total_bytes:
-            self._printed = moment
+            self._bar.update(self._task, total=total, completed=done, facts=facts)
+        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or done >= total:
+            self._printed = time.monotonic()
             self.screen.note(facts)
 
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def progress_of(event: WeightsWritten | RowWritten) -> tuple[int, int, str]:
+    """What is done, of how much, and that in one line with rate and time left."""
+    done, total = (event.rows, event.total_rows) if isinstance(event, RowWritten) else (event.bytes, event.total_bytes)
+    now = done - event.before if isinstance(event, RowWritten) else done
+    left = duration((total - done) * event.seconds / max(now, 1))
+    if isinstance(event, RowWritten):
+        rate = f"{event.tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
+        return done, total, f"{done:,} of {total:,} headnotes · {rate} · {left} left"
+    rate = f"{size(int(done / max(event.seconds, 1e-9)))}/s"
+    tensors = f"{event.tensors}/{event.total_tensors} tensors merged"
+    return done, total, f"{size(done)} of {size(total)} · {tensors} · {rate} · {left} left"
 
 
 def step_facts(event: StepDone) -> str:

@@ -88,7 +88,30 @@ class WeightsWritten:
     total_bytes: int
     tensors: int
     total_tensors: int
+    seconds: float
 
 
-Event = Note | PlanResolved | TrainingStarted | StepDone | Evaluated | Saved | Sampled | TextWritten | WeightsWritten
+@dataclass(frozen=True)
+class RowWritten:
+    """How far a run over many rows is; `tokens` were written in `seconds`, for all rows but those from before."""
+
+    rows: int
+    total_rows: int
+    before: int
+    tokens: int
+    seconds: float
+
+
+Event = (
+    Note
+    | PlanResolved
+    | TrainingStarted
+    | StepDone
+    | Evaluated
+    | Saved
+    | Sampled
+    | TextWritten
+    | WeightsWritten
+    | RowWritten
+)
 Listener = Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""How the next token is chosen."""
+"""How the next token is chosen, and what came of it."""
 
 from __future__ import annotations
 
@@ -29,3 +29,12 @@ class Sampling:
             "top_p": self.top_p if drawn else None,
             "top_k": self.top_k if drawn else None,
         }
+
+
+@dataclass(frozen=True)
+class Headnote:
+    """What the model wrote. `finish_reason` is `length` where the token limit cut it off."""
+
+    text: str
+    finish_reason: str
+    tokens: int

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from headnote_cli.commands.check_memory import Fit, MemoryCheck
 from headnote_cli.commands.generate import GeneratedHeadnote
+from headnote_cli.commands.generate_many import ManyReport
 from headnote_cli.commands.merge import CheckReport, MergeReport
 from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
@@ -332,7 +333,18 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
         "not in the decision": ", ".join(headnote.unsupported) or "none",
         "language": f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
         "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
-        "time": duration(headnote.seconds),
+        "time": duration(headnote.seconds or 0.0),
+    }
+    return _facts(rows)
+
+
+def many_view(report: ManyReport) -> RenderableType:
+    """What a run over many rows came to."""
+    rows = {
+        "output": str(report.output),
+        "headnotes": f"{report.headnotes:,}" + (f", {report.before:,} of them from before" if report.before else ""),
+        "failed": f"{report.failed:,}; the same command tries them again" if report.failed else "none",
+        "time": duration(report.seconds),
     }
     return _facts(rows)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headnote_cli.citations import citations, unsupported
 from headnote_cli.config import Config, Overflow
-from headnote_cli.encoding import Encoder
+from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.hardware import Quantization, quantization_of
@@ -28,7 +28,10 @@ from headnote_cli.runs import (
     read_json,
     record_of,
 )
-from headnote_cli.sampling import Sampling
+from headnote_cli.sampling import Headnote, Sampling
+
+if TYPE_CHECKING:
+    from headnote_cli.engine.generation import Writer
 
 GREEDY = Sampling()
 MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
@@ -50,21 +53,25 @@ class GeneratedHeadnote:
     found: list[str]
     unsupported: list[str]
     detected: str | None
-    seconds: float
+    seconds: float | None = None
     candidate: int | None = None  # counted from 1, where there are several
 
     def to_json(self) -> dict[str, Any]:
         numbered = {} if self.candidate is None else {"candidate": self.candidate}
-        return numbered | {
-            "sample_id": self.sample_id,
-            "lang": self.lang,
-            "headnote": self.headnote,
-            "finish_reason": self.finish_reason,
-            "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens, "cut": self.cut},
-            "citations": {"found": self.found, "unsupported": self.unsupported},
-            "language": {"expected": self.lang, "detected": self.detected},
-            "seconds": self.seconds,
-        }
+        timed = {} if self.seconds is None else {"seconds": self.seconds}
+        return (
+            numbered
+            | {
+                "sample_id": self.sample_id,
+                "lang": self.lang,
+                "headnote": self.headnote,
+                "finish_reason": self.finish_reason,
+                "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens, "cut": self.cut},
+                "citations": {"found": self.found, "unsupported": self.unsupported},
+                "language": {"expected": self.lang, "detected": self.detected},
+            }
+            | timed
+        )
 
 
 @dataclass(frozen=True)
@@ -214,7 +221,7 @@ def _newest_whole_model(config: Config) -> Path:
 def generate(
     config: Config,
     decisions: list[Decision],
-    languages: list[str],
+    languages: Sequence[str],
     emit: Listener,
     model: str | None = None,
     sampling: Sampling = GREEDY,
@@ -233,19 +240,8 @@ def generate(
     emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
     if (differing := _other_prompts(config, choice)) is not None:
         emit(Note(differing, warning=True))
-
-    from headnote_cli.engine.base import base_of, load_model_config, load_tokenizer
-    from headnote_cli.engine.generation import Writer
-    from headnote_cli.engine.loading import this_machine
-    from headnote_cli.hardware import resolve
-
-    base = base_of(choice.base)
-    plan = resolve(config.settings, this_machine(), load_model_config(base).model_type)
-    tokenizer = load_tokenizer(replace(base, name=choice.tokenizer), config if not choice.trained else None)
-    encoder = Encoder(
-        tokenizer, PromptTemplates(choice.prompts), choice.max_length, choice.overflow, choice.overflow_field
-    )
-    writer = Writer(base, choice.adapter, tokenizer, plan, encoder.turn_end_id(), choice.quantization)
+    encoder = encoder_of(config, choice)
+    writer = load_writer(config, choice, encoder)
     for decision in decisions:
         if decision.note:
             emit(Note(decision.note))
@@ -254,6 +250,29 @@ def generate(
                 drawn = replace(sampling, seed=sampling.seed + number)
                 written = _one(decision, language, encoder, writer, drawn, emit)
                 yield replace(written, candidate=number + 1 if candidates > 1 else None)
+
+
+def encoder_of(config: Config, choice: ModelChoice) -> Encoder:
+    """The encoder that the model was trained with."""
+    from headnote_cli.engine.base import BaseModel, load_tokenizer
+
+    named = BaseModel(choice.tokenizer, config.settings.model_class)
+    tokenizer = load_tokenizer(named, config if not choice.trained else None)
+    templates = PromptTemplates(choice.prompts)
+    return Encoder(tokenizer, templates, choice.max_length, choice.overflow, choice.overflow_field)
+
+
+def load_writer(config: Config, choice: ModelChoice, encoder: Encoder) -> Writer:
+    """The model itself, as this machine can run it."""
+    from headnote_cli.engine.base import base_of, load_model_config
+    from headnote_cli.engine.generation import Writer
+    from headnote_cli.engine.loading import this_machine
+    from headnote_cli.hardware import resolve
+
+    base = base_of(choice.base)
+    plan = resolve(config.settings, this_machine(), load_model_config(base).model_type)
+    tokenizer: Any = encoder.tokenizer
+    return Writer(base, choice.adapter, tokenizer, plan, encoder.turn_end_id(), choice.quantization)
 
 
 def _other_prompts(config: Config, choice: ModelChoice) -> str | None:
@@ -274,16 +293,22 @@ def _one(
 ) -> GeneratedHeadnote:
     started = time.monotonic()
     row = {encoder.overflow_field: decision.text, "decision_language": decision.language, "headnote_language": language}
-    encoded = encoder.encode_prompt(row, room=_room(encoder))
+    encoded = encoder.encode_prompt(row, room=headnote_room(encoder))
     if encoded is None:
         raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out", decision.name)
     if encoded.cut:
         gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
         emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))
     written = writer.write(encoded.prompt_ids, sampling, emit)
-    missing = [citation.text for citation in unsupported(written.text, decision.text)]
+    headnote = checked(decision.name, language, encoded, written, decision.text)
+    return replace(headnote, seconds=round(time.monotonic() - started, 3))
+
+
+def checked(sample_id: Any, language: str, encoded: Encoded, written: Headnote, decision: str) -> GeneratedHeadnote:
+    """A headnote with its citations looked up in the decision, and its language."""
+    missing = [citation.text for citation in unsupported(written.text, decision)]
     return GeneratedHeadnote(
-        sample_id=decision.name,
+        sample_id=sample_id,
         lang=language,
         headnote=written.text,
         finish_reason=written.finish_reason,
@@ -293,10 +318,9 @@ def _one(
         found=[citation.text for citation in citations(written.text) if citation.text not in missing],
         unsupported=missing,
         detected=detect_language(written.text),
-        seconds=round(time.monotonic() - started, 3),
     )
 
 
-def _room(encoder: Encoder) -> int:
+def headnote_room(encoder: Encoder) -> int:
     """Tokens of `max_length` to leave for the headnote, whatever the limit on writing: one decision, one prompt."""
     return HEADNOTE_ROOM if encoder.max_length is None else min(HEADNOTE_ROOM, encoder.max_length // 4)

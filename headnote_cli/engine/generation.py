@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
+from headnote_cli.engine.decoding import Decoder, Row
 from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
-from headnote_cli.sampling import Sampling
+from headnote_cli.sampling import Headnote, Sampling
 
-
-@dataclasses.dataclass(frozen=True)
-class Headnote:
-    """What the model wrote. `finish_reason` is `length` where the token limit cut it off."""
-
-    text: str
-    finish_reason: str
-    tokens: int
+if TYPE_CHECKING:
+    from headnote_cli.commands.generate_many import Prompted
 
 
 class Writer:
@@ -71,10 +66,27 @@ class Writer:
             streamer=_Pieces(self.tokenizer, emit) if emit else None,
             **sampling.options(),
         )
-        written = output[0, len(prompt_ids) :].tolist()
+        return self.headnote(output[0, len(prompt_ids) :].tolist())
+
+    def headnote(self, written: list[int]) -> Headnote:
+        """Tokens as text; one that the limit cut off says so."""
         finished = bool(written) and written[-1] in self.stop_ids
         text = str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
         return Headnote(text, "stop" if finished else "length", len(written))
+
+
+class BatchWriter:
+    """A writer of many headnotes at a time."""
+
+    def __init__(self, writer: Writer, slots: int) -> None:
+        self.writer = writer
+        self.decoder = Decoder(writer.model, writer.stop_ids, slots)
+
+    def write(self, prompts: Iterable[Prompted], sampling: Sampling) -> Iterator[tuple[Prompted, Headnote | Exception]]:
+        """The headnotes as they are done; the longest prompts come first."""
+        rows = (Row(prompted, prompted.encoded.prompt_ids, prompted.request.seed) for prompted in prompts)
+        for row in self.decoder.write(rows, sampling):
+            yield row.name, self.writer.headnote(row.written)
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]

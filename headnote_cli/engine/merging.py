@@ -314,7 +314,7 @@ class _Tasks:
         self.open_files = open_files
         self._lock = threading.Lock()
         self._done = 0
-        self._reported = 0.0
+        self._began = self._reported = time.monotonic()
         self._sources: dict[Path, int] = {}
 
     def run(self, folder: Path) -> None:
@@ -433,7 +433,8 @@ class _Tasks:
 
     def _tell(self) -> None:
         changed = sum(self.plan.touched(tensor) for _, tensors in self.plan.shards for tensor in tensors)
-        self.emit(WeightsWritten(self._done, self.plan.bytes, self.written.merged, changed))
+        seconds = time.monotonic() - self._began
+        self.emit(WeightsWritten(self._done, self.plan.bytes, self.written.merged, changed, seconds))
 
 
 def _blocks(shape: tuple[int, ...], whole: bool) -> Iterator[slice]:

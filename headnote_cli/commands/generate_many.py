@@ -1,0 +1,312 @@
+"""`slds generate` for a whole split, a folder or a file of rows: resumable, row by row, on a model or a server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from headnote_cli.commands.generate import Decision, checked, choose_model, encoder_of, headnote_room, load_writer
+from headnote_cli.config import Config
+from headnote_cli.data import Row, load_split, stream_rows
+from headnote_cli.encoding import Encoded, Encoder
+from headnote_cli.errors import DataError, SldsError, UsageError
+from headnote_cli.events import Listener, Note, RowWritten
+from headnote_cli.runs import read_json, set_aside, sha256, write_json, write_lines
+from headnote_cli.sampling import Headnote, Sampling
+
+Key = tuple[str, str, int]  # sample, language, candidate
+
+
+@dataclass(frozen=True)
+class Request:
+    """One headnote to write. `place` is its row's number; it decides the seed and the order of the finished file."""
+
+    place: int
+    key: Key
+    row: Row
+    decision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A request as the model will see it."""
+
+    request: Request
+    encoded: Encoded
+
+
+class Backend(Protocol):
+    """What writes: a local model, or a server."""
+
+    def write(self, prompts: Iterable[Prompted], sampling: Sampling) -> Iterator[tuple[Prompted, Headnote | Exception]]:
+        """The headnotes in whatever order they are done; a failure stands in the place of its headnote."""
+        ...
+
+
+@dataclass(frozen=True)
+class ManyOptions:
+    """What the command line says about many."""
+
+    output: Path
+    sampling: Sampling
+    languages: tuple[str, ...] = ()  # none: each row's own `headnote_language`
+    candidates: int = 1
+    limit: int | None = None
+    shard: tuple[int, int] = (1, 1)  # this part of so many
+    force: bool = False
+    endpoint: str | None = None
+    served_model: str | None = None
+    concurrency: int = 8
+
+
+@dataclass(frozen=True)
+class ManyReport:
+    """What a run over many rows came to."""
+
+    output: Path
+    headnotes: int
+    failed: int
+    before: int  # of them there from an earlier start
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"output": str(self.output)}
+
+
+def rows_of(config: Config, split: str | None, file: Path | None, decisions: list[Decision]) -> list[tuple[str, Row]]:
+    """The rows to write for, each with its place, from a split, a file of rows, or decisions read from files."""
+    if file is not None:
+        return list(stream_rows(file))
+    if split is not None:
+        return list(load_split(config, split).stream())
+    field = config.settings.overflow_field
+    return [
+        (one.name, {"sample_id": one.name, field: one.text, "decision_language": one.language}) for one in decisions
+    ]
+
+
+def generate_many(
+    config: Config, rows: list[tuple[str, Row]], emit: Listener, model: str | None, options: ManyOptions
+) -> ManyReport:
+    """Write a headnote for each row, or finish what an earlier start left.
+
+    Each finished row is flushed to `OUTPUT.part`; when all are there, they go into `OUTPUT` in the order of the rows.
+
+    Raises:
+        UsageError: An earlier start had another model or other settings.
+        DataError: Rows name no language or the same sample twice.
+        UnreachableError: No model, or no server.
+    """
+    began = time.monotonic()
+    choice = choose_model(config, model)
+    encoder = encoder_of(config, choice)
+    requests = _requests(rows, encoder.overflow_field, options)
+    settings = _settings(choice.name, choice.base, encoder, options)
+    _require_same(settings, options, emit)
+    part = options.output.with_name(f"{options.output.name}.part")
+    done = _done(part)
+    if options.output.is_file():
+        done = {_key(line): line for line in _lines(options.output)} | done
+    todo = [request for request in requests if "headnote" not in done.get(request.key, {})]
+    before = len(requests) - len(todo)
+    if before:
+        emit(Note(f"{before} of {len(requests)} headnotes are there already"))
+    if todo:
+        write_json(_settings_file(options.output), settings)
+        backend = _backend(config, choice, encoder, options, emit)
+        with part.open("a", encoding="utf-8") as stream:
+            for line in _written(todo, len(requests), encoder, backend, options.sampling, emit):
+                done[_key(line)] = line
+                _append(stream, line)
+    lines = [done[request.key] for request in requests if request.key in done]
+    write_lines(options.output, lines)
+    part.unlink(missing_ok=True)
+    failed = sum("error" in line for line in lines)
+    return ManyReport(options.output, len(lines) - failed, failed, before, round(time.monotonic() - began, 3))
+
+
+def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> list[Request]:
+    """What is to be written, in the order of the rows.
+
+    Raises:
+        DataError: A row without text, language or a name of its own.
+    """
+    requests: dict[Key, Request] = {}
+    for place, (where, row) in enumerate(itertools.islice(rows, options.limit)):
+        text, own = row.get(field), row.get("headnote_language")
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"has no text in `{field}`", where)
+        languages = options.languages or ((own,) if isinstance(own, str) else ())
+        if not languages:
+            raise DataError("has no `headnote_language`", where, "name the languages with --lang")
+        name = str(row.get("sample_id", row.get("decision_id", place)))
+        for language, number in itertools.product(languages, range(options.candidates)):
+            key = (name, language, number + 1)
+            if key in requests:
+                raise DataError(f"the sample {name} in {language} stands there twice", where)
+            asked = {**row, "headnote_language": language}
+            seed = options.sampling.seed + place * options.candidates + number
+            requests[key] = Request(place, key, asked, text, seed)
+    part, of = options.shard
+    return list(requests.values())[part - 1 :: of]
+
+
+def _settings(name: str, base: str, encoder: Encoder, options: ManyOptions) -> dict[str, Any]:
+    """All that decides what is written: a file of headnotes is of one model and one way of writing."""
+    folder = Path(base)
+    config = folder / "config.json"
+    return {
+        "model": name,
+        "model_config": sha256(config) if config.is_file() else None,
+        "prompt": encoder.fingerprint(),
+        "sampling": asdict(options.sampling),
+        "candidates": options.candidates,
+        "shard": list(options.shard),
+        "endpoint": options.endpoint,
+        "served_model": options.served_model,
+    }
+
+
+def _settings_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.settings.json")
+
+
+def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener) -> None:
+    """
+    Raises:
+        UsageError: The output was begun with other settings, or by another tool.
+    """
+    part = options.output.with_name(f"{options.output.name}.part")
+    if not options.output.exists() and not part.exists():
+        return
+    before = read_json(_settings_file(options.output))
+    changed = sorted(name for name in settings if (before or {}).get(name) != settings[name])
+    if not changed:
+        return
+    if not options.force:
+        what = f"was begun with another {', '.join(changed)}" if before else "exists already, and slds did not begin it"
+        hint = "choose another --output, or --force to begin anew (the old one is set aside)"
+        raise UsageError(what, str(options.output), hint)
+    for old in (options.output, part):
+        if old.exists():
+            emit(Note(f"the earlier file now lies in {set_aside(old)}"))
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of headnotes; a last line that was cut short is left out."""
+    with file.open(encoding="utf-8") as stream:
+        for text in stream:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and text.endswith("\n"):
+                yield line
+
+
+def _done(part: Path) -> dict[Key, dict[str, Any]]:
+    """What an earlier start wrote; the file is left with whole lines only."""
+    if not part.is_file():
+        return {}
+    lines = list(_lines(part))
+    write_lines(part, lines)
+    return {_key(line): line for line in lines}
+
+
+def _key(line: dict[str, Any]) -> Key:
+    return str(line.get("sample_id")), str(line.get("lang")), int(line.get("candidate", 1))
+
+
+def _append(stream: IO[str], line: dict[str, Any]) -> None:
+    stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _backend(config: Config, choice: Any, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
+    if options.endpoint is not None:
+        from headnote_cli.endpoint import Endpoint
+
+        served = options.served_model or choice.name
+        emit(Note(f"model: {served} at {options.endpoint}"))
+        return Endpoint(options.endpoint, served, options.concurrency)
+    emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
+    from headnote_cli.engine.generation import BatchWriter
+
+    return BatchWriter(load_writer(config, choice, encoder), options.concurrency)
+
+
+def _written(
+    todo: list[Request], total: int, encoder: Encoder, backend: Backend, sampling: Sampling, emit: Listener
+) -> Iterator[dict[str, Any]]:
+    """One line for each request, as they get done."""
+    prompts: list[Prompted] = []
+    finished, tokens, began = total - len(todo), 0, time.monotonic()
+    for request in todo:
+        try:
+            prompts.append(Prompted(request, _encoded(request, encoder)))
+        except SldsError as error:
+            finished += 1
+            yield _failure(request, error)
+    prompts.sort(key=lambda one: len(one.encoded.prompt_ids), reverse=True)  # of like length together
+    with closing(_generator(backend.write(prompts, sampling))) as results:
+        for prompted, result in results:
+            finished += 1
+            if isinstance(result, Exception):
+                line = _failure(prompted.request, result)
+            else:
+                tokens += result.tokens
+                line = _line(prompted, result)
+            emit(RowWritten(finished, total, total - len(todo), tokens, time.monotonic() - began))
+            yield line
+
+
+def _generator(results: Iterator[Any]) -> Any:
+    yield from results
+
+
+def _encoded(request: Request, encoder: Encoder) -> Encoded:
+    encoded = encoder.encode_prompt(request.row, room=headnote_room(encoder))
+    if encoded is None:
+        raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out")
+    return encoded
+
+
+def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
+    request = prompted.request
+    name, language, number = request.key
+    line = checked(request.row.get("sample_id", name), language, prompted.encoded, headnote, request.decision).to_json()
+    return line if number == 1 else {"candidate": number} | line
+
+
+def _failure(request: Request, error: Exception) -> dict[str, Any]:
+    """A row that could not be written; the run goes on, and a later start tries it again."""
+    name, language, number = request.key
+    told = {"type": type(error).__name__, "message": str(error) or type(error).__name__}
+    line = {"sample_id": request.row.get("sample_id", name), "lang": language, "error": told}
+    return line if number == 1 else {"candidate": number} | line
+
+
+def read_shard(text: str | None, output: Path) -> tuple[tuple[int, int], Path]:
+    """`2/4` → the part and a file name of its own; without one, the launcher's rank.
+
+    Raises:
+        UsageError: It is no such part.
+    """
+    if text is None:
+        processes = int(os.environ.get("WORLD_SIZE", "1") or 1)
+        if processes <= 1:
+            return (1, 1), output
+        text = f"{int(os.environ.get('RANK', '0')) + 1}/{processes}"
+    part, slash, of = text.partition("/")
+    if not (slash and part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+        raise UsageError(f"--shard {text}: write a part of all, such as 1/4")
+    return (int(part), int(of)), output.with_name(f"{output.stem}.{part}-of-{of}{output.suffix}")

@@ -1,0 +1,87 @@
+"""Headnotes from an OpenAI-compatible server: vLLM, SGLang, TGI, llama.cpp, `transformers serve`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.sampling import Headnote, Sampling
+
+if TYPE_CHECKING:
+    from headnote_cli.commands.generate_many import Prompted
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+RETRIES = 6  # of the client, with growing pauses: 429, 5xx, time-outs, broken connections
+TIMEOUT = 600.0  # seconds; a long decision on a busy server takes minutes
+
+
+class Endpoint:
+    """A server that writes. The API key comes from the environment alone."""
+
+    def __init__(
+        self, address: str, model: str, concurrency: int, timeout: float = TIMEOUT, retries: int = RETRIES
+    ) -> None:
+        """
+        Raises:
+            UsageError: The `openai` package is not installed.
+            UnreachableError: Nobody answers there, or not to this key.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            hint = "install it with `pip install 'headnote-cli[serve]'`"
+            raise UsageError("--endpoint takes the `openai` package", hint=hint) from error
+        self.model = model
+        self.concurrency = concurrency
+        key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own want none
+        self.client: Any = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=retries)
+        try:
+            self.client.models.list()
+        except openai.AuthenticationError as error:
+            raise UnreachableError("the server refuses the key", address, f"set ${KEY_VARIABLE}") from error
+        except openai.APIStatusError:
+            pass  # it answers, and need not list its models
+        except openai.OpenAIError as error:
+            raise UnreachableError(f"the server cannot be reached: {error}", address, "is it running?") from error
+
+    def write(self, prompts: Iterable[Prompted], sampling: Sampling) -> Iterator[tuple[Prompted, Headnote | Exception]]:
+        """Ask for many at a time; they come as they are done."""
+        waiting: dict[Future[Headnote], Prompted] = {}
+        stream = iter(prompts)
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            try:
+                while True:
+                    while len(waiting) < self.concurrency and (prompted := next(stream, None)) is not None:
+                        waiting[pool.submit(self._ask, prompted, sampling)] = prompted
+                    if not waiting:
+                        return
+                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                        yield waiting.pop(future), future.exception() or future.result()  # type: ignore[misc]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, prompted: Prompted, sampling: Sampling) -> Headnote:
+        more: dict[str, Any] = {}
+        if sampling.top_k:
+            more["top_k"] = sampling.top_k
+        if sampling.repetition_penalty != 1.0:
+            more["repetition_penalty"] = sampling.repetition_penalty
+        answer = self.client.chat.completions.create(
+            model=self.model,
+            messages=prompted.encoded.conversation.prompt,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=prompted.request.seed,
+            extra_body=more or None,
+        )
+        if not answer.choices or answer.choices[0].message.content is None:
+            raise DataError("the server's answer holds no text")
+        choice = answer.choices[0]
+        tokens = answer.usage.completion_tokens if answer.usage else 0
+        return Headnote(
+            choice.message.content.strip(), "length" if choice.finish_reason == "length" else "stop", tokens
+        )

@@ -1,0 +1,231 @@
+"""Many prompts at a time: each read alone, all written together; rows join and leave as they come and finish.
+
+Reading a prompt is bound by arithmetic, so reading several together gains nothing and padding costs; writing is bound
+by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and end at the same
+column, so that a step writes one column and copies nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.generation import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from headnote_cli.sampling import Sampling
+
+SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left
+
+
+@dataclasses.dataclass
+class Row:
+    """A prompt in the making. `name` is the caller's."""
+
+    name: Any
+    prompt: list[int]
+    seed: int
+    written: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys and values are in the buffer."""
+        return len(self.prompt) + len(self.written) - 1
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values, (slots, heads, columns, head size); a view of them is what attention reads."""
+
+    is_sliding = False  # the model's own masks keep a sliding window
+
+    def __init__(self, slots: Slots) -> None:
+        super().__init__()
+        self.slots = slots
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Buffers for `key_states` (batch, heads, tokens, head size) of this layer."""
+
+        def buffer(like: torch.Tensor) -> torch.Tensor:
+            return like.new_zeros(self.slots.count, like.shape[1], self.slots.columns, like.shape[3])
+
+        self.keys, self.values = buffer(key_states), buffer(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the next column of each row in use."""
+        assert self.keys is not None
+        assert self.values is not None
+        used, first, end = self.slots.used, self.slots.first, self.slots.end
+        self.keys[:used, :, end] = key_states[:, :, 0]
+        self.values[:used, :, end] = value_states[:, :, 0]
+        return self.keys[:used, :, first : end + 1], self.values[:used, :, first : end + 1]
+
+    def get_seq_length(self) -> int:
+        return self.slots.end - self.slots.first
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return self.slots.columns
+
+
+class Slots:
+    """The rows that are being written, and their buffers."""
+
+    def __init__(self, count: int, columns: int, layers: int) -> None:
+        self.count = count
+        self.columns = columns
+        self.rows: list[Row] = []
+        self.end = 0  # the column that the next step writes
+        self.cache = Cache(layers=[SlotLayer(self) for _ in range(layers)])
+
+    @property
+    def used(self) -> int:
+        return len(self.rows)
+
+    @property
+    def first(self) -> int:
+        """The first column that any row uses."""
+        return self.end - max((row.length for row in self.rows), default=0)
+
+    def join(self, row: Row, read: DynamicCache) -> None:
+        """Take a row whose prompt was read: its keys and values go to the columns before the next one."""
+        length = len(row.prompt)
+        self.end = max(self.end, length) if self.rows else length
+        for mine, theirs in zip(self.cache.layers, read.layers, strict=True):
+            if not mine.is_initialized:
+                mine.lazy_initialization(theirs.keys, theirs.values)
+            for buffer, states in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+                buffer[self.used, :, self.end - length : self.end] = states[0]
+        self.rows.append(row)
+
+    def leave(self, index: int) -> None:
+        """Free a row's slot; the last row moves there."""
+        last = self.used - 1
+        if index != last:
+            begin = self.end - self.rows[last].length
+            for layer in self.cache.layers:
+                for buffer in (layer.keys, layer.values):
+                    buffer[index, :, begin : self.end] = buffer[last, :, begin : self.end]
+        self.rows[index] = self.rows[last]
+        self.rows.pop()
+
+    def make_room(self) -> None:
+        """Move all rows to the left if the next column is beyond the buffer."""
+        if self.end < self.columns or not self.rows:
+            return
+        first, length = self.first, self.end - self.first
+        for layer in self.cache.layers:
+            for buffer in (layer.keys, layer.values):
+                buffer[: self.used, :, :length] = buffer[: self.used, :, first : self.end].clone()
+        self.end = length
+
+
+class Decoder:
+    """Writes for many prompts with one model."""
+
+    def __init__(self, model: Any, stop_ids: list[int], slots: int) -> None:
+        """
+        Args:
+            slots: Rows that are written together.
+        """
+        self.model = model
+        self.stop_ids = frozenset(stop_ids)
+        self.count = slots
+
+    @torch.inference_mode()
+    def write(self, rows: Iterable[Row], sampling: Sampling) -> Iterator[Row]:
+        """The rows with what was written for each, as they finish. The longest prompt must come first."""
+        chooser = Chooser(sampling)
+        waiting = iter(rows)
+        slots: Slots | None = None
+        while True:
+            while (slots is None or slots.used < self.count) and (row := next(waiting, None)) is not None:
+                read, logits = self._read(row)
+                if slots is None:
+                    columns = len(row.prompt) + sampling.max_new_tokens + SLACK
+                    slots = Slots(self.count, columns, len(read.layers))
+                row.written.append(chooser.choose(row, logits))
+                if self._finished(row, sampling):
+                    yield row
+                else:
+                    slots.join(row, read)
+            if slots is None or not slots.used:
+                return
+            slots.make_room()
+            logits = self._step(slots)
+            slots.end += 1
+            for row, own in zip(slots.rows, logits, strict=True):
+                row.written.append(chooser.choose(row, own))
+            for index in range(slots.used - 1, -1, -1):
+                row = slots.rows[index]
+                if self._finished(row, sampling):
+                    slots.leave(index)
+                    yield row
+
+    def _finished(self, row: Row, sampling: Sampling) -> bool:
+        return row.written[-1] in self.stop_ids or len(row.written) >= sampling.max_new_tokens
+
+    def _read(self, row: Row) -> tuple[DynamicCache, torch.Tensor]:
+        """The keys and values of a prompt, and the logits of its last position (vocabulary,)."""
+        ids = torch.tensor([row.prompt], device=self.model.device)
+        cache = DynamicCache()
+        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return cache, logits[0, -1]
+
+    def _step(self, slots: Slots) -> torch.Tensor:
+        """The next token's logits for each row, (rows, vocabulary)."""
+        device = self.model.device
+        lengths = torch.tensor([row.length for row in slots.rows], device=device)
+        width = slots.end - slots.first + 1
+        mask = torch.arange(width, device=device)[None] >= (width - 1 - lengths)[:, None]
+        logits: torch.Tensor = self.model(
+            input_ids=torch.tensor([[row.written[-1]] for row in slots.rows], device=device),
+            attention_mask=mask.long(),
+            position_ids=lengths[:, None],
+            past_key_values=slots.cache,
+            use_cache=True,
+        ).logits
+        return logits[:, -1]
+
+
+class Chooser:
+    """The next token by transformers' own rules; what is drawn depends on the row's seed alone."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._generators: dict[int, torch.Generator] = {}
+        self.processors = LogitsProcessorList()
+        if sampling.repetition_penalty != 1.0:
+            self.processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        if sampling.temperature > 0:
+            if sampling.temperature != 1.0:
+                self.processors.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k:
+                self.processors.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1.0:
+                self.processors.append(TopPLogitsWarper(sampling.top_p))
+
+    def choose(self, row: Row, logits: torch.Tensor) -> int:
+        """A token for a row, from its logits (vocabulary,)."""
+        scores = logits.float()[None]
+        if self.processors:
+            scores = self.processors(torch.tensor([row.prompt + row.written], device=scores.device), scores)
+        if self.sampling.temperature == 0:
+            return int(scores.argmax())
+        if not row.written:
+            self._generators[id(row)] = torch.Generator().manual_seed(row.seed)
+        shares = torch.softmax(scores[0], dim=-1).cpu()
+        return int(torch.multinomial(shares, 1, generator=self._generators[id(row)]))
