@@ -170,7 +170,8 @@ def test_a_value_that_makes_no_sense_is_refused(tmp_path: Path, line: str) -> No
     """
     save_steps: 0.1; eval_steps: 0.25; eval_steps: 20.0; max_steps: -1; local_rank: -1; warmup_steps: 0.03
     ; warmup_ratio: 0; pad_to_multiple_of: auto; pad_to_multiple_of: 64; pad_to_multiple_of: "64"
-    ; lora_target_modules: [q_proj]; attn_implementation: kernels-community/flash-attn2; attn_implementation: kernels-community/vllm-flash-attn3@v1:fn
+    ; lora_target_modules: [q_proj]; attn_implementation: kernels-community/flash-attn2
+    ; attn_implementation: kernels-community/vllm-flash-attn3@v1:fn
     ; attn_implementation: paged|eager; attn_implementation: flash_attention_3; bnb_4bit_quant_storage: bfloat16
     ; logging_steps: 0.5; neftune_noise_alpha: 5
     """.split(";"),
