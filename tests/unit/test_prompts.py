@@ -7,6 +7,7 @@ import hashlib
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -188,6 +189,44 @@ def test_templates_include_their_neighbours_and_nothing_outside(tmp_path: Path) 
 def test_the_fields_that_templates_name() -> None:
     assert PromptTemplates(PROMPTS).fields() == {"decision", "headnote", "headnote_language"}
     assert PromptTemplates(PROMPTS).fields("assistant") == {"headnote"}
+
+
+WHOLE = st.sampled_from(
+    """
+    {{ decision }} ¦ {{ decision | upper | trim }} ¦ {{ year + 1 }} ¦ {{ year * 3 - 7 }} ¦ {{ 2 ** 5 % 7 }} ¦ ü «x» ¦ \n
+    ¦ {% if year > 3 %}a{% elif decision %}b{% else %}c{% endif %} ¦ {%- if headnote -%} x {%- endif +%} ¦ \t{# note #}
+    ¦ {% for part in parts %}{{ loop.index }}. {{ part }}{% if not loop.last %}, {% endif %}{% endfor %} ¦ {{ parts }}
+    ¦ {% set ns = namespace(n=0) %}{% for p in parts %}{% set ns.n = ns.n + p | length %}{% endfor %}{{ ns.n }} ¦ <b>&
+    ¦ {% macro m(a, b='z') %}[{{ a }}|{{ b }}]{% endmacro %}{{ m(decision) }}{{ m(year, headnote) }}
+    ¦ {% include 'tail.txt' %} ¦ {% from 'macros.txt' import t %}{{ t('q') }} ¦ {{ 'a' ~ year ~ decision }} ¦ \r\n
+    ¦ {% raw %}{{ x }}{% endraw %} ¦ {{ decision.split() | join('-') }} ¦ {{ '%s/%05d' % (headnote, year) }} ¦ $ { % } #
+    ¦ {{ '{:>9}'.format(year) }} ¦ {{ decision | center(40) | replace('e', 'EE') | wordwrap(9) }} ¦ {{ parts | tojson }}
+    ¦ {% filter indent(2) %}a\nb{{ decision }}{% endfilter %} ¦ {% set y %}{{ headnote }}!{% endset %}{{ y ~ y }}
+    ¦ {% autoescape true %}{{ decision }}{{ '<' ~ headnote }}{% endautoescape %} ¦ {{ (decision + headnote) * 2 }}
+    ¦ {{ parts | map('length') | sum + 0.5 }} ¦ {{ none is none and decision is defined }} ¦ {{ parts + ['x'] }}
+    ¦ {{ decision[:3] }}
+    """.replace("\n    ¦", "¦")
+    .strip()
+    .split("¦")
+)
+GIVEN = st.fixed_dictionaries(
+    {
+        "decision": st.text(max_size=20),
+        "headnote": st.text(max_size=9),
+        "year": st.integers(0, 9999),
+        "parts": st.lists(st.text(max_size=5), max_size=3),
+    }
+)
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(WHOLE, min_size=1, max_size=6), row=GIVEN)
+def test_any_valid_template_renders_as_plain_jinja_does(tmp_path: Path, pieces: list[str], row: dict[str, Any]) -> None:
+    (tmp_path / "macros.txt").write_text("{% macro t(x) %}<{{ x }}>{% endmacro %}", encoding="utf-8")
+    (tmp_path / "tail.txt").write_text("({{ headnote }})\n\n", encoding="utf-8")
+    ours = templates(tmp_path, user="".join(pieces)).prompt(row)[1]["content"]
+    plain = SandboxedEnvironment(loader=FileSystemLoader(tmp_path))
+    assert ours == plain.get_template("user.jinja").render(**row)
 
 
 PIECES = st.sampled_from(
