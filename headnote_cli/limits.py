@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-_STATM = Path("/proc/self/statm")
+_STATM = "/proc/self/statm"  # only Linux tells what is in use, and holds the limit
 
 
 class OutOfTimeError(Exception):
@@ -63,10 +63,11 @@ class _MemoryCeiling:
         self._lock = threading.Lock()
         self._users = 0
         self._before = (-1, -1)
+        self._possible = os.path.exists(_STATM)
 
     @contextmanager
     def limit(self, growth: int) -> Iterator[None]:
-        if not _STATM.exists():  # only Linux tells what is in use, and holds the limit
+        if not self._possible:
             yield
             return
         import resource
@@ -90,7 +91,8 @@ def _data_bytes() -> int:
     """Bytes of data and stack that the process has mapped (proc(5), statm)."""
     import resource
 
-    return int(_STATM.read_text().split()[5]) * resource.getpagesize()
+    with open(_STATM, "rb", buffering=0) as stream:
+        return int(stream.read().split()[5]) * resource.getpagesize()
 
 
 _WATCHDOG = _Watchdog()

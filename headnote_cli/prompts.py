@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,20 +69,37 @@ def _too_large(operator: str, left: Any, right: Any) -> bool:
     return operator == "*" and repeated and lengths[0] * lengths[1] > LONGEST_TEXT
 
 
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Say in words why templates cannot be loaded; Jinja computes constants then, so the bounds hold as well."""
+    try:
+        with limited(RENDER_SECONDS, RENDER_BYTES):
+            yield
+    except TemplateNotFound as error:
+        present = ", ".join(sorted(path.name for path in folder.glob("*.jinja"))) or "no template"
+        raise ConfigError(f"there is no {error.name} (the folder holds {present})", str(folder)) from error
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"not a valid template: {error.message}", f"{error.filename}:{error.lineno}") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"a template cannot be read as UTF-8: {error}", str(folder)) from error
+    except (SyntaxError, RecursionError, MemoryError, OutOfTimeError) as error:
+        raise ConfigError(f"a template is too large or too deep: {error}", str(folder)) from error
+
+
 def template_files(folder: Path) -> list[str]:
     """The templates of a folder and the files that they include, import or extend, by name.
 
     Where a name is only known when rendering, that is every file of the folder.
 
     Raises:
-        TemplateSyntaxError: One of them is not valid Jinja.
+        ConfigError: One of them is not valid Jinja.
     """
     environment = SandboxedEnvironment()
     loader = FileSystemLoader(folder)
     found: set[str] = set()
     waiting = [f"{role}.jinja" for role in ROLES]
     while waiting:
-        with contextlib.suppress(TemplateNotFound):  # some are included only where they are
+        with _loading(folder), suppress(TemplateNotFound):  # some are included only where they are
             name = "/".join(split_template_path(waiting.pop()))
             source, file, _ = loader.get_source(environment, name)
             named = list(find_referenced_templates(environment.parse(source, name, file)))
@@ -107,21 +124,11 @@ class PromptTemplates:
         """
         self.folder = folder
         environment = _Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined)
-        try:
-            with limited(RENDER_SECONDS, RENDER_BYTES):  # Jinja computes constants when it loads a template
-                self._templates = {role: environment.get_template(f"{role}.jinja") for role in ROLES}
-                sources = {role: (folder / f"{role}.jinja").read_text(encoding="utf-8") for role in ROLES}
-                self._fields = {role: find_undeclared_variables(environment.parse(sources[role])) for role in ROLES}
-                template_files(folder)
-        except TemplateNotFound as error:
-            present = ", ".join(sorted(path.name for path in folder.glob("*.jinja"))) or "no template"
-            raise ConfigError(f"there is no {error.name} (the folder holds {present})", str(folder)) from error
-        except TemplateSyntaxError as error:
-            raise ConfigError(f"not a valid template: {error.message}", f"{error.filename}:{error.lineno}") from error
-        except (UnicodeDecodeError, OSError) as error:
-            raise ConfigError(f"a template cannot be read as UTF-8: {error}", str(folder)) from error
-        except (SyntaxError, RecursionError, MemoryError, OutOfTimeError) as error:
-            raise ConfigError(f"a template is too large or too deep: {error}", str(folder)) from error
+        with _loading(folder):
+            self._templates = {role: environment.get_template(f"{role}.jinja") for role in ROLES}
+            sources = {role: (folder / f"{role}.jinja").read_text(encoding="utf-8") for role in ROLES}
+            self._fields = {role: find_undeclared_variables(environment.parse(sources[role])) for role in ROLES}
+        template_files(folder)
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each file that renderings can read: the three by role, others by their name in the folder."""

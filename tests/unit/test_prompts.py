@@ -164,6 +164,13 @@ def test_every_file_that_a_template_reads_is_hashed(tmp_path: Path) -> None:
     assert found_out.hashes().keys() == {"system", "user", "assistant", "parts/tail.txt", "end.txt", "other.txt"}
 
 
+def test_a_broken_file_that_a_template_includes_is_named_before_any_row(tmp_path: Path) -> None:
+    (tmp_path / "tail.txt").write_text("a\n{% if %}", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        templates(tmp_path, user="{% include 'tail.txt' %}")
+    assert str(caught.value.where).endswith("tail.txt:2")
+
+
 def test_kept_prompts_render_the_same(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "parts").mkdir(parents=True)
