@@ -40,6 +40,7 @@ bench: $(STAMP) ## Benchmarks: both sides alternate, a ratio is printed.
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/overflow.py
 
 bench-memory: $(STAMP) ## The memory estimate against counted steps and against published peaks.
 	$(BIN)/python -m pytest -q -s tests/unit/test_memory_truth.py

@@ -13,6 +13,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ CHARACTERS_A_TOKEN, PROMPT_AND_HEADNOTE = 3.56, 700
 LENGTHS = (8192, 4096, 2048)
 STRATEGIES: tuple[Cut, ...] = ("structure", "middle", "end")
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data" / "bge"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Decisions that were cut, and the mean shares of what their headnotes name that is still there."""
+
+    decisions: int
+    considerations: float
+    articles: float
 
 
 def pseudo_tokens(text: str) -> list[tuple[int, int]]:
@@ -62,30 +72,39 @@ def survival(row: dict[str, Any], kept: str) -> tuple[list[float], list[float]]:
     return shares, articles
 
 
+def evidence(rows: list[tuple[dict[str, Any], list[tuple[int, int]]]], length: int, strategy: Cut) -> Evidence:
+    """What is kept of the decisions that do not fit a length."""
+    budget = length - PROMPT_AND_HEADNOTE
+    shares: list[float] = []
+    articles: list[float] = []
+    too_long = [(row, tokens) for row, tokens in rows if len(tokens) > budget]
+    for row, tokens in too_long:
+        kept = shorten(row["decision"], tokens, budget, strategy)
+        assert CUT_MARK in kept
+        assert len(kept) <= budget * CHARACTERS_A_TOKEN + 200
+        more_shares, more_articles = survival(row, kept)
+        shares += more_shares
+        articles += more_articles
+    return Evidence(len(too_long), statistics.mean(shares), statistics.mean(articles))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT)
     parser.add_argument("--extra", action="store_true", help="also the decisions of extra.jsonl.gz")
     options = parser.parse_args()
+    if not options.folder.is_dir():
+        print(f"nothing to measure: the real decisions are not in {options.folder}")
+        return
     rows = [(row, pseudo_tokens(row["decision"])) for row in decisions(options.folder, options.extra)]
     structured = sum(len(considerations(row["decision"])) > 1 for row, _ in rows)
     print(f"{len(rows)} decisions, {structured} with numbered considerations; of those that overflow:")
     print("length  strategy    decisions  considerations  articles")
     for length in LENGTHS:
-        budget = length - PROMPT_AND_HEADNOTE
         for strategy in STRATEGIES:
-            shares: list[float] = []
-            articles: list[float] = []
-            too_long = [(row, tokens) for row, tokens in rows if len(tokens) > budget]
-            for row, tokens in too_long:
-                kept = shorten(row["decision"], tokens, budget, strategy)
-                assert CUT_MARK in kept
-                assert len(kept) <= budget * CHARACTERS_A_TOKEN + 200
-                more_shares, more_articles = survival(row, kept)
-                shares += more_shares
-                articles += more_articles
-            means = f"{100 * statistics.mean(shares):13.1f} %  {100 * statistics.mean(articles):6.1f} %"
-            print(f"{length:6}  {strategy:10}  {len(too_long):9}  {means}")
+            found = evidence(rows, length, strategy)
+            means = f"{100 * found.considerations:13.1f} %  {100 * found.articles:6.1f} %"
+            print(f"{length:6}  {strategy:10}  {found.decisions:9}  {means}")
 
 
 if __name__ == "__main__":

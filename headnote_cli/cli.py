@@ -71,7 +71,9 @@ def preview_prompts(
     longest: Annotated[bool, typer.Option("--longest", help="The longest rows first.")] = False,
     only_cut: Annotated[bool, typer.Option("--only-cut", help="Only rows that do not fit `max_length`.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Count tokens and cuts over the whole split.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="The exact text and nothing else, for piping.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The exact text and nothing else, for piping; a NUL between rows.")
+    ] = False,
     tokenizer: Annotated[bool, typer.Option(help="Encode as training will; without, show the messages only.")] = True,
     skip_bad_rows: SkipBadOption = False,
     set_: SetOption = None,
@@ -99,7 +101,7 @@ def preview_prompts(
         if value.tokenizer_missing and tokenizer:
             screen.note(f"messages only, no token counts: {value.tokenizer_missing}", warning=True)
         if raw:
-            screen.text(preview_raw(value))
+            screen.exact(preview_raw(value))
         else:
             screen.show(preview_view(value))
         screen.data(value.to_json())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,16 +55,27 @@ class Settings(DataKeys, ModelKeys, TrainingKeys):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-# Smallest and largest value that makes sense, both included.
+# Smallest and largest value that makes sense, both included, of every key that takes a number.
 RANGES: dict[str, tuple[float, float]] = {
     "adam_beta1": (0, 1),
     "adam_beta2": (0, 1),
+    "adam_epsilon": (0, 1),
+    "data_seed": (0, 2**32 - 1),
     "dataloader_num_workers": (0, 1024),
+    "dataloader_prefetch_factor": (1, 10**6),
     "dataset_num_proc": (1, 1024),
+    "ddp_bucket_cap_mb": (1, 10**6),
+    "ddp_timeout": (1, 10**9),
     "early_stopping": (1, 10**6),
+    "eval_accumulation_steps": (1, 10**9),
+    "eval_delay": (0, 10**9),
+    "eval_steps": (1e-6, 10**9),
     "evaluate_vllm_sampling_params_max_tokens": (1, 10**7),
+    "evaluate_vllm_tensor_parallel_size": (1, 1024),
     "gradient_accumulation_steps": (1, 10**6),
+    "label_smoothing_factor": (0, 1),
     "learning_rate": (0, 100),
+    "local_rank": (-1, 10**6),
     "logging_steps": (1e-6, 10**9),
     "lora_alpha": (1, 10**6),
     "lora_dropout": (0, 1),
@@ -71,18 +83,48 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_grad_norm": (0, 10**9),
     "max_length": (8, 10**8),
     "max_steps": (-1, 10**9),
+    "neftune_noise_alpha": (0, 10**6),
     "num_train_epochs": (0, 10**6),
+    "pad_to_multiple_of": (1, 10**6),
     "per_device_eval_batch_size": (1, 10**6),
     "per_device_train_batch_size": (1, 10**6),
+    "router_aux_loss_coef": (0, 10**3),
+    "save_steps": (1e-6, 10**9),
     "save_total_limit": (1, 10**6),
     "seed": (0, 2**32 - 1),
+    "torch_empty_cache_steps": (1, 10**9),
     "warmup_steps": (0, 10**9),
     "weight_decay": (0, 10**3),
 }
+# Below 1 a share of all steps, from 1 on a number of steps.
+SHARE_OR_STEPS = ("eval_steps", "logging_steps", "save_steps", "warmup_steps")
+# What a text may be where upstream's type says no more than text: a pattern for all of it, and words for it.
+FORMS = {
+    "attn_implementation": (
+        r"eager|sdpa|flex_attention|flash_attention_[234]|paged\|\w+|[^/:]+/[^/:]+(@[^/:]+)?(:[^/:]+)?",
+        "eager, sdpa, flex_attention, flash_attention_2, _3 or _4, or a kernel of the hub (owner/name)",
+    ),
+    "bnb_4bit_quant_storage": (
+        "float16|float32|int8|uint8|float64|bfloat16",
+        "one of float16, float32, int8, uint8, float64, bfloat16",
+    ),
+    "lora_target_modules": (r"(?s).+", "a name or pattern of modules"),
+    "pad_to_multiple_of": (r"auto|none|null|[1-9][0-9]{0,5}", "auto, none or a number of tokens"),
+}
+# Keys that name a file or folder which `locate` looks for in several places.
+LOCATED = (
+    "chat_template_path",
+    "dataset_name",
+    "model_name_or_path",
+    "peft_base_model_path",
+    "peft_peft_model_path",
+    "prompts_path",
+)
 
 # Upstream's old names whose meaning lives on under another one.
 RENAMED = {
     "bnb_4bit_use_double_quant": "use_bnb_nested_quant",
+    "dataset_config": "dataset_subset",
     "evaluation_strategy": "eval_strategy",
     "max_seq_length": "max_length",
     "no_cuda": "use_cpu",
@@ -106,11 +148,14 @@ GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "adafactor": ((False,), "write `optim: adafactor`"),
     "chars_per_token": ((ANY,), "rows are tokenised one by one"),
     "dataset_batch_size": ((ANY,), "rows are tokenised one by one"),
+    "dataset_streaming": ((ANY,), "local rows are always streamed"),
     "dispatch_batches": ((None,), "write it into `accelerator_config`"),
+    "evaluate_during_training": ((False,), "write `eval_strategy: steps`"),
     "fp16_backend": (("auto",), "only torch's own autocast is left"),
     "fp16_opt_level": ((ANY,), "apex is no longer used"),
     "fsdp_min_num_params": ((0,), "write `fsdp_config: {min_num_params: …}`"),
     "fsdp_transformer_layer_cls_to_wrap": ((None,), "write `fsdp_config: {transformer_layer_cls_to_wrap: …}`"),
+    "gradient_checkpointing_use_reentrant": ((), "write `gradient_checkpointing_kwargs: {use_reentrant: …}`"),
     "group_by_length": ((False,), "write `train_sampling_strategy: group_by_length`"),
     "half_precision_backend": (("auto",), "only torch's own autocast is left"),
     "include_inputs_for_metrics": ((False,), "write `include_for_metrics: [inputs]`"),
@@ -124,6 +169,7 @@ GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "push_to_hub_organization": ((None,), "write `hub_model_id: organization/name`"),
     "ray_scope": ((ANY,), "no hyperparameter search is run"),
     "save_safetensors": ((True,), "checkpoints are always safetensors"),
+    "sharded_ddp": (("", False, None), "fairscale's sharding was removed upstream; see `fsdp`"),
     "split_batches": ((None, False), "write it into `accelerator_config`"),
     "torchdynamo": ((None,), "write `torch_compile_backend`"),
     "tpu_metrics_debug": ((False,), "removed upstream"),
@@ -131,6 +177,7 @@ GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "use_ipex": ((False,), "removed upstream"),
     "use_legacy_prediction_loop": ((False,), "removed upstream"),
     "use_mps_device": ((ANY,), "Apple's GPU is found by itself"),
+    "xpu_backend": ((None,), "write `ddp_backend`"),
 }
 YAML_1_1_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -179,9 +226,15 @@ class Config:
             if key in SECRETS and self.is_set(key):
                 lines.append(f"# {key} is set and not shown  # {self.origins[key]}")
                 continue
-            line = f"{key}: {json.dumps(getattr(self.settings, key), ensure_ascii=False)}"
+            value = getattr(self.settings, key)
+            line = f"{key}: {_written(self._found(value) if key in LOCATED and value else value)}"
             lines.append(f"{line}  # {self.origins[key]}" if self.is_set(key) else f"# {line}  # default")
         return "\n".join(lines) + "\n"
+
+    def _found(self, name: str) -> str:
+        """A path that means the same in a config that lies elsewhere."""
+        found = self.locate(name)
+        return name if found in (None, Path(name).expanduser()) else str(found.resolve())
 
     def where(self, key: str) -> str:
         """The place to name in a message about `key`."""
@@ -208,6 +261,25 @@ class Config:
                 "looked in the working directory, beside the config file and in the shipped files",
             )
         return found
+
+
+def _written(value: object) -> str:
+    """A value as YAML that `_Loader` reads back, on one line and in characters that every screen shows."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_written(key)}: {_written(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
+    if isinstance(value, str):
+        return f'"{"".join(map(_escaped, value))}"'
+    return json.dumps(value)
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
 
 
 @dataclass
@@ -253,6 +325,11 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {}
+_Loader.yaml_constructors = {  # no bytes, dates or sets, which no key takes
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -279,8 +356,13 @@ def json_schema() -> dict[str, Any]:
     properties = schema["properties"]
     for key, (low, high) in RANGES.items():
         properties[key] |= {"minimum": low, "maximum": high}
+    for key, (pattern, words) in FORMS.items():
+        properties[key] |= {"pattern": f"^({pattern.removeprefix('(?s)')})$", "description": words}
+    properties["lora_target_modules"]["minItems"] = 1
     for old, new in RENAMED.items():
         properties[old] = properties[new] | {"deprecated": True, "description": f"now `{new}`"}
+    del properties["warmup_ratio"]["maximum"]
+    properties["warmup_ratio"]["exclusiveMaximum"] = 1
     for old, (_, reason) in GONE.items():
         properties[old] = {"deprecated": True, "description": reason}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
@@ -397,6 +479,9 @@ def _translated(entries: dict[str, Entry], problems: _Problems, notes: list[str]
             new, value = TRANSLATED[key, value]
         if new is not None and new in entries:
             problems.add(entry.origin, f"`{key}` is the old name of `{new}`, and both are given")
+        elif key == "warmup_ratio" and not _is_share(value):
+            hint = "for a number of steps write `warmup_steps`"
+            problems.add(entry.origin, f"`{key}: {_brief(value)}` is not a share from 0 to below 1; {hint}")
         elif new is not None:
             result[new] = Entry(value, entry.origin)
             notes.append(f"{entry.origin}: `{key}` is now `{new}`")
@@ -412,6 +497,11 @@ def _translated(entries: dict[str, Entry], problems: _Problems, notes: list[str]
     if mode is not None and mode.value is not None:
         notes.append(f"{mode.origin}: `mode` is ignored: the sub-command decides")
     return result
+
+
+def _is_share(value: object) -> bool:
+    """Whether `warmup_steps` would mean the same: from 1 on it counts steps."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def _with_overrides(
@@ -447,20 +537,38 @@ def _nested(mapping: dict[str, Any], subs: list[str], value: object) -> dict[str
 
 
 def _checked(entries: dict[str, Entry], problems: _Problems) -> Settings:
+    """The settings, with every fault of keys and values noted; faulty keys are left at their defaults."""
     values = {key: _yaml_1_1(key, entry.value) for key, entry in entries.items()}
+    faults: dict[str, str] = {}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        for key, message in _validation_messages(error):
-            problems.add(entries[key].origin, message)
-        return Settings()
-    for key, (low, high) in RANGES.items():
-        value = getattr(settings, key)
-        if key in entries and value is not None and not low <= value <= high:
-            problems.add(entries[key].origin, f"`{key}: {value}` is out of range: {low:g} to {high:g}")
-    for key, message in _contradictions(settings):
-        problems.add(entries[key].origin if key in entries else Origin("configuration"), message)
+        faults = dict(_validation_messages(error))
+        settings = Settings.model_validate({key: value for key, value in values.items() if key not in faults})
+    sound = [key for key in entries if key not in faults]
+    faults |= {key: fault for key in sound if (fault := _value_fault(key, getattr(settings, key)))}
+    for key, message in faults.items():
+        problems.add(entries[key].origin, message)
+    doubtful = faults.keys() | {_nearest(key) for key in faults}
+    for keys, message in _contradictions(settings):
+        if not doubtful & set(keys):
+            problems.add(entries[keys[0]].origin if keys[0] in entries else Origin("configuration"), message)
     return settings
+
+
+def _value_fault(key: str, value: Any) -> str | None:
+    """What is wrong with a value of the right type, None if nothing is."""
+    if isinstance(value, int | float) and key in RANGES:
+        low, high = RANGES[key]
+        if not low <= value <= high:
+            return f"`{key}: {value}` is out of range: {low:g} to {high:g}"
+        if key in SHARE_OR_STEPS and value > 1 and value != int(value):
+            return f"`{key}: {value}` is neither a share of the steps below 1 nor a whole number of steps"
+    if isinstance(value, str) and key in FORMS and not re.fullmatch(FORMS[key][0], value):
+        return f"`{key}: {_brief(value)}` is not {FORMS[key][1]}"
+    if value == [] and key == "lora_target_modules":
+        return f"`{key}: []` names no module; leave the key out for the model's default"
+    return None
 
 
 def _yaml_1_1(key: str, value: object) -> object:
@@ -486,8 +594,13 @@ def _validation_messages(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(key: str) -> str:
-    near = difflib.get_close_matches(key, [*Settings.model_fields, *RENAMED], n=1, cutoff=0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    near = _nearest(key)
+    return f"; did you mean `{near}`?" if near else ""
+
+
+def _nearest(key: str) -> str | None:
+    """The known key that a misspelt one is nearest to."""
+    return next(iter(difflib.get_close_matches(key, [*Settings.model_fields, *RENAMED], n=1, cutoff=0.6)), None)
 
 
 def _brief(value: object) -> str:
@@ -519,25 +632,24 @@ def _allowed(key: str, given: object) -> str:
     return " or ".join(([f"one of {', '.join(literals)}"] if literals else []) + names)
 
 
-def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Pairs of keys that cannot both hold."""
+def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Keys that cannot hold together, the one to name first."""
     if settings.load_in_4bit and settings.load_in_8bit:
-        yield "load_in_8bit", "`load_in_4bit` and `load_in_8bit` exclude each other"
+        yield ("load_in_8bit", "load_in_4bit"), "`load_in_4bit` and `load_in_8bit` exclude each other"
     if (settings.load_in_4bit or settings.load_in_8bit) and not settings.use_peft:
         key = "load_in_4bit" if settings.load_in_4bit else "load_in_8bit"
-        yield key, f"`{key}` needs `use_peft: true`: quantized weights cannot be trained"
+        yield (key, "use_peft"), f"`{key}` needs `use_peft: true`: quantized weights cannot be trained"
     if settings.bf16 and settings.fp16:
-        yield "fp16", "`bf16` and `fp16` exclude each other"
+        yield ("fp16", "bf16"), "`bf16` and `fp16` exclude each other"
     if settings.completion_only_loss is False:
-        yield "completion_only_loss", "`completion_only_loss: false`: the loss is taken on the headnote alone"
+        yield ("completion_only_loss",), "`completion_only_loss: false`: the loss is taken on the headnote alone"
     if settings.early_stopping and settings.eval_strategy == "no":
-        yield "early_stopping", "`early_stopping` needs evaluations: set `eval_strategy: steps` or `epoch`"
+        message = "`early_stopping` needs evaluations: set `eval_strategy: steps` or `epoch`"
+        yield ("early_stopping", "eval_strategy"), message
     if isinstance(settings.resume_from_checkpoint, str):
-        yield "resume_from_checkpoint", "a run goes on from its newest whole checkpoint by itself; leave the key out"
+        message = "a run goes on from its newest whole checkpoint by itself; leave the key out"
+        yield ("resume_from_checkpoint",), message
     if settings.model_init_kwargs is not None:
-        yield (
-            "model_init_kwargs",
-            "write its keys at the top level: `dtype`, `attn_implementation` …",
-        )
+        yield ("model_init_kwargs",), "write its keys at the top level: `dtype`, `attn_implementation` …"
     if settings.parallelism_config is not None:
-        yield "parallelism_config", "`parallelism_config` is set through accelerate's config file, not here"
+        yield ("parallelism_config",), "`parallelism_config` is set through accelerate's config file, not here"

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,15 @@ class Screen:
         """Running text, the result itself: exactly as it is, wrapped by the terminal."""
         if not self.json_mode:
             self.out.print(Text(printable(text)), soft_wrap=True)
+
+    def exact(self, texts: Sequence[str]) -> None:
+        """Texts, the result itself: byte for byte in a file or pipe, a NUL between them; harmless in a terminal."""
+        if sys.stdout.isatty():
+            self.text("\n".join(texts))
+        elif not self.json_mode and not self.muted:
+            sys.stdout.flush()
+            sys.stdout.buffer.write("\0".join(texts).encode())
+            sys.stdout.buffer.flush()
 
     def data(self, value: object) -> None:
         """The result itself, for a program: one object."""

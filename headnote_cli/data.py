@@ -29,7 +29,7 @@ SPLIT_SEED = 42  # the workshop's
 
 
 Row = dict[str, Any]
-Located = tuple[str, Row]  # where a row stands (file and line), and the row
+Located = tuple[str, Row | DataError]  # where a row stands (file and line), and the row, or why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,15 @@ class Rows:
     notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
-        return (row for _, row in self.stream())
+        """The rows alone.
+
+        Raises:
+            DataError: One of them cannot be read.
+        """
+        for _, row in self.stream():
+            if isinstance(row, DataError):
+                raise row
+            yield row
 
     @property
     def rows(self) -> list[Row]:
@@ -55,6 +63,13 @@ def language_pair(row: Row) -> str | None:
     """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
     pair = row.get("decision_language"), row.get("headnote_language")
     return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
+
+
+def decision_id(row: Row) -> str | None:
+    """The `decision_id` of a row as text, None where it has none: nothing, a blank, or no text or whole number."""
+    value = row.get("decision_id")
+    named = isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip()
+    return str(value) if named else None
 
 
 def load_split(config: Config, split: str) -> Rows:
@@ -112,9 +127,10 @@ def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
     for role, rows in splits.items():
         ids[role], texts[role] = set(), set()
         with contextlib.suppress(UnreachableError):  # no row of the language pair in this split
-            for row in rows:
-                if "decision_id" in row:
-                    ids[role].add(str(row["decision_id"]))
+            for row in (row for _, row in rows.stream() if isinstance(row, dict)):
+                named = decision_id(row)
+                if named is not None:
+                    ids[role].add(named)
                 if isinstance(row.get(text_field), str):
                     text = row[text_field].strip().encode(errors="replace")
                     texts[role].add(hashlib.blake2b(text, digest_size=16).digest())
@@ -194,10 +210,11 @@ def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows
     """The workshop's rule for missing splits: seeded, 10 % of train halved into eval and test,
     or, with a test split at hand, as many training rows as it has. Rows of one decision stay together."""
     train = source.read(names["train"] or "train")
-    groups: dict[object, list[int]] = {}
+    groups: dict[str | int, list[int]] = {}
     count = 0
-    for row in train:
-        groups.setdefault(row.get("decision_id", count), []).append(count)
+    for _, row in train.stream():
+        named = decision_id(row) if isinstance(row, dict) else None
+        groups.setdefault(count if named is None else named, []).append(count)
         count += 1
     order = list(groups.values())
     random.Random(SPLIT_SEED).shuffle(order)
@@ -241,7 +258,11 @@ def _only_pair(source: _Source, subset: str) -> _Source:
         others: set[str] = set()
         any_kept = False
         for located in source.reader(split):
-            pair = language_pair(located[1]) or ""
+            row = located[1]
+            if isinstance(row, DataError):  # of what pair it is nobody knows
+                yield located
+                continue
+            pair = language_pair(row) or ""
             if fnmatch.fnmatchcase(pair, subset):
                 any_kept = True
                 yield located
@@ -325,10 +346,10 @@ def unreachable(error: Exception, kind: str, name: str) -> SldsError:
 
 
 def stream_rows(file: Path) -> Iterator[Located]:
-    """The rows of a JSONL(.gz), JSON, CSV or parquet file, each with its place.
+    """The rows of a JSONL(.gz), JSON, CSV or parquet file, each with its place; a line that is no row with its fault.
 
     Raises:
-        DataError: The file or a row cannot be read; it names the line.
+        DataError: The file cannot be read.
     """
     empty = True
     try:
@@ -374,14 +395,12 @@ def _read_jsonl(file: Path, stream: IO[str]) -> Iterator[Located]:
             yield where, _json_object(line, where)
 
 
-def _json_object(text: str, where: str) -> Row:
+def _json_object(text: str, where: str) -> Row | DataError:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON: {error}", where) from error
-    if not isinstance(row, dict):
-        raise DataError("a row is a JSON object with named fields", where)
-    return row
+        return DataError(f"not valid JSON: {error}", where)
+    return row if isinstance(row, dict) else DataError("a row is a JSON object with named fields", where)
 
 
 def _read_json(file: Path, stream: IO[str]) -> Iterator[Located]:

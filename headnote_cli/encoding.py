@@ -14,9 +14,9 @@ from headnote_cli.config import Overflow
 from headnote_cli.data import language_pair
 from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import Conversation, Message, PromptTemplates, Row
-from headnote_cli.shortening import CUT_MARK, Cut, Offsets, shorten
+from headnote_cli.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
 
-ENCODING_VERSION = 2  # raise it whenever the same row and settings would give other ids
+ENCODING_VERSION = 3  # raise it whenever the same row and settings would give other ids or counts
 IGNORED = -100  # the label that the loss leaves out
 LONG = 2  # characters a token that a text has at least, unless it is no prose
 KEPT_TEXTS = 8
@@ -46,6 +46,7 @@ class Encoded:
     conversation: Conversation
     control_spans: tuple[tuple[int, int], ...] = ()  # of `text`: control tokens, not text that reads like one
     cut: int = 0  # tokens that gave way, give or take one where the text meets the template
+    cut_spans: tuple[tuple[int, int], ...] = ()  # of `prompt_text`: the marks that stand for them
 
     @property
     def text(self) -> str:
@@ -67,11 +68,13 @@ class Lengths:
     rows_dropped: int = 0
     rows_bad: int = 0
     tokens_cut: int = 0
+    tokens_dropped: int = 0
 
-    def add(self, encoded: Encoded | None) -> None:
-        """Count one row; None is one that `overflow: drop` left out."""
-        if encoded is None:
+    def add(self, encoded: Encoded | int) -> None:
+        """Count one row; a number is the tokens of one that `overflow: drop` left out."""
+        if isinstance(encoded, int):
             self.rows_dropped += 1
+            self.tokens_dropped += encoded
             return
         self.prompt.append(len(encoded.prompt_ids))
         self.completion.append(len(encoded.completion_ids))
@@ -86,6 +89,7 @@ class Lengths:
             "rows_dropped": self.rows_dropped,
             "rows_bad": self.rows_bad,
             "tokens_cut": self.tokens_cut,
+            "tokens_dropped": self.tokens_dropped,
             "prompt_tokens": quantiles(self.prompt),
             "completion_tokens": quantiles(self.completion),
         }
@@ -98,7 +102,7 @@ class LengthReport:
         self.all = Lengths()
         self.pairs: dict[str, Lengths] = {}
 
-    def add(self, row: Mapping[str, Any], encoded: Encoded | None) -> None:
+    def add(self, row: Mapping[str, Any], encoded: Encoded | int) -> None:
         """Count one row."""
         for lengths in self._of(row):
             lengths.add(encoded)
@@ -195,6 +199,15 @@ class Encoder:
         Raises:
             DataError: The row does not fit and must not or cannot be cut.
         """
+        encoded = self.encode_or_measure(row)
+        return None if isinstance(encoded, int) else encoded
+
+    def encode_or_measure(self, row: Row) -> Encoded | int:
+        """The training sequence of a row; of one that `overflow: drop` leaves out, how many tokens it has.
+
+        Raises:
+            DataError: As `encode`.
+        """
         return self._fitted(row, with_completion=True, room=0)
 
     def encode_prompt(self, row: Row, room: int = 0) -> Encoded | None:
@@ -202,7 +215,8 @@ class Encoder:
 
         With `room` equal to the completion's length this is exactly the prompt of `encode`.
         """
-        return self._fitted(row, with_completion=False, room=room)
+        encoded = self._fitted(row, with_completion=False, room=room)
+        return None if isinstance(encoded, int) else encoded
 
     def turn_end_id(self) -> int:
         """The token that ends the assistant's turn: the first control token after the answer, so it is in the loss.
@@ -222,7 +236,7 @@ class Encoder:
             )
         return ends[0]
 
-    def _fitted(self, row: Row, with_completion: bool, room: int) -> Encoded | None:
+    def _fitted(self, row: Row, with_completion: bool, room: int) -> Encoded | int:
         limit = None if self.max_length is None else self.max_length - room
         if limit is not None and self.cut is not None and self._surely_longer(row, limit):
             return self._cut(row, with_completion, limit, self.cut)
@@ -233,7 +247,7 @@ class Encoder:
         if self.cut is not None:
             return self._cut(row, with_completion, limit, self.cut)
         if self.overflow == "drop":
-            return None
+            return size
         hint = "raise `max_length`, or set `overflow: structure`"
         raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
 
@@ -246,8 +260,9 @@ class Encoder:
         """The row with its long field shortened until everything fits."""
         text = row.get(self.overflow_field)
         if not isinstance(text, str):
-            message = f"it is longer than {limit} tokens and has no field `{self.overflow_field}` to cut"
-            raise DataError(message, _name(row))
+            message = f"it is longer than {limit} tokens and has no text `{self.overflow_field}` to cut"
+            hint = f"set `overflow_field` to the field that may be cut; the row has: {', '.join(map(str, row))}"
+            raise DataError(message, _name(row), hint)
         offsets = self._offsets(text)
         rest = self._encode_row({**row, self.overflow_field: CUT_MARK}, with_completion)
         fixed = len(rest.prompt_ids) + len(rest.completion_ids) - len(self._offsets(CUT_MARK))
@@ -258,7 +273,8 @@ class Encoder:
             encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
             total = len(encoded.prompt_ids) + len(encoded.completion_ids)
             if total <= limit:
-                return replace(encoded, cut=max(1, size - total))
+                spans = _mark_spans(encoded.prompt_text, text, shorter)
+                return replace(encoded, cut=max(1, size - total), cut_spans=spans)
             budget -= total - limit
         raise DataError(
             f"without any `{self.overflow_field}` it is still longer than {limit} tokens",
@@ -333,6 +349,14 @@ class Encoder:
         pieces = [piece for piece in text.split(seam) if piece]
         encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         return [token for encoding in encodings for token in encoding.ids]
+
+
+def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], ...]:
+    """Where a prompt shows that something was left out; every mark, where the template changed the text itself."""
+    start = prompt.find(shorter)
+    found = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
+    marks = found if start < 0 else [start + mark for mark in inserted_marks(text, shorter)]
+    return tuple((mark, mark + len(CUT_MARK)) for mark in marks)
 
 
 def _name(row: Row) -> str:

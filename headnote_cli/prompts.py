@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import hashlib
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +18,21 @@ from jinja2 import (
     TemplateSyntaxError,
     UndefinedError,
 )
-from jinja2.meta import find_undeclared_variables
+from jinja2.loaders import split_template_path
+from jinja2.meta import find_referenced_templates, find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
 from headnote_cli.errors import ConfigError, DataError
+from headnote_cli.limits import OutOfTimeError, limited
 
 ROLES = ("system", "user", "assistant")
-RENDER_SECONDS = 10.0  # a real row takes less than a millisecond
+RENDER_SECONDS, RENDER_BYTES = 10.0, 2**29  # a real row takes less than a millisecond and a megabyte
 # What a template may raise on a row: Jinja's own errors, and those of the Python beneath.
-FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+FAILURES = (
+    TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError,
+    OutOfTimeError,
+)  # fmt: skip
 LARGEST_NUMBER_BITS, LONGEST_TEXT = 10_000, 10**7
 Row = Mapping[str, Any]
 Message = dict[str, str]
@@ -45,63 +47,67 @@ class Conversation:
 
 
 class _Environment(SandboxedEnvironment):
-    """Jinja's sandbox, in which products and powers stay small enough to be computed at once."""
+    """Jinja's sandbox, in which sums, products and powers stay small enough to be computed at once."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"+", "*", "**"})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
-            too_large = bits > LARGEST_NUMBER_BITS
-        else:
-            sizes = [len(side) if isinstance(side, Sized) else abs(side) for side in (left, right)]
-            too_large = operator == "*" and sizes[0] * sizes[1] > LONGEST_TEXT
-        if too_large:
+        if _too_large(operator, left, right):
             raise OverflowError(f"the result of `{operator}` would be too large")
         return super().call_binop(context, operator, left, right)
 
 
-class _TooLongError(Exception):
-    """A template did not come to an end."""
+def _too_large(operator: str, left: Any, right: Any) -> bool:
+    """Whether an integer or a text, list or tuple would come out longer than any row needs."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+        return bits > LARGEST_NUMBER_BITS
+    if operator == "+":
+        return sum(len(side) for side in (left, right) if isinstance(side, Sized)) > LONGEST_TEXT
+    lengths = [len(side) if isinstance(side, Sized) else side for side in (left, right)]
+    repeated = any(isinstance(side, Sized) for side in (left, right)) and all(isinstance(n, int) for n in lengths)
+    return operator == "*" and repeated and lengths[0] * lengths[1] > LONGEST_TEXT
 
 
-class _Watchdog:
-    """Ends renderings that take too long, in whatever thread they run.
-
-    A loop in a template is Python code, so an exception that another thread sets there is met at its next step
-    (`PyThreadState_SetAsyncExc`, Python/C API).
-    """
-
-    def __init__(self) -> None:
-        self._deadlines: dict[int, float] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    @contextmanager
-    def limit(self, seconds: float) -> Iterator[None]:
-        thread = threading.get_ident()
-        with self._lock:
-            self._deadlines[thread] = time.monotonic() + seconds
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._watch, daemon=True)
-                self._thread.start()
-        try:
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Say in words why templates cannot be loaded; Jinja computes constants then, so the bounds hold as well."""
+    try:
+        with limited(RENDER_SECONDS, RENDER_BYTES):
             yield
-        finally:
-            with self._lock:
-                del self._deadlines[thread]
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(0.25)
-            with self._lock:
-                for thread, deadline in self._deadlines.items():
-                    if time.monotonic() > deadline:
-                        error = ctypes.py_object(_TooLongError)
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
+    except TemplateNotFound as error:
+        present = ", ".join(sorted(path.name for path in folder.glob("*.jinja"))) or "no template"
+        raise ConfigError(f"there is no {error.name} (the folder holds {present})", str(folder)) from error
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"not a valid template: {error.message}", f"{error.filename}:{error.lineno}") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"a template cannot be read as UTF-8: {error}", str(folder)) from error
+    except (SyntaxError, RecursionError, MemoryError, OutOfTimeError) as error:
+        raise ConfigError(f"a template is too large or too deep: {error}", str(folder)) from error
 
 
-_WATCHDOG = _Watchdog()
+def template_files(folder: Path) -> list[str]:
+    """The templates of a folder and the files that they include, import or extend, by name.
+
+    Where a name is only known when rendering, that is every file of the folder.
+
+    Raises:
+        ConfigError: One of them is not valid Jinja.
+    """
+    environment = SandboxedEnvironment()
+    loader = FileSystemLoader(folder)
+    found: set[str] = set()
+    waiting = [f"{role}.jinja" for role in ROLES]
+    while waiting:
+        with _loading(folder), suppress(TemplateNotFound):  # some are included only where they are
+            name = "/".join(split_template_path(waiting.pop()))
+            source, file, _ = loader.get_source(environment, name)
+            named = list(find_referenced_templates(environment.parse(source, name, file)))
+            if None in named:
+                return loader.list_templates()
+            waiting += [other for other in named if other is not None and name not in found]
+            found.add(name)
+    return sorted(found)
 
 
 class PromptTemplates:
@@ -118,23 +124,19 @@ class PromptTemplates:
         """
         self.folder = folder
         environment = _Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined)
-        try:
+        with _loading(folder):
             self._templates = {role: environment.get_template(f"{role}.jinja") for role in ROLES}
             sources = {role: (folder / f"{role}.jinja").read_text(encoding="utf-8") for role in ROLES}
             self._fields = {role: find_undeclared_variables(environment.parse(sources[role])) for role in ROLES}
-        except TemplateNotFound as error:
-            present = ", ".join(sorted(path.name for path in folder.glob("*.jinja"))) or "no template"
-            raise ConfigError(f"there is no {error.name} (the folder holds {present})", str(folder)) from error
-        except TemplateSyntaxError as error:
-            raise ConfigError(f"not a valid template: {error.message}", f"{error.filename}:{error.lineno}") from error
-        except (UnicodeDecodeError, OSError) as error:
-            raise ConfigError(f"a template cannot be read as UTF-8: {error}", str(folder)) from error
+        template_files(folder)
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each template file of the folder (those that others include, too), by name without `.jinja`."""
-        files = sorted(self.folder.rglob("*.jinja"))
-        name = {file: str(file.relative_to(self.folder)).removesuffix(".jinja") for file in files}
-        return {name[file]: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        """SHA-256 of each file that renderings can read: the three by role, others by their name in the folder."""
+        roles = {f"{role}.jinja": role for role in ROLES}
+        return {
+            roles.get(name, name): hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
+            for name in template_files(self.folder)
+        }
 
     def fields(self, *roles: str) -> set[str]:
         """The row's fields that templates name, of all roles or of those given."""
@@ -150,27 +152,30 @@ class PromptTemplates:
 
     def _render(self, role: str, row: Row) -> str:
         try:
-            with _WATCHDOG.limit(RENDER_SECONDS):
-                return self._templates[role].render(dict(row))
-        except _TooLongError as error:
-            message = f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
-            raise DataError(message, self._place(role, error)) from None
-        except UndefinedError as error:
-            raise DataError(self._undefined(error, row), self._place(role, error)) from error
-        except (
-            TemplateError,
-            TypeError,
-            ValueError,
-            ArithmeticError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            raise DataError(f"the template fails on this row: {error}", self._place(role, error)) from error
+            with limited(RENDER_SECONDS, RENDER_BYTES):
+                text = self._templates[role].render(dict(row))
+            if len(text) <= LONGEST_TEXT:
+                return text
+            fault = DataError(f"the template writes more than {LONGEST_TEXT:,} characters", self._place(role))
+        except FAILURES as error:
+            fault = DataError(self._told(error, row), self._place(role, error))
+        # Outside of the handler, so that the frames of the error go, and with them whatever filled the memory.
+        raise fault
 
-    def _place(self, role: str, error: BaseException) -> str:
+    def _told(self, error: Exception, row: Row) -> str:
+        """Why a template did not render a row."""
+        if isinstance(error, OutOfTimeError):
+            return f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
+        if isinstance(error, MemoryError):
+            return f"the template took more than {RENDER_BYTES >> 20:,} MiB of memory on this row"
+        if isinstance(error, UndefinedError):
+            return self._undefined(error, row)
+        return f"the template fails on this row: {error}"
+
+    def _place(self, role: str, error: BaseException | None = None) -> str:
         """File and line of the template in which the innermost frame of the error lies."""
-        file, line, trace = str(self.folder / f"{role}.jinja"), None, error.__traceback__
+        file, line = str(self.folder / f"{role}.jinja"), None
+        trace = error.__traceback__ if error else None
         while trace is not None:
             if trace.tb_frame.f_code.co_filename.endswith(".jinja"):
                 file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from headnote_cli.config import Config
 from headnote_cli.errors import DataError, SldsError, UnreachableError, UsageError
+from headnote_cli.prompts import template_files
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
@@ -378,6 +379,6 @@ def copy_prompts(source: Path, target: Path) -> None:
     """Keep the templates a model is trained with beside it, so that it can be prompted the same way later."""
     if source.resolve() == target.resolve():
         return
-    target.mkdir(parents=True, exist_ok=True)
-    for template in sorted(source.glob("*.jinja")):
-        shutil.copyfile(template, target / template.name)
+    for name in template_files(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)

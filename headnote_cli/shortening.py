@@ -30,6 +30,7 @@ _NUMBER = re.compile(r"(\d{1,2}(?:\.\d{1,2}){0,4})\.?\s+(?=\S)")
 # After a sentence, a line, or a page mark of the official collection (BGE 147 I 89 S. 94).
 _PLACE = r"(?<=[.!?:»)\"\]]\s)|(?<=\n)|(?<= S\. \d )|(?<= S\. \d\d )|(?<= S\. \d\d\d )"
 _AFTER_SENTENCE = re.compile(rf"(?:{_PLACE}){_NUMBER.pattern}")
+_OWN_MARK = re.compile(rf"\s*{re.escape(CUT_MARK)}")
 _SENTENCE_END = re.compile(r"([\w.)»\]]*)[.!?][»\")\]]*(?=\s)|(?=\n)")
 
 
@@ -63,6 +64,20 @@ def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
     start = _cut_before(text, offsets[head][0] if head < len(offsets) else len(text))
     stop = _cut_after(text, offsets[len(offsets) - tail][0]) if tail else len(text)
     return " ".join(part for part in (text[:start].rstrip(), CUT_MARK, text[stop:].lstrip()) if part)
+
+
+def inserted_marks(text: str, shorter: str) -> list[int]:
+    """Where in `shorter` marks stand for what was left out of `text`; a mark of the court's own is none."""
+    found: list[int] = []
+    position = start = 0
+    while (mark := shorter.find(CUT_MARK, start)) >= 0:
+        kept = shorter[start:mark].strip()
+        position = max(text.find(kept, position), position) + len(kept)
+        own = _OWN_MARK.match(text, position)
+        position = own.end() if own else position
+        found += [] if own else [mark]
+        start = mark + len(CUT_MARK)
+    return found
 
 
 def considerations(text: str) -> list[Consideration]:

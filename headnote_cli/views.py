@@ -39,10 +39,14 @@ def preview_view(preview: Preview) -> RenderableType:
     return Group(*parts, *_stats_views(preview.stats))
 
 
-def preview_raw(preview: Preview) -> str:
-    """The exact text of the rows, and nothing else."""
-    texts = [row.encoded.text if row.encoded else _messages_text(row).plain for row in preview.rows]
-    return "\n".join(texts)
+def preview_raw(preview: Preview) -> list[str]:
+    """The exact text of each row; without a tokenizer, of its messages."""
+    return [row.encoded.text if row.encoded else _messages(row) for row in preview.rows]
+
+
+def _messages(row: PreviewedRow) -> str:
+    messages = [*row.conversation.prompt, *row.conversation.completion]
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
 def _legend(preview: Preview) -> Text:
@@ -74,8 +78,8 @@ def _row_text(row: PreviewedRow) -> Text:
     text.append(printable(row.encoded.completion_text), COMPLETION)
     for start, end in row.encoded.control_spans:
         text.stylize(CONTROL, *(len(printable(row.encoded.text[:position])) for position in (start, end)))
-    if row.encoded.cut:
-        text.highlight_words([CUT_MARK], CUT)
+    for start, end in row.encoded.cut_spans:
+        text.stylize(CUT, *(len(printable(row.encoded.text[:position])) for position in (start, end)))
     return text
 
 
@@ -94,7 +98,7 @@ def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
     if "pairs" not in stats:
         shown = {name.replace("_", " "): _quantiles(value) for name, value in stats.items()}
         return [_facts(shown)]
-    keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut")
+    keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut", "tokens_dropped")
     counted = {key.removeprefix("rows_").replace("_", " "): key for key in keys if stats[key]}
     table = Table(title="Tokens (prompt and headnote: median / p90 / max)", title_justify="left")
     table.add_column("pair", no_wrap=True)

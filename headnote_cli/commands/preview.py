@@ -9,9 +9,9 @@ from typing import Any
 
 from headnote_cli.commands.rows import encoder_for, leak_warnings
 from headnote_cli.config import Config
-from headnote_cli.data import Located, Rows, load_split, row_fault
+from headnote_cli.data import Located, Row, Rows, load_split, row_fault
 from headnote_cli.encoding import Encoded, Encoder, quantiles
-from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.errors import ConfigError, DataError, UnreachableError, UsageError
 from headnote_cli.hardware import detect
 from headnote_cli.prompts import Conversation, PromptTemplates
 
@@ -108,12 +108,13 @@ def preview(
         asked = f"--row {selection.row}" if selection.row else f"--sample-id {selection.sample_id}"
         raise UsageError(f"{asked}: no such row; the split `{split}` has rows 1 to {count}")
     leaked = leak_warnings(config) if stats and replaced is None else []
+    counts, cached = _stats(rows, templates, encoder if stats else None, skip_bad_rows)
     return Preview(
         chosen,
-        _stats(rows, templates, encoder if stats else None, skip_bad_rows),
+        counts,
         rows.source,
-        rows.notes,
-        tuple(([replaced] if replaced else []) + leaked),
+        (*rows.notes, *([f"{rows.split}: the counts are taken from the cache"] if cached else [])),
+        (*([replaced] if replaced else []), *_turn_warnings(encoder), *leaked),
         tuple(encoder.control_tokens) if encoder else (),
         missing,
     )
@@ -143,17 +144,31 @@ def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None
     return encoder_for(config, templates, tokenizer), None
 
 
+def _turn_warnings(encoder: Encoder | None) -> list[str]:
+    """Why training would refuse the chat template, if it would."""
+    try:
+        if encoder is not None:
+            encoder.turn_end_id()
+    except ConfigError as error:
+        return [f"training would refuse this: {error.message} ({error.hint})"]
+    return []
+
+
 def _chosen(
     rows: Rows, selection: Selection, look: Callable[[Located, int], PreviewedRow], skip_bad_rows: bool
 ) -> Iterator[PreviewedRow]:
-    """The rows asked for, in their order; only as many are read as are needed."""
+    """The rows asked for, in their order; only as many are read as are needed.
+
+    Raises:
+        UsageError: A single row is asked for if it is cut, and it is not.
+    """
     numbered: Iterator[tuple[int, Located]] = enumerate(rows.stream(), 1)
     if selection.row is not None:
         numbered = (item for item in numbered if item[0] == selection.row)
     if selection.sample_id is not None:
-        numbered = (item for item in numbered if str(item[1][1].get("sample_id")) == selection.sample_id)
+        numbered = (item for item in numbered if str(_fields(item[1]).get("sample_id")) == selection.sample_id)
     if selection.longest:
-        by_length = sorted(numbered, key=lambda item: sum(len(v) for v in item[1][1].values() if isinstance(v, str)))
+        by_length = sorted(numbered, key=lambda item: _characters_of(_fields(item[1])))
         numbered = iter(by_length[::-1])
     single = selection.row is not None or selection.sample_id is not None
     wanted = min(selection.count, 1) if single else selection.count
@@ -167,8 +182,19 @@ def _chosen(
         if previewed.overflow or not selection.only_cut:
             yield previewed
             wanted -= 1
+        elif single:
+            raise UsageError(f"row {number} fits `max_length` and is not cut", hint="leave --only-cut out to see it")
         if not wanted:
             return
+
+
+def _fields(located: Located) -> Row:
+    """The fields of a row, none if it cannot be read."""
+    return {} if isinstance(located[1], DataError) else located[1]
+
+
+def _characters_of(row: Row) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 def _previewed(
@@ -184,6 +210,8 @@ def _previewed(
         DataError: The row has a fault, does not go through the templates or does not fit.
     """
     where, row = located
+    if isinstance(row, DataError):
+        raise row
     fault = row_fault(row, templates.fields(), textual)
     if fault is not None:
         raise DataError(fault, where)
@@ -196,12 +224,31 @@ def _previewed(
     return PreviewedRow(number, split, row.get("sample_id"), conversation, encoded, overflow)
 
 
-def _stats(rows: Rows, templates: PromptTemplates, encoder: Encoder | None, skip_bad_rows: bool) -> dict[str, Any]:
-    """Counts over the split: of characters, or with an encoder of tokens and of what gives way."""
+def _stats(
+    rows: Rows, templates: PromptTemplates, encoder: Encoder | None, skip_bad_rows: bool
+) -> tuple[dict[str, Any], bool]:
+    """Counts over the split, and whether they were kept: of characters, or with an encoder of tokens and cuts."""
     if encoder is None:
-        fields = templates.fields("user")
-        characters = [max((len(str(row.get(name, ""))) for name in fields), default=0) for row in rows]
-        return {"rows": len(characters), "characters_of_the_longest_field": quantiles(characters)}
+        return _characters(rows, templates.fields("user"), skip_bad_rows), False
     from headnote_cli.engine.preparation import prepare
 
-    return prepare(rows, encoder, detect().cores, skip_bad_rows).summary
+    prepared = prepare(rows, encoder, detect().cores, skip_bad_rows)
+    return prepared.summary, prepared.cached
+
+
+def _characters(rows: Rows, fields: Collection[str], skip_bad_rows: bool) -> dict[str, Any]:
+    """How many rows there are, and how long the longest of some fields is.
+
+    Raises:
+        DataError: A row cannot be read.
+    """
+    lengths, unreadable = [], 0
+    for _, row in rows.stream():
+        if not isinstance(row, DataError):
+            lengths.append(max((len(str(row.get(name, ""))) for name in fields), default=0))
+        elif skip_bad_rows:
+            unreadable += 1
+        else:
+            raise row
+    counts = {"rows": len(lengths) + unreadable} | ({"rows_unreadable": unreadable} if unreadable else {})
+    return counts | {"characters_of_the_longest_field": quantiles(lengths)}

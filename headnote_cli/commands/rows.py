@@ -11,6 +11,8 @@ from headnote_cli.encoding import Encoder
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import read_json, write_json
 
+LEAKS_VERSION = "2"  # raise it whenever the same rows would give another answer
+
 
 def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Any) -> Encoder:
     """The encoder that a config describes; training and preview take it, generation the one of the model's record."""
@@ -37,7 +39,11 @@ def _lengths(summary: Mapping[str, Any], rows: str) -> str:
     cut = (
         f"; {summary['rows_cut']} rows cut by {summary['tokens_cut']:,} tokens" if summary["rows_cut"] else "; none cut"
     )
-    dropped = f"; {summary['rows_dropped']} dropped" if summary["rows_dropped"] else ""
+    dropped = (
+        f"; {summary['rows_dropped']} dropped with {summary['tokens_dropped']:,} tokens"
+        if summary["rows_dropped"]
+        else ""
+    )
     bad = f"; {summary['rows_bad']} skipped for their faults" if summary["rows_bad"] else ""
     return f"{summary['rows']} {rows}{lengths}{cut}{dropped}{bad}"
 
@@ -48,7 +54,7 @@ def leak_warnings(config: Config) -> list[str]:
 
     splits = available_splits(config)
     field = config.settings.overflow_field
-    kept = cached_json("leaks", field, *(f"{role} {rows.identity()}" for role, rows in splits.items()))
+    kept = cached_json("leaks", LEAKS_VERSION, field, *(f"{role} {rows.identity()}" for role, rows in splits.items()))
     known = read_json(kept)
     if known is None:
         found = [f"{leak}: evaluation would see what training saw" for leak in leaks(splits, field)]

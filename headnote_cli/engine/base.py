@@ -101,15 +101,25 @@ def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedT
     return tokenizer
 
 
-def _chat_template(config: Config, base: BaseModel) -> str:
-    """A template file, or the template of another model."""
+def _chat_template(config: Config, base: BaseModel) -> Any:
+    """A template file, or the template (or templates by name) of another model.
+
+    Raises:
+        ConfigError: The other model has none.
+    """
     name = str(config.settings.chat_template_path)
     local = config.locate(name)
     if local is not None and local.is_file():
         return local.read_text(encoding="utf-8")
     with reaching("chat template", name):
         other = AutoTokenizer.from_pretrained(str(local) if local else name, trust_remote_code=base.trust_remote_code)
-    return str(other.chat_template)
+    if not other.chat_template:
+        raise ConfigError(
+            f"`chat_template_path`: {name} has no chat template",
+            config.where("chat_template_path"),
+            "name a model or a .jinja file that has one",
+        )
+    return other.chat_template
 
 
 def base_of(name: str) -> BaseModel:

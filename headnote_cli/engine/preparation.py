@@ -84,13 +84,14 @@ def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Pat
         for chunk in _encoded_chunks(rows, encoder, workers):
             kept = []
             for (where, row), result in chunk:
+                fields = row if isinstance(row, dict) else {}
                 if isinstance(result, DataError):
-                    report.add_bad(row)
+                    report.add_bad(fields)
                     faults.append(f"{where}: {result.message}" + (f" ({result.hint})" if result.hint else ""))
                     continue
-                report.add(row, result)
-                if result is not None:
-                    kept.append((str(row.get("sample_id") or where), result))
+                report.add(fields, result)
+                if isinstance(result, Encoded):
+                    kept.append((str(fields.get("sample_id") or where), result))
             if kept:
                 writer.write_batch(_batch(kept))
     if faults and not skip_bad:
@@ -108,7 +109,7 @@ def _refusal(faults: list[str], report: LengthReport) -> DataError:
     )
 
 
-Result = Encoded | DataError | None
+Result = Encoded | DataError | int  # a row, its fault, or the tokens of one that is left out
 
 
 def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list[tuple[Located, Result]]]:
@@ -118,11 +119,13 @@ def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list
 
     def encode(located: Located) -> tuple[Located, Result]:
         where, row = located
+        if isinstance(row, DataError):
+            return located, row
         fault = row_fault(row, used, textual)
         if fault is not None:
             return located, DataError(fault, where)
         try:
-            return located, encoder.encode(row)
+            return located, encoder.encode_or_measure(row)
         except DataError as error:
             inner = f"{error.where}: {error.message}" if error.where else error.message
             return located, DataError(inner, where, error.hint)

@@ -110,6 +110,29 @@ def test_bad_rows_are_all_named_or_counted(
     assert (summary["rows"], summary["rows_bad"]) == (4, 2)
 
 
+def test_a_line_that_is_no_json_is_named_or_counted_like_any_bad_row(
+    prepared: Callable[..., Any], tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    rows = tmp_path / "data"
+    rows.mkdir()
+    good = json.dumps(GOOD)
+    (rows / "train.jsonl").write_text(f'{good}\n{{"decision": \n[1]\n{good}\n', encoding="utf-8")
+    write(rows / "validation.jsonl", [GOOD])
+    with pytest.raises(DataError) as caught:
+        prepared(dataset_name=str(rows))
+    assert "2 of 4 rows cannot be used" in caught.value.message
+    assert "train.jsonl:2: not valid JSON" in caught.value.message
+    for keys in ({}, {"dataset_subset": "de_de"}):
+        result = prepared(dataset_name=str(rows), skip_bad=True, **keys)
+        assert (result.summary["rows"], result.summary["rows_bad"], len(result.dataset)) == (4, 2, 2)
+    config = write_config(dataset_name=str(rows / "train.jsonl"))
+    shown = slds("preview-prompts", "--config", config, "--no-tokenizer", "--skip-bad-rows", "--split", "train")
+    assert shown.exit_code == 0
+    assert "rows unreadable" in shown.stdout
+    refused = slds("preview-prompts", "--config", config, "--no-tokenizer", "--split", "train", "--row", 2)
+    assert (refused.exit_code, "train.jsonl:2" in refused.stderr) == (DataError.exit_code, True)
+
+
 def test_training_says_for_each_language_pair_what_its_rows_are(tiny_training: Callable[..., Path]) -> None:
     shown = slds("train", "--config", tiny_training(max_length=720), "--dry-run").stderr
     pairs = [line.split(":")[0].strip() for line in shown.splitlines() if " rows; prompt tokens median" in line]

@@ -83,6 +83,78 @@ def test_preview_json_has_the_documented_keys(
     assert bare["rows"][0]["text"] is None
 
 
+@pytest.fixture
+def odd_rows(
+    write_config: Callable[..., Path], tiny_models: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., Path]:
+    """A config of two rows whose text holds what a terminal would obey."""
+
+    def write(**keys: Any) -> Path:
+        texts = ["Erwägungen\t1. Satz\r\nmit \u200e\x07\u202e [bold]Zeichen[/bold].  ", "Erwägungen 1. Zweiter\tSatz."]
+        rows = [{"decision": text, "headnote": "Art.\t1 OR.", "headnote_language": "de"} for text in texts]
+        (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        model = str(tiny_models("AutoModelForCausalLM"))
+        return write_config(dataset_name=str(tmp_path / "odd.jsonl"), model_name_or_path=model, **keys)
+
+    return write
+
+
+def test_preview_raw_is_the_exact_text_of_json(odd_rows: Callable[..., Path]) -> None:
+    shown = slds("preview-prompts", "--config", odd_rows(), "--json")
+    texts = [row["text"] for row in json.loads(shown.stdout)["rows"]]
+    assert "\t" in texts[0]
+    assert any("\u200e\x07\u202e" in text for text in texts)
+    assert slds("preview-prompts", "--config", odd_rows(), "--raw").stdout_bytes.decode().split("\0") == texts
+    assert slds("preview-prompts", "--config", odd_rows(), "--raw", "--row", 1).stdout_bytes.decode() == texts[0]
+    bare = slds("preview-prompts", "--config", odd_rows(), "--raw", "--row", 1, "--no-tokenizer")
+    assert "\u200e\x07\u202e [bold]" in bare.stdout_bytes.decode()
+
+
+def test_preview_of_a_row_that_is_not_cut_says_so(odd_rows: Callable[..., Path]) -> None:
+    fails(2, "row 1 fits `max_length`", "preview-prompts", "--config", odd_rows(), "--row", 1, "--only-cut")
+
+
+def test_preview_stats_say_when_they_come_from_the_cache(odd_rows: Callable[..., Path]) -> None:
+    arguments = ("preview-prompts", "--config", odd_rows(max_length=777), "-n", 0, "--stats")
+    assert "from the cache" not in slds(*arguments).stderr
+    assert "train: the counts are taken from the cache" in slds(*arguments).stderr
+
+
+def test_preview_tells_what_was_dropped(odd_rows: Callable[..., Path]) -> None:
+    config = odd_rows(max_length=64, overflow="drop")
+    stats = json.loads(slds("preview-prompts", "--config", config, "-n", 0, "--stats", "--json").stdout)["stats"]
+    assert stats["rows_dropped"] == 2
+    assert stats["tokens_dropped"] > 2 * 64
+    assert "tokens dropped" in slds("preview-prompts", "--config", config, "-n", 0, "--stats").stdout
+
+
+def test_preview_warns_of_a_chat_template_that_does_not_close_the_turn(
+    odd_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    template = tmp_path / "open.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}", encoding="utf-8")
+    result = slds("preview-prompts", "--config", odd_rows(chat_template_path=str(template)), "-n", 1)
+    assert result.exit_code == 0
+    assert "training would refuse this: the chat template does not close the assistant's turn" in result.stderr
+
+
+def test_a_chat_template_path_without_template_is_refused(
+    odd_rows: Callable[..., Path], gemma_tokenizer: Any, tmp_path: Path
+) -> None:
+    gemma_tokenizer.save_pretrained(tmp_path / "bare")
+    (tmp_path / "bare" / "chat_template.jinja").unlink()
+    config = odd_rows(chat_template_path=str(tmp_path / "bare"))
+    fails(2, "bare has no chat template", "preview-prompts", "--config", config, "-n", 1)
+
+
+def test_a_template_that_fills_the_memory_is_bad_data(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    for role in ("system", "assistant"):
+        (tmp_path / f"{role}.jinja").write_text("x", encoding="utf-8")
+    (tmp_path / "user.jinja").write_text("\n{{ decision | center(4000000000) }}", encoding="utf-8")
+    config = write_config(prompts_path=str(tmp_path))
+    fails(5, "user.jinja:2: the template took more than", "preview-prompts", "--config", config, "--no-tokenizer")
+
+
 def test_preview_without_config_or_hub_shows_the_shipped_samples_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.config import GONE, RENAMED, Config, Settings, json_schema, load_config
+from headnote_cli.config import FORMS, GONE, RANGES, RENAMED, Config, Settings, _written, json_schema, load_config
+from headnote_cli.console import printable
 from headnote_cli.errors import ConfigError, UsageError
 from tests.conftest import ROOT
 
@@ -115,14 +118,88 @@ def test_the_workshops_yaml_loads_unchanged(tmp_path: Path) -> None:
 
 
 def test_all_faults_are_told_at_once_with_line_and_column(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "max_lenght: 8\nlora_r: abc\nseed: 1\nseed: 2\nlora_dropout: 3\n")
+    text = "max_lenght: 8\nlora_r: abc\nseed: 1\nseed: 2\nlora_dropout: 3\nbf16: true\nfp16: true\nwarmup_ratio: 1\n"
+    message = refusal(tmp_path, text)
+    assert "6 problems in the configuration" in message
     assert "config.yaml:1:1: unknown key `max_lenght`; did you mean `max_length`?" in message
     assert "config.yaml:2:1: `lora_r: 'abc'` is not a whole number" in message
     assert "config.yaml:4:1: `seed` is given twice, first in line 3" in message
+    assert "config.yaml:5:1: `lora_dropout: 3.0` is out of range: 0 to 1" in message
+    assert "config.yaml:7:1: `bf16` and `fp16` exclude each other" in message
+    assert "config.yaml:8:1: `warmup_ratio: 1` is not a share from 0 to below 1" in message
+
+
+@pytest.mark.parametrize("line", ["use_peft: 7", "use_pef: true"])
+def test_a_key_that_cannot_be_read_contradicts_nothing(tmp_path: Path, line: str) -> None:
+    assert "needs `use_peft" not in refusal(tmp_path, f"load_in_4bit: true\n{line}\n")
 
 
 def test_a_value_out_of_range_names_the_range(tmp_path: Path) -> None:
     assert "`lora_dropout: 3.0` is out of range: 0 to 1" in refusal(tmp_path, "lora_dropout: 3.0\n")
+
+
+def takes_a_number(key: str) -> bool:
+    annotation = Settings.model_fields[key].annotation
+    return bool({int, float} & set(get_args(annotation) or (annotation,)))
+
+
+def test_every_key_that_takes_a_number_has_a_range_that_holds_its_default() -> None:
+    assert set(RANGES) == {key for key in Settings.model_fields if takes_a_number(key)}
+    for key, (low, high) in RANGES.items():
+        default = Settings.model_fields[key].default
+        assert default is None or isinstance(default, str) or low <= default <= high
+
+
+@pytest.mark.parametrize(
+    "line",
+    """
+    save_steps: -5 | save_steps: 0 | save_steps: 2.5 | eval_steps: -3 | logging_steps: 0 | label_smoothing_factor: 7
+    | ddp_timeout: -1 | evaluate_vllm_tensor_parallel_size: -2 | dataloader_prefetch_factor: -1 | data_seed: -1
+    | adam_epsilon: -1 | ddp_bucket_cap_mb: -3 | eval_delay: -2 | neftune_noise_alpha: -1 | eval_accumulation_steps: 0
+    | torch_empty_cache_steps: 0 | lora_target_modules: [] | lora_target_modules: "" | attn_implementation: foo
+    | bnb_4bit_quant_storage: foo | pad_to_multiple_of: 0 | pad_to_multiple_of: some | warmup_steps: 1.5
+    | local_rank: -2 | max_steps: -2 | router_aux_loss_coef: -1
+    """.split("|"),
+)
+def test_a_value_that_makes_no_sense_is_refused(tmp_path: Path, line: str) -> None:
+    assert f"config.yaml:1:1: `{line.split(':')[0].strip()}" in refusal(tmp_path, line.strip() + "\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    """
+    save_steps: 0.1; eval_steps: 0.25; eval_steps: 20.0; max_steps: -1; local_rank: -1; warmup_steps: 0.03
+    ; warmup_ratio: 0; pad_to_multiple_of: auto; pad_to_multiple_of: 64; pad_to_multiple_of: "64"
+    ; lora_target_modules: [q_proj]; attn_implementation: kernels-community/flash-attn2
+    ; attn_implementation: kernels-community/vllm-flash-attn3@v1:fn
+    ; attn_implementation: paged|eager; attn_implementation: flash_attention_3; bnb_4bit_quant_storage: bfloat16
+    ; logging_steps: 0.5; neftune_noise_alpha: 5
+    """.split(";"),
+)
+def test_what_the_libraries_take_is_taken(tmp_path: Path, line: str) -> None:
+    load(tmp_path, line.strip() + "\n")
+
+
+def test_forms_are_those_of_the_installed_libraries() -> None:
+    from transformers import BitsAndBytesConfig
+    from transformers.modeling_utils import AttentionInterface
+
+    for name in [*AttentionInterface._global_mapping, "eager"]:
+        assert re.fullmatch(FORMS["attn_implementation"][0], name)
+    for name in FORMS["bnb_4bit_quant_storage"][0].split("|"):
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=name)
+
+
+@pytest.mark.parametrize("value", ["1", "2", "-0.1", "true", "abc"])
+def test_a_warmup_ratio_that_would_count_steps_is_refused(tmp_path: Path, value: str) -> None:
+    assert "is not a share from 0 to below 1; for a number of steps write `warmup_steps`" in refusal(
+        tmp_path, f"warmup_ratio: {value}\n"
+    )
+
+
+@pytest.mark.parametrize("key", ["sharded_ddp", "xpu_backend", "evaluate_during_training"])
+def test_a_key_that_upstream_removed_is_refused_with_the_reason(tmp_path: Path, key: str) -> None:
+    assert f"`{key}: 'x'` is gone: {GONE[key][1]}" in refusal(tmp_path, f"{key}: x\n")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +291,43 @@ def test_the_printed_config_is_the_same_config(tmp_path: Path) -> None:
     again = load(tmp_path, printed)
     assert again.settings == config.settings
     assert again.settings.model_fields_set == config.settings.model_fields_set
+
+
+def test_the_printed_config_means_the_same_wherever_it_is_saved(tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    for folder in ("data", "prompts", "elsewhere"):
+        (beside / folder).mkdir(parents=True)
+    written = {"a\u202eb": [math.inf, -math.inf, 1e-9, {"no": None}], "c": '\x07\u200e\x85\u2028\\"\t\U0001f600é'}
+    (beside / "config.yaml").write_text(
+        "dataset_name: data\nprompts_path: ./prompts\nmodel_name_or_path: owner/name\nchat_template_path: configs\n"
+        f"lr_scheduler_kwargs: {json.dumps(written, ensure_ascii=True).replace('Infinity', '.inf')}\n"
+        'run_name: "\\u200e\\a"\noptim_args: "no"\nfsdp_config: {a: .nan}\n',
+        encoding="utf-8",
+    )
+    config = load_config(beside / "config.yaml")
+    printed = config.to_yaml()
+    assert printable(printed) == printed
+    again = load(tmp_path, printed)
+    for key in ("dataset_name", "prompts_path"):
+        assert again.path_of(key).resolve() == config.path_of(key).resolve() != (tmp_path / key).resolve()
+    for key in ("model_name_or_path", "run_name", "optim_args", "chat_template_path"):
+        assert getattr(again.settings, key) == getattr(config.settings, key)
+    assert again.settings.lr_scheduler_kwargs == config.settings.lr_scheduler_kwargs
+    assert isinstance(again.settings.fsdp_config, dict)
+    assert math.isnan(again.settings.fsdp_config["a"])  # type: ignore[arg-type]
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.floats() | st.integers() | st.none()))
+def test_any_mapping_is_printed_so_that_it_can_be_read_back(tmp_path: Path, value: dict[str, Any]) -> None:
+    (tmp_path / "config.yaml").write_text(f"dataset_kwargs: {_written(value)}\n", encoding="utf-8")
+    read = load_config(tmp_path / "config.yaml").settings.dataset_kwargs
+    assert repr(read) == repr(value)
+
+
+@pytest.mark.parametrize("tag", ["!!binary aGk=", "!!timestamp 2001-01-01", "!!set {a}", "!!python/name:os.system x"])
+def test_what_no_key_takes_is_not_even_read(tmp_path: Path, tag: str) -> None:
+    assert "could not determine a constructor" in refusal(tmp_path, f"dataset_kwargs: {tag}\n")
 
 
 def test_the_schema_in_the_tree_is_the_packages() -> None:

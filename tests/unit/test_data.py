@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.config import load_config
-from headnote_cli.data import SUFFIXES, Rows, load_split, stream_rows
+from headnote_cli.data import SUFFIXES, Rows, _Source, _split_off, decision_id, leaks, load_split, stream_rows
 from headnote_cli.errors import DataError, SldsError, UnreachableError
 
 ROWS = [{"decision": f"Erwägung {n}", "headnote": f"«{n}»"} for n in range(40)]
@@ -113,8 +113,37 @@ def test_a_bad_row_is_named_by_file_and_line(
 ) -> None:
     (tmp_path / "train.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        split_of("train", dataset_name=str(tmp_path))
+        _ = split_of("train", dataset_name=str(tmp_path)).rows
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [[None], [""], [None, ["a", 1], {"a": 1}, True, 1.5]])
+def test_what_is_no_decision_id_counts_as_none(
+    tmp_path: Path, split_of: Callable[..., Rows], ids: list[object]
+) -> None:
+    rows = [row | {"decision_id": ids[n % len(ids)]} for n, row in enumerate(ROWS)]
+    write_rows(tmp_path / "train.jsonl", rows)
+    parts = {role: split_of(role, dataset_name=str(tmp_path)) for role in ("train", "eval", "test")}
+    assert [len(part.rows) for part in parts.values()] == [36, 2, 2]
+    assert leaks(parts, "decision") == []
+
+
+def test_a_number_and_the_same_digits_are_one_decision_id() -> None:
+    assert decision_id({"decision_id": 7}) == decision_id({"decision_id": "7"}) == "7"
+
+
+ANY_ID = st.none() | st.booleans() | st.integers(0, 3) | st.floats() | st.text("ab ", max_size=2) | st.just(["a", 1])
+
+
+@settings(max_examples=2000, deadline=None)
+@given(ids=st.lists(ANY_ID, max_size=30))
+def test_any_decision_ids_are_split_off_without_a_leak(ids: list[object]) -> None:
+    rows = [{"decision": str(n), "decision_id": value} for n, value in enumerate(ids)]
+    source = _Source("rows", ("train",), lambda _: ((str(n), row) for n, row in enumerate(rows)), lambda _: "")
+    names = {"train": "train", "eval": None, "test": None}
+    parts = {role: _split_off(source, names, role) for role in ("train", "eval", "test")}
+    assert sorted(row["decision"] for part in parts.values() for row in part) == sorted(r["decision"] for r in rows)
+    assert leaks(parts, "decision") == []
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "rows.jsonl", "/no/such/folder"])
@@ -159,4 +188,4 @@ def test_any_file_gives_rows_or_one_message(content: bytes, suffix: str, packed:
         with contextlib.suppress(DataError):
             rows = list(stream_rows(file))
             assert rows
-            assert all(isinstance(row, dict) for _, row in rows)
+            assert all(isinstance(row, dict | DataError) for _, row in rows)

@@ -100,9 +100,35 @@ def test_the_middle_goes_and_no_word_is_broken(tokenizer: Any) -> None:
 
 def test_drop_leaves_a_row_out_and_error_names_it(tokenizer: Any) -> None:
     row = sample_rows("train")[0]
+    whole = encoder(tokenizer).encode(row)
+    assert whole is not None
     assert encoder(tokenizer, 640, "drop").encode(row) is None
+    assert encoder(tokenizer, 640, "drop").encode_or_measure(row) == len(whole.prompt_ids) + len(whole.completion_ids)
     with pytest.raises(DataError, match=r"sample_id 9011.*tokens are more than 640"):
         encoder(tokenizer, 640, "error").encode(row)
+
+
+def test_only_marks_of_our_own_are_marked_as_cuts(tokenizer: Any) -> None:
+    row = sample_rows("train")[0]
+    quoted = row | {"decision": row["decision"].replace(". ", f". {CUT_MARK} ", 3), "headnote": f"«{CUT_MARK}»"}
+    for overflow in STRATEGIES:
+        encoded = encoder(tokenizer, 800, overflow).encode(quoted)
+        assert encoded is not None
+        marked = [encoded.prompt_text[start:end] for start, end in encoded.cut_spans]
+        assert marked
+        assert set(marked) == {CUT_MARK}
+        assert len(marked) < encoded.text.count(CUT_MARK), "the headnote's own is none"
+        plain = encoder(tokenizer, 800, overflow).encode(row)
+        assert plain is not None
+        assert len(plain.cut_spans) == plain.prompt_text.count(CUT_MARK)
+
+
+def test_a_row_without_the_field_to_cut_says_which_key_names_it(tokenizer: Any) -> None:
+    one = Encoder(tokenizer, PromptTemplates(PROMPTS), 640, "structure", "judgment")
+    with pytest.raises(DataError, match="has no text `judgment` to cut") as caught:
+        one.encode(sample_rows("train")[0])
+    assert "set `overflow_field`" in str(caught.value.hint)
+    assert "decision, " in str(caught.value.hint)
 
 
 def test_a_prompt_that_cannot_fit_is_an_error(tokenizer: Any) -> None:
@@ -114,11 +140,12 @@ def test_lengths_are_counted_by_language_pair(tokenizer: Any) -> None:
     report = LengthReport()
     rows = sample_rows("test")
     for row in rows:
-        report.add(row, encoder(tokenizer, 700).encode(row))
+        report.add(row, encoder(tokenizer, 700).encode_or_measure(row))
     report.add_bad(rows[0])
-    report.add(rows[1], None)
+    report.add(rows[1], 900)
     summary = report.summary()
     assert (summary["rows"], summary["rows_cut"], summary["rows_bad"], summary["rows_dropped"]) == (8, 6, 1, 1)
+    assert summary["tokens_dropped"] == 900
     assert {pair: part["rows"] for pair, part in summary["pairs"].items()} == {
         "fr_de": 2, "fr_fr": 2, "fr_it": 1, "it_de": 1, "it_fr": 1, "it_it": 1,
     }  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from headnote_cli import prompts
 from headnote_cli.errors import ConfigError, DataError, SldsError
 from headnote_cli.prompts import PromptTemplates
+from headnote_cli.runs import copy_prompts
 from tests.conftest import PROMPTS, sample_rows
 
 # Published checkpoints were trained with exactly these bytes.
@@ -97,6 +100,88 @@ def test_a_template_that_would_not_end_ends_in_words(
     assert time.monotonic() - started < 5
 
 
+DOUBLED = "{% set ns = namespace(x='x' * 1000) %}{% for i in range(60) %}{% set ns.x = ARE %}{% endfor %}{{ ns.x }}"
+NESTED = "{% set ns = namespace(x=['x']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux alone")
+@pytest.mark.parametrize(
+    "template",
+    [
+        DOUBLED.replace("ARE", "ns.x ~ ns.x"),
+        DOUBLED.replace("ARE", "ns.x + ns.x"),
+        DOUBLED.replace("ARE", "[ns.x, ns.x] | join"),
+        DOUBLED.replace("ARE", "ns.x.replace('x', 'xx')"),
+        "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}"
+        "{% set ns.x = y %}{% endfor %}",
+        "{% set l = ['x'] %}{% for i in range(60) %}{% if l.extend(l) %}{% endif %}{% endfor %}",
+        NESTED + "{{ ns.x }}",
+        "{{ 'x' | center(4000000000) }}",
+        "{{ decision | center(4000000000) }}",
+        "{{ decision.ljust(4000000000) }}",
+        "{{ '%4000000000d' % 1 }}",
+        "{{ '%4000000000s' | format(decision) }}",
+        "{{ '{:4000000000}'.format(decision) }}",
+        "{{ decision | indent(4000000000, first=true) }}",
+        "{{ decision | replace('x', 'x' * 9999999) | replace('x', 'x' * 9999999) }}",
+        "{% for i in range(99999) %}{{ 'x' * 9999999 }}{% endfor %}",
+        "{{ decision }}" * 11,
+    ],
+)
+def test_a_template_that_would_fill_the_memory_ends_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.setattr(prompts, "RENDER_BYTES", 2**27)
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    limit, peak = resource.getrlimit(resource.RLIMIT_DATA), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with pytest.raises(DataError) as caught:
+        templates(tmp_path, user=template).prompt({"decision": "x" * 1_000_000})
+    assert str(caught.value.where).startswith(f"{tmp_path}/user.jinja")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 <= max(peak, resident + 2**28)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limit
+
+
+def test_a_template_too_deep_to_compile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too large or too deep"):
+        templates(tmp_path, user="{% for a in [1] %}" * 30 + "{% endfor %}" * 30)
+
+
+@pytest.mark.parametrize("template", ["{{ 3000.5 * 5000 }}", "{{ 1e300 * 1e300 }}", "{{ 'ab' * 3 + 'c' * -1 }}"])
+def test_ordinary_arithmetic_is_plain_jinjas(tmp_path: Path, template: str) -> None:
+    rendered = templates(tmp_path, user=template).prompt({})[1]["content"]
+    assert rendered == SandboxedEnvironment().from_string(template).render()
+
+
+def test_every_file_that_a_template_reads_is_hashed(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "tail.txt").write_text("{% include './end.txt' ignore missing %}", encoding="utf-8")
+    (tmp_path / "other.txt").write_text("x", encoding="utf-8")
+    named = templates(tmp_path, user="{% include 'parts/tail.txt' %}")
+    assert named.hashes().keys() == {"system", "user", "assistant", "parts/tail.txt"}
+    (tmp_path / "end.txt").write_text("end", encoding="utf-8")
+    assert named.hashes().keys() == {"system", "user", "assistant", "parts/tail.txt", "end.txt"}
+    found_out = templates(tmp_path, user="{% include decision %}")
+    assert found_out.hashes().keys() == {"system", "user", "assistant", "parts/tail.txt", "end.txt", "other.txt"}
+
+
+def test_a_broken_file_that_a_template_includes_is_named_before_any_row(tmp_path: Path) -> None:
+    (tmp_path / "tail.txt").write_text("a\n{% if %}", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        templates(tmp_path, user="{% include 'tail.txt' %}")
+    assert str(caught.value.where).endswith("tail.txt:2")
+
+
+def test_kept_prompts_render_the_same(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "parts").mkdir(parents=True)
+    (source / "parts" / "tail.txt").write_text("{{ decision }}!", encoding="utf-8")
+    original = templates(source, user="{% include 'parts/tail.txt' %}")
+    copy_prompts(source, target)
+    row = {"decision": "x"}
+    assert PromptTemplates(target).conversation(row) == original.conversation(row)
+    assert PromptTemplates(target).hashes() == original.hashes()
+
+
 def test_templates_include_their_neighbours_and_nothing_outside(tmp_path: Path) -> None:
     (tmp_path / "secret.jinja").write_text("secret", encoding="utf-8")
     folder = tmp_path / "prompts"
@@ -111,6 +196,44 @@ def test_templates_include_their_neighbours_and_nothing_outside(tmp_path: Path) 
 def test_the_fields_that_templates_name() -> None:
     assert PromptTemplates(PROMPTS).fields() == {"decision", "headnote", "headnote_language"}
     assert PromptTemplates(PROMPTS).fields("assistant") == {"headnote"}
+
+
+WHOLE = st.sampled_from(
+    """
+    {{ decision }} ¦ {{ decision | upper | trim }} ¦ {{ year + 1 }} ¦ {{ year * 3 - 7 }} ¦ {{ 2 ** 5 % 7 }} ¦ ü «x» ¦ \n
+    ¦ {% if year > 3 %}a{% elif decision %}b{% else %}c{% endif %} ¦ {%- if headnote -%} x {%- endif +%} ¦ \t{# note #}
+    ¦ {% for part in parts %}{{ loop.index }}. {{ part }}{% if not loop.last %}, {% endif %}{% endfor %} ¦ {{ parts }}
+    ¦ {% set ns = namespace(n=0) %}{% for p in parts %}{% set ns.n = ns.n + p | length %}{% endfor %}{{ ns.n }} ¦ <b>&
+    ¦ {% macro m(a, b='z') %}[{{ a }}|{{ b }}]{% endmacro %}{{ m(decision) }}{{ m(year, headnote) }}
+    ¦ {% include 'tail.txt' %} ¦ {% from 'macros.txt' import t %}{{ t('q') }} ¦ {{ 'a' ~ year ~ decision }} ¦ \r\n
+    ¦ {% raw %}{{ x }}{% endraw %} ¦ {{ decision.split() | join('-') }} ¦ {{ '%s/%05d' % (headnote, year) }} ¦ $ { % } #
+    ¦ {{ '{:>9}'.format(year) }} ¦ {{ decision | center(40) | replace('e', 'EE') | wordwrap(9) }} ¦ {{ parts | tojson }}
+    ¦ {% filter indent(2) %}a\nb{{ decision }}{% endfilter %} ¦ {% set y %}{{ headnote }}!{% endset %}{{ y ~ y }}
+    ¦ {% autoescape true %}{{ decision }}{{ '<' ~ headnote }}{% endautoescape %} ¦ {{ (decision + headnote) * 2 }}
+    ¦ {{ parts | map('length') | sum + 0.5 }} ¦ {{ none is none and decision is defined }} ¦ {{ parts + ['x'] }}
+    ¦ {{ decision[:3] }}
+    """.replace("\n    ¦", "¦")
+    .strip()
+    .split("¦")
+)
+GIVEN = st.fixed_dictionaries(
+    {
+        "decision": st.text(max_size=20),
+        "headnote": st.text(max_size=9),
+        "year": st.integers(0, 9999),
+        "parts": st.lists(st.text(max_size=5), max_size=3),
+    }
+)
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(WHOLE, min_size=1, max_size=6), row=GIVEN)
+def test_any_valid_template_renders_as_plain_jinja_does(tmp_path: Path, pieces: list[str], row: dict[str, Any]) -> None:
+    (tmp_path / "macros.txt").write_text("{% macro t(x) %}<{{ x }}>{% endmacro %}", encoding="utf-8")
+    (tmp_path / "tail.txt").write_text("({{ headnote }})\n\n", encoding="utf-8")
+    ours = templates(tmp_path, user="".join(pieces)).prompt(row)[1]["content"]
+    plain = SandboxedEnvironment(loader=FileSystemLoader(tmp_path))
+    assert ours == plain.get_template("user.jinja").render(**row)
 
 
 PIECES = st.sampled_from(

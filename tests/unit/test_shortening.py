@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.shortening import CUT_MARK, Offsets, considerations, sentence_ends, shorten
+from headnote_cli.shortening import CUT_MARK, Offsets, considerations, inserted_marks, sentence_ends, shorten
 from tests.conftest import real_rows, sample_rows
 
 DECISIONS = [row["decision"] for row in sample_rows("train")[::3]]
@@ -80,6 +80,13 @@ def test_what_is_kept_is_the_decisions_own_text_in_its_order(cut: str, share: fl
             position = text.index(piece.strip(), position) + len(piece.strip())
         kept = [word for word in shorter.split() if word != CUT_MARK]
         assert set(kept) <= set(text.split()), "no word is broken"
+
+
+def test_inserted_marks_are_told_from_the_courts_own() -> None:
+    text = f"Eins {CUT_MARK} zwei. Drei vier. Fünf {CUT_MARK} sechs."
+    shorter = f"Eins {CUT_MARK} zwei. {CUT_MARK} Fünf {CUT_MARK} sechs."
+    assert inserted_marks(text, shorter) == [shorter.index(CUT_MARK, 10)]
+    assert inserted_marks("a b c", f"a {CUT_MARK}") == [2]
 
 
 def test_a_text_without_structure_is_cut_in_the_middle() -> None:
