@@ -36,10 +36,10 @@ BEYOND = 0.12  # a row further off is explained
 
 def setup(row: dict[str, str]) -> Setup:
     """The row's setting."""
-    targets = tuple(row["targets"].split()) or ("all-linear",)
-    saved = ("embed_tokens", "lm_head") if "embeddings" in targets else ()
-    targets = tuple(name for name in targets if name != "embeddings")
-    names = set(targets)
+    names = set(row["targets"].split()) or {"all-linear"}
+    saved = ("embed_tokens", "lm_head") if "embeddings" in names else ()
+    names -= {"embeddings"}
+    targets = "all-linear" if "all-linear" in names else tuple(sorted(names))
     attention_only = names <= {"q_proj", "k_proj", "v_proj", "o_proj"}
     kind = Kind(
         row["method"],
