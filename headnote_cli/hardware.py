@@ -113,6 +113,15 @@ def main_memory() -> int:
         return 0
 
 
+def available_memory() -> int:
+    """Bytes of main memory that a program can still take; all of it where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return main_memory()
+
+
 def _cpu_build_of_torch() -> bool:
     try:
         return version("torch").endswith("+cpu")

@@ -91,8 +91,8 @@ OPTIMIZERS = {
     "adamw_hf": ADAM,
     "adamw_apex_fused": Optimizer(bytes=8),
     "adamw_anyprecision": Optimizer(widths=2),
-    # torchao (optim/adam.py, `_new_buffer`), a float32 for blocks of 256: transformers' Trainer sets them for 4 bits too
-    # (`_get_torchao_optimizer`). What is not quantized has the weight's dtype.
+    # torchao (optim/adam.py, `_new_buffer`), a float32 for blocks of 256, which transformers' Trainer sets for 4 bits
+    # too (`_get_torchao_optimizer`). What is not quantized has the weight's dtype.
     "adamw_torch_8bit": Optimizer(bytes=2 * (1 + 4 / 256), plain=(2, 0), block=256),
     "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 256), plain=(2, 0), block=256),
     "adamw_bnb_8bit": BNB_8BIT,

@@ -77,6 +77,11 @@ class Setup:
         sharded = self.sharding in ("full", "gradients", "states")
         return sharded and self.kind.amp and self.kind.method == "full"
 
+    @property
+    def unknown_weights(self) -> tuple[str, ...]:
+        """What is not known of the model itself, whatever is done with it."""
+        return tuple(part for part in self.unknown if part.startswith("the weights of "))
+
     def share(self, part: str) -> int:
         """Among how many devices a part is divided."""
         return self.devices if part in DIVIDED[self.sharding] else 1
@@ -136,7 +141,7 @@ def setup_of(
         loss=_loss(settings, stack, on_gpu),
         batch=batch,
         length=length,
-        labels=min(labels or _labels(settings, stack, length), length - 1),
+        labels=min(labels or HEADNOTE, length - 1),
         optim=settings.optim,
         rank=settings.lora_r if settings.use_peft else 0,
         targets=targets,
@@ -197,11 +202,6 @@ def _vision_excluded(settings: Settings, stack: str) -> bool:
     named = asked if isinstance(asked, str) else " ".join(asked)
     asked_for = any(word in named for word in ("vision", "visual", "multi_modal"))
     return stack == "slds" and settings.model_class == "AutoModelForImageTextToText" and not asked_for
-
-
-def _labels(settings: Settings, stack: str, length: int) -> int:
-    """slds always masks the prompt; TRL unless it is told not to."""
-    return length - 1 if stack != "slds" and settings.completion_only_loss is False else HEADNOTE
 
 
 def _refuse_impossible(settings: Settings) -> None:
