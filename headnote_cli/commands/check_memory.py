@@ -250,7 +250,9 @@ def _cards(machine: Machine, settings: Settings, purpose: str) -> list[Card]:
     if settings.use_cpu or purpose == "merge":
         free = available_memory()
         memory = max(machine.memory, free)
-        return [Card("main memory (here)", memory, memory - free, here=True)]
+        if memory:  # a system that does not tell is held against usual sizes
+            return [Card("main memory (here)", memory, memory - free, here=True)]
+        return usual_cards()
     return [Card(f"{gpu.name} (here)", gpu.memory, gpu.used, here=True) for gpu in machine.gpus] + usual_cards()
 
 

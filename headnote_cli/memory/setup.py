@@ -149,7 +149,7 @@ def setup_of(
         vision_adapted=vision,
         quantization=quantization,
         gradients_stay=settings.gradient_accumulation_steps > 1,
-        evaluation_batch=(settings.per_device_eval_batch_size or batch) if settings.eval_strategy != "no" else 0,
+        evaluation_batch=_evaluation_batch(settings, stack) if settings.eval_strategy != "no" else 0,
         devices=devices,
         sharding=(sharding or sharding_of(settings, devices)) if devices > 1 else "none",
         offloaded=settings.activation_offloading,
@@ -194,6 +194,12 @@ def _matches(targets: str | tuple[str, ...], name: str) -> bool:
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _evaluation_batch(settings: Settings, stack: str) -> int:
+    """slds evaluates as many rows at a time as it trains unless the config says otherwise, TRL eight."""
+    given = stack != "slds" or "per_device_eval_batch_size" in settings.model_fields_set
+    return settings.per_device_eval_batch_size if given else settings.per_device_train_batch_size
 
 
 def _vision_excluded(settings: Settings, stack: str) -> bool:

@@ -22,9 +22,18 @@ from headnote_cli.config import Settings, load_config
 from headnote_cli.errors import ConfigError, UnreachableError, UsageError
 from headnote_cli.memory.advice import advice, largest, largest_batch, longest
 from headnote_cli.memory.cards import GIB, Card, card, usual_cards
-from headnote_cli.memory.estimate import NF4, NF4_DOUBLE, OPTIMIZERS, estimate, trained_parameters, weights
+from headnote_cli.memory.estimate import (
+    NF4,
+    NF4_DOUBLE,
+    OPTIMIZERS,
+    estimate,
+    loading,
+    step_phases,
+    trained_parameters,
+    weights,
+)
 from headnote_cli.memory.forms import Kind, fused_tile, known_types, value
-from headnote_cli.memory.inference import kv_cache
+from headnote_cli.memory.inference import generation, kv_cache
 from headnote_cli.memory.setup import Setup, setup_of
 from headnote_cli.memory.shapes import Shapes, bundled, from_config, shapes_of
 from tests.conftest import ROOT, text_config
@@ -285,6 +294,28 @@ def test_the_page_that_derives_one_config_has_its_numbers() -> None:
     shown = [part for name, part in found.components.items() if name not in ("allocator slack", "CUDA context")]
     for number in (*shown, found.total, found.allocated):
         assert f"{number:,}" in page
+
+
+def test_the_page_works_out_every_phase() -> None:
+    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    evaluated = shipped("sft_liger_peft").model_copy(update={"eval_strategy": "epoch"})
+    step = setup_of(evaluated, gemma())
+    for name, total in estimate(gemma(), step).phases.items():
+        assert f"| {name}" in page
+        assert f"{total:,} |" in page, name
+    parts = [size for part in step_phases(gemma(), step).values() for size in part.values() if size]
+    parts += [*loading(gemma(), step).values(), *generation(gemma(), step).components.values()][:5]
+    for size in parts:
+        assert f"{size:,}" in page
+    assert f"{4 * gemma().parameters:,}" in page
+
+
+def test_evaluation_takes_as_many_rows_as_training_unless_it_is_told() -> None:
+    told = {"eval_strategy": "epoch", "per_device_eval_batch_size": 16}
+    for keys, stack, rows in ((told, "slds", 16), ({"eval_strategy": "epoch"}, "slds", 4),
+                              ({"eval_strategy": "epoch"}, "trl", 8), ({}, "slds", 0)):  # fmt: skip
+        settings = shipped("sft_liger_peft").model_copy(update=keys)
+        assert setup_of(settings, gemma(), stack).evaluation_batch == rows
 
 
 def test_the_readmes_story_is_what_the_command_says() -> None:

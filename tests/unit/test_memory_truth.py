@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from headnote_cli.memory.shapes import Shapes, bundled
 
 COUNTED = ("forward", "loss", "backward of the loss", "backward of the last layer", "backward of the first layer",
            "end of backward")  # fmt: skip
-FAMILIES = ("gemma3_text", "llama", "qwen2", "qwen3", "gemma2", "gemma")
+FAMILIES = ("gemma3_text", "llama", "qwen2", "qwen3", "gemma2", "gemma", "phi3", "apertus")
 
 
 def random_case(dice: random.Random) -> tuple[Shapes, Setup]:
@@ -123,3 +125,10 @@ def test_fake_and_real_tensors_are_counted_alike() -> None:
         for attention in ("eager", "sdpa", "flash_attention_2"):
             variant = Variant(method, attention=attention, dropout=method != "full")
             assert count(sizes, variant).peaks == count(sizes, variant, fake=True).peaks
+
+
+@pytest.mark.slow
+def test_the_table_of_forms_is_what_the_installed_libraries_give() -> None:
+    """`make check-forms`."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "memory_forms.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True, capture_output=True, text=True)
