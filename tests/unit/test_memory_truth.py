@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from headnote_cli.memory.estimate import step_phases
-from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.forms import Kind, layer_forms
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes, bundled
 
@@ -125,6 +125,20 @@ def test_fake_and_real_tensors_are_counted_alike() -> None:
         for attention in ("eager", "sdpa", "flash_attention_2"):
             variant = Variant(method, attention=attention, dropout=method != "full")
             assert count(sizes, variant).peaks == count(sizes, variant, fake=True).peaks
+
+
+def test_a_sample_of_the_table_is_what_the_installed_libraries_give() -> None:
+    """The whole of it: `make check-forms`."""
+    from scripts.memory_forms import MODEL_TYPES, forms_of, kinds, plausible_models, pruned
+
+    dice, models = random.Random(5), plausible_models()
+    for model_type in MODEL_TYPES:
+        kind = dice.choice(list(kinds(model_type)))
+        stored, beyond = forms_of(model_type, kind, "fused")
+        found = layer_forms(model_type, kind)
+        assert (found.stored, found.kept) == (stored["last"], stored["scored"]), f"{model_type} {kind.key}"
+        for part, phase in ((found.forward, "last"), (found.backward, "layer")):
+            assert list(part) == pruned(beyond[phase], models), f"{model_type} {kind.key}"
 
 
 @pytest.mark.slow
