@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-fast test-all style bench bench-memory gpu-smoke picture clean
+.PHONY: help demo test test-fast test-all style bench bench-memory check-forms gpu-smoke picture clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench-memory: $(STAMP) ## The memory estimate against counted steps and against 
 	$(BIN)/python -m pytest -q -s tests/unit/test_memory_truth.py
 	$(BIN)/python benchmarks/published_peaks.py
 	$(BIN)/python benchmarks/estimators.py
+
+check-forms: $(STAMP) ## Count forms.json again with the installed libraries, and say whether it changed.
+	$(BIN)/python scripts/memory_forms.py --check
 
 gpu-smoke: $(STAMP) ## For the first GPU it meets: a few steps through each path, and one report.
 	$(BIN)/python -m headnote_cli.engine.smoke

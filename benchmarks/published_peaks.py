@@ -5,7 +5,9 @@ for the first line of the summary, what runs on other code or shards for the sec
 something open are shown and not counted. `figure` is what was measured: `allocated` is compared with the estimate's
 tensors, `reserved` with tensors and the allocator's slack, a driver's or unnamed figure with everything.
 
-    python benchmarks/published_peaks.py [--all]
+Rows that were published in whole GB say what that leaves open.
+
+    python benchmarks/published_peaks.py
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ BEYOND = 0.12  # a row further off is explained
 
 def setup(row: dict[str, str]) -> Setup:
     """The row's setting."""
-    targets = tuple(row["targets"].split()) or ("all-linear",)
-    saved = ("embed_tokens", "lm_head") if "embeddings" in targets else ()
-    targets = tuple(name for name in targets if name != "embeddings")
-    names = set(targets)
+    names = set(row["targets"].split()) or {"all-linear"}
+    saved = ("embed_tokens", "lm_head") if "embeddings" in names else ()
+    names -= {"embeddings"}
+    targets = "all-linear" if "all-linear" in names else tuple(sorted(names))
     attention_only = names <= {"q_proj", "k_proj", "v_proj", "o_proj"}
     kind = Kind(
         row["method"],
@@ -76,6 +78,11 @@ def figure(found: Estimate, kind: str) -> int:
     return found.allocated if kind == "allocated" else found.total - context if kind == "reserved" else found.total
 
 
+def is_rounded(row: dict[str, str]) -> bool:
+    """Whether the figure was published in whole GB."""
+    return "whole-GB rounding" in row["note"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
@@ -88,6 +95,7 @@ def main() -> None:
         told = f"{row['model'].split('/')[-1]} {row['method']} {row['batch']} × {row['length']}, {row['figure']}"
         published = int(row["peak"])
         mark = "" if row["specified"] == "yes" else f"  [{row['specified']}]"
+        mark += f"  [whole GB: ±{0.5e9 / published:.0%}]" if is_rounded(row) else ""
         if shapes is None or not row["length"] or row["method"] not in ("full", "lora", "qlora"):
             print(f"{'–':>9} {published / 1e9:9.2f} {'':7}  {told}{mark}")
             continue

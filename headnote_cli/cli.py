@@ -120,6 +120,10 @@ def check_memory_command(
     devices: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 1,
     grid: Annotated[bool, typer.Option("--grid", help="The peak for many batches and lengths.")] = False,
     data: Annotated[bool, typer.Option("--data", help="Take the lengths of the config's own training rows.")] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows at a time, instead of the config's; of --for generate, instead of one."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw components by batch into this .svg or .png.")] = None,
     set_: SetOption = None,
     json_mode: JsonOption = False,
@@ -141,9 +145,9 @@ def check_memory_command(
         if stack not in STACKS:
             raise UsageError(f"--stack {stack}: write {', '.join(STACKS)}")
         configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
-        checks = [check_memory(loaded, gpu or [], stack, purpose, devices, grid, data) for loaded in configs]
-        for loaded in configs:
-            for note in loaded.notes:
+        checks = [check_memory(loaded, gpu or [], stack, purpose, devices, grid, data, batch) for loaded in configs]
+        for loaded, check in zip(configs, checks, strict=True):
+            for note in (*loaded.notes, *(check.data.lines if check.data else ())):
                 screen.note(note)
         screen.show(memory_view(checks))
         if len(checks) == 1 and purpose == "train" and stack == "slds":
@@ -157,7 +161,9 @@ def check_memory_command(
         if not all(check.fits_any for check in checks):
             if json_mode:
                 raise typer.Exit(ExitCode.DOES_NOT_FIT)
-            raise DoesNotFitError("does not fit on any card named above", hint="see what would help, above")
+            here = any(fit.card.here for fit in checks[0].cards)
+            which = "this machine" if here else "any card named above"
+            raise DoesNotFitError(f"does not fit on {which}", hint="see what would help, above")
 
 
 @app.command()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +20,7 @@ from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
 from headnote_cli.console import duration, printable, size
 from headnote_cli.hardware import Plan
+from headnote_cli.memory.advice import Change
 from headnote_cli.memory.estimate import Estimate
 from headnote_cli.runs import is_adapter
 from headnote_cli.shortening import CUT_MARK
@@ -128,18 +131,30 @@ PURPOSE = {
     "merge": "Main memory of a merge",
 }
 VERDICT = {"fits": "green", "tight": "yellow", "does not fit": "red"}
-NOTHING = 0.001  # of the largest total: a component that small is not shown
 SHARES = " ▏▎▍▌▋▊▉█"  # eighths of a character
+
+
+NARROW = 72  # columns below which bars are left out and advice is a list
+WIDE_NAMES = 22  # columns of a config's cell
+
+
+class _ByWidth:
+    """A table that is built for the width at hand."""
+
+    def __init__(self, build: Callable[[int], RenderableType]) -> None:
+        self.build = build
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield self.build(options.max_width)
 
 
 def memory_view(checks: list[MemoryCheck]) -> RenderableType:
     """Components with bars, total and what is assumed; the cards; what would help; the grid."""
-    parts: list[RenderableType] = [_components(checks), Text(), _cards(checks)]
+    parts: list[RenderableType] = [_ByWidth(lambda width: _components(checks, width)), *_caveats(checks)]
+    parts.append(_ByWidth(lambda width: _cards(checks, width)))
     if len(checks) == 1 and checks[0].advice:
-        parts += [Text(), _advice(checks[0])]
-    for check in checks:
-        if check.grid is not None:
-            parts += [Text(), _grid(check)]
+        parts.append(_ByWidth(lambda width: _advice(checks[0], width)))
+    parts += [_grid(check) for check in checks if check.grid is not None]
     return Group(*parts)
 
 
@@ -147,40 +162,88 @@ def _total(estimate: Estimate) -> str:
     return f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}"
 
 
-def _components(checks: list[MemoryCheck]) -> RenderableType:
-    table = Table(title=f"{PURPOSE[checks[0].purpose]} (estimate)", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("component")
-    for check in checks:
-        table.add_column(Path(check.config).stem, justify="right")
-        table.add_column("", no_wrap=True)
-    most = max(check.estimate.total for check in checks)
-    for name in dict.fromkeys(name for check in checks for name in check.estimate.components):
-        counts = [check.estimate.components.get(name, 0) for check in checks]
-        if max(counts) < NOTHING * most:
-            continue
-        shown = [(Text(size(count) if count else "–"), _bar(count / most)) for count in counts]
-        table.add_row(name, *(cell for pair in shown for cell in pair))
-    table.add_section()
-    facts = {
-        "total": [Text(_total(check.estimate), style="bold") for check in checks],
-        "at its peak in": [Text(check.estimate.phase) for check in checks],
-        "method": [Text(check.method) for check in checks],
-        "weights in": [Text(_weights_in(check)) for check in checks],
-        "attention": [Text(check.setup.kind.attention.replace("_causal", "")) for check in checks],
-        "loss": [Text(_LOSSES[check.setup.loss]) for check in checks],
-        "batch × length": [Text(f"{check.setup.batch} × {check.setup.length:,}") for check in checks],
-    }
-    for check in checks:
-        if check.data is not None:
-            facts["mean over the rows at hand"] = [Text(size(c.data.mean_peak) if c.data else "–") for c in checks]
-    if checks[0].purpose != "train":
-        facts = {name: facts[name] for name in ("total", "at its peak in", "weights in")}
-    for name, cells in facts.items():
-        table.add_row(name, *(cell for text in cells for cell in (text, Text())))
-    unknown = {part for check in checks for part in check.estimate.unknown}
-    if unknown:
-        return Group(table, Text(f"not counted: {', '.join(sorted(unknown))}", style="yellow"))
+def _memory_table(title: str, first: str, width: int) -> Table:
+    padding = (0, 1) if width >= NARROW else 0
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=padding)
+    table.add_column(first, no_wrap=True, min_width=16)
     return table
+
+
+def _components(checks: list[MemoryCheck], width: int) -> RenderableType:
+    table = _memory_table(f"{PURPOSE[checks[0].purpose]} (estimate)", "component", width)
+    bars = width >= NARROW or len(checks) == 1
+    for check in checks:
+        table.add_column(_breakable(Path(check.config).stem, width), overflow="fold")
+    most = max(check.estimate.total for check in checks)
+    for name in _component_names(checks):
+        counts = [check.estimate.components.get(name, 0) for check in checks]
+        if max(counts):
+            table.add_row(name, *(_counted(count, most, bars) for count in counts))
+    table.add_section()
+    for name, cells in _memory_facts(checks).items():
+        style = "bold" if name == "total" else ""
+        table.add_row(name, *(Text(_breakable(cell, width), style=style) for cell in cells))
+    return table
+
+
+def _breakable(text: str, width: int) -> str:
+    """On a narrow screen, a name that wraps between its words."""
+    return text if width >= NARROW else text.replace("_", " ")
+
+
+def _component_names(checks: list[MemoryCheck]) -> list[str]:
+    """Of all configs, what no tensor takes last."""
+    fullest = sorted(checks, key=lambda check: -len(check.estimate.components))
+    names = dict.fromkeys(name for check in fullest for name in check.estimate.components)
+    return sorted(names, key=lambda name: name in ("allocator slack", "CUDA context"))
+
+
+def _counted(count: int, most: int, bars: bool) -> Text:
+    told = "–" if not count else size(count) if count >= 2**20 else "< 1 MiB"
+    text = Text(f"{told:>9}")
+    return text.append(" ").append_text(_bar(count / most)) if bars else text
+
+
+def _memory_facts(checks: list[MemoryCheck]) -> dict[str, list[str]]:
+    """The total and what it assumes, a value a config."""
+    facts = {
+        "total": [_total(check.estimate) for check in checks],
+        "fullest in": [check.estimate.phase for check in checks],
+    }
+    if checks[0].purpose != "merge":
+        facts |= {
+            "weights in": [_weights_in(check) for check in checks],
+            "attention": [check.setup.kind.attention.replace("_causal", "") for check in checks],
+            "batch × length": [f"{check.batch} × {check.setup.length:,}" for check in checks],
+        }
+    if checks[0].purpose == "train":
+        facts |= {
+            "method": [check.method for check in checks],
+            "loss": [_LOSSES[check.setup.loss] for check in checks],
+        }
+    if any(check.setup.devices > 1 for check in checks):
+        facts["devices"] = [f"{check.setup.devices}, {_SHARDING[check.setup.sharding]}" for check in checks]
+    if any(check.data is not None for check in checks):
+        facts["mean over the rows"] = [size(c.data.mean_peak) if c.data else "–" for c in checks]
+    return facts
+
+
+_SHARDING = {
+    "none": "alone",
+    "ddp": "a copy each",
+    "states": "states divided",
+    "gradients": "states and gradients divided",
+    "full": "all divided",
+}
+
+
+def _caveats(checks: list[MemoryCheck]) -> list[Text]:
+    """What is not counted, and whose count stands in."""
+    unknown = sorted({part for check in checks for part in check.estimate.unknown})
+    nearest = sorted({check.estimate.nearest for check in checks if check.estimate.nearest})
+    lines = [f"not counted: {', '.join(unknown)}"] if unknown else []
+    lines += [f"layers are estimated as the nearest counted kind: {kind}" for kind in nearest]
+    return [Text(line, style="yellow") for line in lines]
 
 
 _LOSSES = {
@@ -192,6 +255,8 @@ _LOSSES = {
 
 
 def _weights_in(check: MemoryCheck) -> str:
+    if check.purpose == "generate":  # the merged model, which is not quantized
+        return check.setup.kind.dtype
     names = {"nf4": "NF4", "nf4 double": "NF4, nested", "int8": "int8"}
     return names.get(check.setup.quantization, check.setup.kind.dtype)
 
@@ -201,56 +266,76 @@ def _bar(share: float, width: int = 8) -> Text:
     return Text("█" * (eighths // 8) + (SHARES[eighths % 8] if eighths % 8 else ""), style=PROMPT)
 
 
-def _cards(checks: list[MemoryCheck]) -> RenderableType:
-    """Each card: does it fit, and if this is training, which batch and length would."""
-    table = Table(title="Fits on", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("card")
+def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
+    """Each card: does it fit, and which batch and length would."""
+    table = _memory_table("Fits on", "card", width)
+    room = (width - WIDE_NAMES) // len(checks)
     for check in checks:
-        table.add_column(Path(check.config).stem if len(checks) > 1 else "", no_wrap=True)
+        table.add_column(_breakable(Path(check.config).stem, width) if len(checks) > 1 else "", overflow="fold")
     for index, fit in enumerate(checks[0].cards):
         used = f", {size(fit.card.used)} in use" if fit.card.used else ""
-        cells = [_fit(check.cards[index], check.purpose == "train", wide=len(checks) == 1) for check in checks]
-        table.add_row(f"{fit.card.name} ({size(fit.card.memory)}{used})", *cells)
+        cells = [_fit(check.cards[index], room) for check in checks]
+        table.add_row(f"{fit.card.name}, {_whole(fit.card.memory)}{used}", *cells)
     return table
 
 
-def _fit(fit: Fit, training: bool, wide: bool) -> Text:
-    text = Text(fit.verdict, style=VERDICT[fit.verdict])
-    if training and fit.largest_batch:
-        text.append(f", batch ≤ {fit.largest_batch}", style="default")
-    if training and wide and fit.longest:
+def _whole(count: int) -> str:
+    return size(count).replace(".0 GiB", " GiB")
+
+
+def _fit(fit: Fit, room: int) -> Text:
+    """As much as there is room for: the verdict, the largest batch, the longest row."""
+    short = {"does not fit": "no"}.get(fit.verdict, fit.verdict) if room < WIDE_NAMES and fit.largest_batch else None
+    text = Text(short or fit.verdict, style=VERDICT[fit.verdict])
+    if fit.largest_batch:
+        word = "batch " if room > len("tight, batch ≤ 1") else ""
+        text.append(f", {word}≤ {fit.largest_batch:,}", style="default")
+    if fit.longest and room >= 2 * WIDE_NAMES - 8:
         text.append(f" or length ≤ {fit.longest:,}", style="default")
     return text
 
 
-def _advice(check: MemoryCheck) -> RenderableType:
-    """Changes by what they save, with the lines to write."""
-    table = Table(title="What would help", title_justify="left", box=SIMPLE_HEAD)
+def _advice(check: MemoryCheck, width: int) -> RenderableType:
+    """Changes by what they save, with the lines to write, which are never broken."""
+    changes = [(change, _consequence(check, change)) for change in check.advice[:SHOWN_ADVICE]]
+    lines = [Text("\n".join(change.lines), style=COMPLETION) for change, _ in changes]
+    if width < max(NARROW, 44 + max(text.cell_len for line in lines for text in line.split())):
+        parts: list[RenderableType] = [Text("What would help", style="italic")]
+        for (change, what), line in zip(changes, lines, strict=True):
+            told = f"saves {size(change.saved)}, leaves {size(change.total)}: {what}"
+            parts += [Text(told), Padding(line, (0, 0, 0, 2))]
+        return Group(Text(), *parts)
+    table = Table(title="What would help", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("saves", justify="right", no_wrap=True)
     table.add_column("leaves", justify="right", no_wrap=True)
     table.add_column("change")
-    table.add_column("write", overflow="fold")
-    for change in check.advice[:SHOWN_ADVICE]:
-        what = change.what
-        limit = next((int(line.split(": ")[1]) for line in change.lines if line.startswith("max_length")), None)
-        if check.data is not None and limit in check.data.cut:
-            what += f"; {check.data.cut[limit]:.0%} of the rows at hand would be cut"
-        table.add_row(size(change.saved), size(change.total), what, Text("\n".join(change.lines), style=COMPLETION))
+    table.add_column("write", no_wrap=True)
+    for (change, what), line in zip(changes, lines, strict=True):
+        table.add_row(size(change.saved), size(change.total), what, line)
     return table
+
+
+def _consequence(check: MemoryCheck, change: Change) -> str:
+    """The change, and if it shortens rows that are at hand, how many it would cut."""
+    limit = next((int(line.split(": ")[1]) for line in change.lines if line.startswith("max_length")), None)
+    if check.data is None or limit not in check.data.cut:
+        return change.what
+    return f"{change.what}; {check.data.cut[limit]:.0%} of the rows at hand would be cut"
 
 
 SHOWN_ADVICE = 6
 
 
 def _grid(check: MemoryCheck) -> RenderableType:
-    """Peaks by length and batch, coloured by the first card."""
+    """Peaks by length and batch, coloured by one card."""
     assert check.grid is not None
-    card = check.cards[0].card
-    title = f"Peak by length and batch, against {card.name}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("length", justify="right")
+    assert check.grid_card is not None
+    card = check.grid_card
+    title = f"Peak by length and batch; green fits {card.name} ({_whole(card.memory)}), yellow is tight, red does not"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("length", justify="right", no_wrap=True)
     for batch in next(iter(check.grid.values())):
-        table.add_column(f"batch {batch}", justify="right")
+        table.add_column(f"batch {batch}", justify="right", no_wrap=True)
     for length, row in check.grid.items():
         table.add_row(f"{length:,}", *(Text(size(peak), style=VERDICT[card.verdict(peak)]) for peak in row.values()))
     return table

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from headnote_cli.commands.rows import encoder_for, lengths_lines
 from headnote_cli.config import Config, Settings
-from headnote_cli.errors import ConfigError
-from headnote_cli.hardware import Machine, Plan, detect, resolve
-from headnote_cli.memory.advice import Change, advice, grid, largest_batch, longest
+from headnote_cli.errors import ConfigError, DataError, UsageError
+from headnote_cli.hardware import Machine, Plan, available_memory, detect, resolve
+from headnote_cli.memory.advice import (
+    MOST_ROWS,
+    Change,
+    SetupFor,
+    advice,
+    grid,
+    largest,
+    largest_batch,
+    longest,
+    with_batch,
+)
 from headnote_cli.memory.cards import Card, card, usual_cards
 from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.inference import generation, merging
-from headnote_cli.memory.setup import Setup, setup_of
+from headnote_cli.memory.setup import DEFAULT_LENGTH, Setup, setup_of
 from headnote_cli.memory.shapes import Shapes, shapes_of
 
 PURPOSES = ("train", "generate", "merge")
+MOST = {"per_device_train_batch_size": 65_536, "max_length": 10_485_760}  # ten million tokens: Llama 4's longest
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A card and what fits on it; the largest batch and length are of training."""
+    """A card and what fits on it; the largest length is of training, the largest batch of generating too."""
 
     card: Card
     verdict: str
@@ -52,11 +65,15 @@ class DataLengths:
 
     rows: int
     longest: int
+    labels: int  # most labelled tokens of a row
     mean_peak: int
     cut: dict[int, float]  # share of rows that a shorter `max_length` would cut
+    rows_cut: int = 0
+    rows_dropped: int = 0
+    lines: list[str] = field(default_factory=list)  # what every command says about rows that it reads
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "lines"}
 
 
 @dataclass(frozen=True)
@@ -73,20 +90,31 @@ class MemoryCheck:
     cards: list[Fit]
     advice: list[Change]
     plan: Plan
+    at_batch: Callable[[int], Estimate]
     grid: dict[int, dict[int, int]] | None = None
+    grid_card: Card | None = None
     data: DataLengths | None = None
 
     @property
     def fits_any(self) -> bool:
-        return any(fit.fits for fit in self.cards)
+        """Whether it fits this machine's own card; any of those that were named, or where it has none."""
+        own = [fit for fit in self.cards if fit.card.here]
+        return any(fit.fits for fit in own or self.cards)
+
+    @property
+    def batch(self) -> int | None:
+        """Rows at a time; a merge has none."""
+        return None if self.purpose == "merge" else self.setup.batch
 
     def batches(self) -> dict[int, Estimate]:
-        """The estimate at other batches, for a picture."""
-        largest_shown = max(4, 2 * self.setup.batch)
-        return {
-            batch: estimate(self.shapes, dataclasses.replace(self.setup, batch=batch))
-            for batch in sorted({1, 2, 4, self.setup.batch, largest_shown})
-        }
+        """The estimate at other batches, for a picture.
+
+        Raises:
+            UsageError: A merge, which has none.
+        """
+        if self.batch is None:
+            raise UsageError("--plot draws components by batch, and a merge has no batch", hint="leave --plot out")
+        return {batch: self.at_batch(batch) for batch in sorted({1, 2, 4, self.batch, max(4, 2 * self.batch)})}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -95,11 +123,13 @@ class MemoryCheck:
             "purpose": self.purpose,
             "stack": self.stack,
             "method": self.method,
-            "batch": self.setup.batch,
+            "batch": self.batch,
             "max_length": self.setup.length,
             "total_bytes": self.estimate.total,
             "at_least": bool(self.estimate.unknown),
             "unknown": list(self.estimate.unknown),
+            "nearest": self.estimate.nearest,
+            "sizes": self.shapes.source,
             "phase": self.estimate.phase,
             "phases": self.estimate.phases,
             "components": self.estimate.components,
@@ -107,6 +137,7 @@ class MemoryCheck:
             "cards": [fit.to_json() for fit in self.cards],
             "advice": [dataclasses.asdict(change) for change in self.advice],
             "grid": self.grid,
+            "grid_card": self.grid_card and self.grid_card.name,
             "data": self.data and self.data.to_json(),
             "plan": self.plan.rows(),
         }
@@ -120,37 +151,54 @@ def check_memory(
     devices: int = 1,
     with_grid: bool = False,
     with_data: bool = False,
+    batch: int | None = None,
 ) -> MemoryCheck:
     """Estimate a config's peak and hold it against cards.
 
     Args:
-        gpus: Names or sizes; without any, this machine's own GPU and one card of each usual size.
+        gpus: Names or sizes; without any, this machine's own GPU and one card of each usual size. What a CPU does is
+            held against this machine's main memory, or these.
         stack: Whose training code: `slds`, `trl` or `workshop` (see `memory.setup`).
         with_data: Encode the config's training rows and take their real lengths.
+        batch: Rows at a time: of a training step in place of the config's, of generation in place of one.
 
     Raises:
-        ConfigError: The model's sizes are not known, or settings cannot go together.
+        ConfigError: The model's sizes are not known, settings cannot go together or are absurd.
         UsageError: A card is not known.
+        DataError: No row is there to take lengths of.
     """
-    settings = config.settings
+    training = purpose == "train"
+    rows = batch or (config.settings.per_device_train_batch_size if training else 1)
+    settings = config.settings.model_copy(update={"per_device_train_batch_size": rows})
+    _refuse_absurd(settings, config)
     shapes = shapes_for(config)
     machine = detect()
+    setup_for: SetupFor = partial(setup_of, shapes=shapes, stack=stack, devices=devices)
     data = None
-    if with_data and purpose == "train":
-        settings, data = _with_lengths(config, shapes, stack, devices)
-    setup = setup_of(settings, shapes, stack, devices)
-    result = _estimated(shapes, setup, purpose, settings)
-    cards = [card(text) for text in gpus] or _own_cards(machine, settings, purpose) + usual_cards()
-    training = purpose == "train"
-    fits = [
-        Fit(
-            one,
-            one.verdict(result.total),
-            largest_batch(shapes, settings, one.usable, stack, devices) if training else 0,
-            longest(shapes, settings, one.usable, stack, devices) if training else 0,
-        )
-        for one in cards
-    ]
+    if with_data and training:
+        data = _lengths(config, settings, shapes, setup_for)
+        settings = settings.model_copy(update={"max_length": data.longest})
+        setup_for = partial(setup_of, shapes=shapes, stack=stack, devices=devices, labels=data.labels)
+    cards = [card(text) for text in gpus] or _cards(machine, settings, purpose)
+
+    def at_batch(rows: int) -> Estimate:
+        if training:
+            return estimate(shapes, with_batch(settings, rows, settings.max_length or DEFAULT_LENGTH, setup_for))
+        return generation(shapes, setup, rows)
+
+    def needed(one: Card) -> Estimate:
+        return merging(shapes, setup, one.memory - one.used) if purpose == "merge" else at_batch(rows)
+
+    setup = setup_for(settings)
+    fits = []
+    for one in cards:
+        most = length = 0
+        if training:
+            most = largest_batch(shapes, settings, one.usable, setup_for)
+            length = longest(shapes, settings, one.usable, setup_for)
+        elif purpose == "generate":
+            most = largest(lambda rows, usable=one.usable: at_batch(rows).total <= usable, MOST_ROWS)  # type: ignore[misc]
+        fits.append(Fit(one, one.verdict(needed(one).total), most, length))
     return MemoryCheck(
         str(config.path),
         shapes,
@@ -158,13 +206,30 @@ def check_memory(
         stack,
         method_of(settings, stack),
         setup,
-        result,
+        needed(cards[0]),
         fits,
-        advice(shapes, settings, stack, devices) if training else [],
+        advice(shapes, settings, setup_for) if training else [],
         resolve(settings, machine, shapes.model_type),
-        grid(shapes, settings, stack, devices) if with_grid and training else None,
+        at_batch,
+        grid(shapes, settings, setup_for) if with_grid and training else None,
+        _grid_card(fits, chosen=bool(gpus)),
         data,
     )
+
+
+def _refuse_absurd(settings: Settings, config: Config) -> None:
+    for key, most in MOST.items():
+        value = getattr(settings, key)
+        if value is not None and value > most:
+            hint = f"estimates go up to {most:,}"
+            raise ConfigError(f"`{key}: {value}` is more than any GPU could hold", config.where(key), hint)
+
+
+def _grid_card(fits: Sequence[Fit], chosen: bool) -> Card:
+    """The card to colour a grid by: the first one named, this machine's own, else the smallest that fits."""
+    if chosen or fits[0].card.here:
+        return fits[0].card
+    return next((fit.card for fit in fits if fit.fits), fits[-1].card)
 
 
 def shapes_for(config: Config) -> Shapes:
@@ -179,46 +244,67 @@ def shapes_for(config: Config) -> Shapes:
     return shapes_of(name, config.locate(name))
 
 
-def _estimated(shapes: Shapes, setup: Setup, purpose: str, settings: Settings) -> Estimate:
-    if purpose == "generate":
-        return generation(shapes, setup, settings.per_device_eval_batch_size or 1)
-    return merging(shapes, setup) if purpose == "merge" else estimate(shapes, setup)
-
-
-def _own_cards(machine: Machine, settings: Settings, purpose: str) -> list[Card]:
-    """This machine's GPUs, with what other programs hold of them; its main memory for what a CPU does."""
+def _cards(machine: Machine, settings: Settings, purpose: str) -> list[Card]:
+    """This machine's GPUs, with what other programs hold of them, and the usual ones; its main memory for what a CPU
+    does."""
     if settings.use_cpu or purpose == "merge":
-        return [Card("main memory (here)", machine.memory)] if machine.memory else []
-    return [Card(f"{gpu.name} (here)", gpu.memory, gpu.used) for gpu in machine.gpus]
+        free = available_memory()
+        memory = max(machine.memory, free)
+        if memory:  # a system that does not tell is held against usual sizes
+            return [Card("main memory (here)", memory, memory - free, here=True)]
+        return usual_cards()
+    return [Card(f"{gpu.name} (here)", gpu.memory, gpu.used, here=True) for gpu in machine.gpus] + usual_cards()
 
 
-def _with_lengths(config: Config, shapes: Shapes, stack: str, devices: int) -> tuple[Settings, DataLengths]:
-    """The settings with the longest row as `max_length`, and what the rows' lengths mean."""
-    lengths, labels = _row_lengths(config)
-    settings, limit = config.settings, max(lengths)
-    batch = settings.per_device_train_batch_size
-    longest_row = settings.model_copy(update={"max_length": limit})
-    order = list(range(len(lengths)))
-    random.Random(settings.seed).shuffle(order)
+def _lengths(config: Config, settings: Settings, shapes: Shapes, setup_for: SetupFor) -> DataLengths:
+    """What the rows' lengths mean, in batches as training makes them.
+
+    Raises:
+        DataError: There is no row.
+    """
+    lengths, labels, summary, lines = _row_lengths(config)
+    if not lengths:
+        hint = "raise `max_length`, or set `overflow: structure`" if summary["rows"] else None
+        raise DataError("no row is left whose length could be taken", str(settings.dataset_name), hint)
+    batch, limit = settings.per_device_train_batch_size, max(lengths)
+    order = _training_order(lengths, settings)
     peaks: dict[tuple[int, int], int] = {}
     weighted = tokens = 0
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         # To 64 tokens: enough for a mean, and few different estimates.
-        length = -(-max(lengths[row] for row in rows) // 64) * 64
-        label = -(-max(labels[row] for row in rows) // 64) * 64
+        length, label = (min(limit, -(-max(of[row] for row in rows) // 64) * 64) for of in (lengths, labels))
         if (length, label) not in peaks:
-            setup = setup_of(settings.model_copy(update={"max_length": length}), shapes, stack, devices)
-            peaks[length, label] = estimate(shapes, dataclasses.replace(setup, labels=min(label, length))).total
+            changed = settings.model_copy(update={"max_length": length})
+            peaks[length, label] = estimate(shapes, dataclasses.replace(setup_for(changed), labels=label)).total
         weighted += peaks[length, label] * length
         tokens += length
-    cut = {limit // part: sum(length > limit // part for length in lengths) / len(lengths) for part in (2, 4)}
-    return longest_row, DataLengths(len(lengths), limit, weighted // tokens, cut)
+    return DataLengths(
+        len(lengths),
+        limit,
+        max(labels),
+        weighted // tokens,
+        {limit // part: sum(length > limit // part for length in lengths) / len(lengths) for part in (2, 4)},
+        summary["rows_cut"],
+        summary["rows_dropped"],
+        lines,
+    )
 
 
-def _row_lengths(config: Config) -> tuple[list[int], list[int]]:
-    """Tokens of each training row, and how many of them are labelled."""
-    from headnote_cli.commands.rows import encoder_for
+def _training_order(lengths: list[int], settings: Settings) -> list[int]:
+    """The order of the first epoch: rows of like length together, unless the config says otherwise."""
+    if settings.train_sampling_strategy != "group_by_length" and "train_sampling_strategy" in settings.model_fields_set:
+        order = list(range(len(lengths)))
+        random.Random(settings.seed).shuffle(order)
+        return order
+    from headnote_cli.engine.trainer import GroupedByLength
+
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return list(GroupedByLength(lengths, batch, settings.data_seed or settings.seed))
+
+
+def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], list[str]]:
+    """Tokens of each training row, how many of them are labelled, and what preparing did to the rows."""
     from headnote_cli.data import load_split
     from headnote_cli.engine.base import base_model, load_tokenizer
     from headnote_cli.engine.preparation import lengths_of, prepare
@@ -226,7 +312,10 @@ def _row_lengths(config: Config) -> tuple[list[int], list[int]]:
 
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder = encoder_for(config, templates, load_tokenizer(base_model(config), config))
-    return lengths_of(prepare(load_split(config, "train"), encoder, detect().cores).dataset)
+    rows = load_split(config, "train")
+    prepared = prepare(rows, encoder, detect().cores)
+    lines = [*rows.notes, *lengths_lines(rows, prepared.summary, prepared.cached)]
+    return *lengths_of(prepared.dataset), prepared.summary, lines
 
 
 def method_of(settings: Settings, stack: str = "slds") -> str:

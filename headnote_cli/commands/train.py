@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +20,11 @@ from headnote_cli.data import load_split
 from headnote_cli.encoding import Encoder
 from headnote_cli.errors import ConfigError, DataError, DoesNotFitError, Interrupted, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note, PlanResolved
-from headnote_cli.hardware import Machine, Plan, resolve
+from headnote_cli.hardware import Machine, Plan, available_memory, resolve
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
 from headnote_cli.memory.estimate import estimate
+from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
 from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.prompts import PromptTemplates
@@ -168,26 +171,38 @@ def _expected_memory(
     """The estimate for this machine, as the plan will train here; None where the model's sizes are not known.
 
     Raises:
-        DoesNotFitError: It is more than the machine has, and is not to be ignored.
+        DoesNotFitError: The tensors alone are more than the machine has free, and that is not to be ignored.
     """
     effective = planned(config.settings, plan)
     try:
+        devices, sharding = launched(os.environ)
         shapes = shapes_for(config)
-        found = estimate(shapes, setup_of(effective, shapes))
+        found = estimate(shapes, setup_of(effective, shapes, devices=devices, sharding=sharding))
     except (ConfigError, UnreachableError) as error:
         emit(Note(f"memory not estimated: {error.message}"))
         return None
-    on_gpu = plan.effective("device") == "cuda"
-    cards = [Card(gpu.name, gpu.memory, gpu.used) for gpu in machine.gpus] if on_gpu else []
-    card = min(cards, key=lambda one: one.usable, default=Card("main memory", machine.memory))
-    needed = f"{'at least ' if found.unknown else ''}{found.total / 2**30:.1f} GiB"
-    emit(Note(f"memory, estimated: {needed} of {card.memory / 2**30:.1f} GiB ({card.name})"))
-    if card.memory and found.total > card.usable and not ignore:
+    card, processes = own_card(plan, machine, os.environ)
+    needed = f"{'at least ' if found.unknown else ''}{processes * found.total / 2**30:.1f} GiB"
+    free = (card.memory - card.used) / 2**30
+    emit(Note(f"memory, estimated: {needed} of {free:.1f} GiB ({card.name})"))
+    if card.memory and card.clearly_below(processes * found.allocated) and not ignore:
         raise DoesNotFitError(
-            f"a step needs {needed}, and {card.name} has {card.usable / 2**30:.1f} GiB to give",
+            f"a step needs {needed}, and {card.name} has {free:.1f} GiB to give",
             hint=f"`slds check-memory --config {config.path}` says what would help; --ignore-memory tries all the same",
         )
+    if card.verdict(processes * found.total) == "does not fit":
+        emit(Note("memory: the estimate leaves no room; it may run out", warning=True))
     return {"bytes": found.total, "allocated": found.allocated, "phase": found.phase, "components": found.components}
+
+
+def own_card(plan: Plan, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
+    """What this process trains in, and how many processes share it: a GPU is its own, main memory is everybody's."""
+    if plan.effective("device") == "cuda":
+        gpu = machine.gpus[min(int(environment.get("LOCAL_RANK", "0")), len(machine.gpus) - 1)]
+        return Card(gpu.name, gpu.memory, gpu.used), 1
+    free = available_memory()
+    memory = max(machine.memory, free)
+    return Card("main memory", memory, memory - free), int(environment.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def planned(settings: Settings, plan: Plan) -> Settings:
@@ -395,7 +410,7 @@ def _out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseExceptio
     whole = newest_whole(folder)
     settings = planned(config.settings, plan)
     shapes = shapes_for(config)
-    helping = [one for one in advice(shapes, settings, "slds") if one.saved > 0][:3]
+    helping = [one for one in advice(shapes, settings, partial(setup_of, shapes=shapes)) if one.saved > 0][:3]
     told = "; ".join(f"{one.what} (saves {one.saved / 2**30:.1f} GiB): {', '.join(one.lines)}" for one in helping)
     return DoesNotFitError(
         f"out of memory at step {step}: {str(error).splitlines()[0] if str(error) else 'main memory'}; "

@@ -9,10 +9,11 @@ from typing import Any
 
 from headnote_cli.config import Settings
 from headnote_cli.memory.estimate import estimate
-from headnote_cli.memory.setup import DEFAULT_LENGTH, Setup, checkpoints_activations, load_dtype, setup_of
+from headnote_cli.memory.setup import ALL_LINEAR, DEFAULT_LENGTH, Setup, checkpoints_activations, load_dtype
 from headnote_cli.memory.shapes import Shapes
 
-WORTH_SAYING = 0.01  # of the peak
+SetupFor = Callable[[Settings], Setup]  # with the stack and the devices that are asked about
+WORTH_SAYING = 0.001  # of the peak
 MOST_ROWS, LONGEST = 1024, 131_072
 GRID_BATCHES = (1, 2, 4, 8, 16)
 GRID_LENGTHS = (1024, 2048, 4096, 8192, 16_384)
@@ -28,20 +29,21 @@ class Change:
     saved: int
 
 
-def advice(shapes: Shapes, settings: Settings, stack: str, devices: int = 1) -> list[Change]:
+def advice(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> list[Change]:
     """Changes that lower the peak, the greatest first."""
-    now = estimate(shapes, setup_of(settings, shapes, stack, devices)).total
+    setup = setup_for(settings)
+    now = estimate(shapes, setup).total
     found = []
-    for what, keys in _candidates(settings):
-        changed = settings.model_copy(update=keys)
-        total = estimate(shapes, setup_of(changed, shapes, stack, devices)).total
+    for what, keys in _candidates(shapes, settings, setup):
+        total = estimate(shapes, setup_for(settings.model_copy(update=keys))).total
         if now - total > WORTH_SAYING * now:
             lines = tuple(f"{key}: {_yaml(value)}" for key, value in keys.items())
             found.append(Change(what, lines, total, now - total))
     return sorted(found, key=lambda change: -change.saved)
 
 
-def _candidates(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(shapes: Shapes, settings: Settings, setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Changes that this setup has not made yet."""
     batch, length = settings.per_device_train_batch_size, settings.max_length or DEFAULT_LENGTH
     accumulation = settings.gradient_accumulation_steps
     on_gpu = not settings.use_cpu
@@ -74,21 +76,23 @@ def _candidates(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "no dropout before the adapters", {"lora_dropout": 0.0}
     if settings.label_smoothing_factor:
         yield "no label smoothing, which needs all logits", {"label_smoothing_factor": 0.0}
-    if settings.completion_only_loss is False:
-        yield "the loss on completions only", {"completion_only_loss": True}
+    if setup.vision_adapted and shapes.vision_layers and setup.targets == ALL_LINEAR:
+        ends = "|".join(name for name, _, _ in shapes.linear_modules())
+        yield "no adapters in the unused vision tower", {"lora_target_modules": rf".*language_model.*\.({ends})"}
     for shorter in (length // 2, length // 4):
         if shorter >= 512:
             yield f"rows of at most {shorter:,} tokens", {"max_length": shorter}
 
 
 def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) and not value[:1].isalnum() else str(value)
 
 
-def with_batch(shapes: Shapes, settings: Settings, batch: int, length: int, stack: str, devices: int) -> Setup:
+def with_batch(settings: Settings, batch: int, length: int, setup_for: SetupFor) -> Setup:
     """The setup at another batch and length."""
-    changed = settings.model_copy(update={"per_device_train_batch_size": batch, "max_length": length})
-    setup = setup_of(changed, shapes, stack, devices)
+    setup = setup_for(settings.model_copy(update={"per_device_train_batch_size": batch, "max_length": length}))
     return dataclasses.replace(setup, evaluation_batch=min(setup.evaluation_batch, batch))
 
 
@@ -106,32 +110,31 @@ def largest(fits: Callable[[int], bool], highest: int) -> int:
     return low
 
 
-def largest_batch(shapes: Shapes, settings: Settings, budget: int, stack: str = "slds", devices: int = 1) -> int:
+def largest_batch(shapes: Shapes, settings: Settings, budget: int, setup_for: SetupFor) -> int:
     """The most rows a step that fit in `budget` bytes, 0 if not even one does."""
     length = settings.max_length or DEFAULT_LENGTH
 
     def fits(batch: int) -> bool:
-        return estimate(shapes, with_batch(shapes, settings, batch, length, stack, devices)).total <= budget
+        return estimate(shapes, with_batch(settings, batch, length, setup_for)).total <= budget
 
     return largest(fits, MOST_ROWS)
 
 
-def longest(shapes: Shapes, settings: Settings, budget: int, stack: str = "slds", devices: int = 1) -> int:
+def longest(shapes: Shapes, settings: Settings, budget: int, setup_for: SetupFor) -> int:
     """The most tokens a row, in steps of 128, that fit in `budget` bytes at the config's batch."""
     batch = settings.per_device_train_batch_size
 
     def fits(steps: int) -> bool:
-        return estimate(shapes, with_batch(shapes, settings, batch, 128 * steps, stack, devices)).total <= budget
+        return estimate(shapes, with_batch(settings, batch, 128 * steps, setup_for)).total <= budget
 
     return 128 * largest(fits, LONGEST // 128)
 
 
-def grid(shapes: Shapes, settings: Settings, stack: str = "slds", devices: int = 1) -> dict[int, dict[int, int]]:
+def grid(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> dict[int, dict[int, int]]:
     """Peaks by length and batch."""
     return {
         length: {
-            batch: estimate(shapes, with_batch(shapes, settings, batch, length, stack, devices)).total
-            for batch in GRID_BATCHES
+            batch: estimate(shapes, with_batch(settings, batch, length, setup_for)).total for batch in GRID_BATCHES
         }
         for length in GRID_LENGTHS
     }

@@ -23,8 +23,16 @@ GIBIBYTES = {
     "A100-80": 80,
     "H100": 80,
     "H200": 141,
+    "A10G": 24,
+    "RTX A6000": 48,
+    "RTX 6000 Ada": 48,
+    "V100-16": 16,
+    "V100-32": 32,
 }
-ALIASES = {"A100": "A100-80"}
+ALIASES = {"A100": "A100-80", "V100": "V100-16", "A6000": "RTX A6000"}
+UNITS = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
+# Words of a driver's or shop's name that say nothing of the memory.
+DECORATION = ("nvidia", "geforce", "tesla", "pcie", "sxm2", "sxm3", "sxm4", "sxm5", "sxm", "hbm3", "hbm2e", "hbm2")
 USUAL = ("RTX 4060", "RTX 3060", "T4", "RTX 4090", "RTX 5090", "A100-40", "L40S", "H100", "H200")
 # What the driver keeps for itself: 24 GiB cards show 23.6 to 23.99 GiB, a T4 with error correction 14.75 of 16.
 USABLE = 0.98
@@ -39,10 +47,15 @@ class Card:
     name: str
     memory: int  # bytes
     used: int = 0  # bytes that other programs hold
+    here: bool = False  # this machine's own
 
     @property
     def usable(self) -> int:
         return int((self.memory - self.used) * USABLE)
+
+    def clearly_below(self, tensors: int) -> bool:
+        """Whether tensors alone are more than is free, without what the driver and the allocator take."""
+        return tensors > self.memory - self.used
 
     def verdict(self, peak: int) -> str:
         """`fits`, `tight` or `does not fit`."""
@@ -52,21 +65,40 @@ class Card:
 
 
 def card(text: str) -> Card:
-    """`RTX 4090`, `rtx4090` or `24GiB`.
+    """`RTX 4090`, `4090`, `NVIDIA A100-SXM4-40GB`, `24GiB` or `24576MiB`.
 
     Raises:
-        UsageError: It is neither a known name nor a size.
+        UsageError: It is neither a known name nor a size, or a size of nothing.
     """
-    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|G)\s*", text, re.IGNORECASE)
-    if size and len(size[1]) <= 9:
-        unit = 10**9 if size[2].lower() == "gb" else GIB
-        return Card(text.strip(), int(float(size[1]) * unit))
-    key = re.sub(r"[\s_-]", "", text).lower()
+    words = " ".join(word for word in re.split(r"[\s_-]+", text.strip()) if word.lower() not in DECORATION)
+    size = re.search(r"(?:^| )(\d{1,7}(?:\.\d{1,6})?) ?(GiB|GB|G|MiB|MB)$", words, re.IGNORECASE)
+    memory = int(float(size[1]) * UNITS[size[2].lower()]) if size else 0
+    name = words[: size.start()] if size else words
+    if text.lstrip().startswith("-") or (size and not memory):
+        raise UsageError(f"--gpu {text}: no card has so little memory")
+    if size and not name:
+        return Card(text.strip(), memory)
+    nominal = round(float(size[1])) if size and size[2].lower() != "mib" else 0
+    known = (_named(f"{name}-{nominal}") if nominal else None) or _named(name)
+    if known is None:
+        hint = f"name one of {', '.join(GIBIBYTES)}, or a size such as 24GiB"
+        raise UsageError(f"--gpu {text}: no such card", hint=hint)
+    if nominal and nominal != GIBIBYTES[known]:  # a variant with other memory: what is written counts
+        return Card(f"{known}, {nominal} GB", memory)
+    return Card(known, GIBIBYTES[known] * GIB)
+
+
+def _named(text: str) -> str | None:
+    """The card that a name means, without its decoration; a number alone is a GeForce."""
+    key = _key(text)
     for name in (*GIBIBYTES, *ALIASES):
-        if re.sub(r"[\s_-]", "", name).lower() == key:
-            name = ALIASES.get(name, name)
-            return Card(name, GIBIBYTES[name] * GIB)
-    raise UsageError(f"--gpu {text}: no such card", hint=f"name one of {', '.join(GIBIBYTES)}, or a size such as 24GiB")
+        if key in (_key(name), _key(name).removeprefix("rtx") if key.isdigit() else None):
+            return ALIASES.get(name, name)
+    return None
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
 
 
 def usual_cards() -> list[Card]:

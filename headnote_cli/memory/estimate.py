@@ -9,10 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
-from headnote_cli.memory.forms import Kind, LayerForms, fullest, fused_tile, layer_forms, loss_forms, value
-from headnote_cli.memory.setup import EMBEDDINGS, Setup
+from headnote_cli.memory.forms import (
+    Kind,
+    LayerForms,
+    fullest,
+    fused_tile,
+    is_counted,
+    layer_forms,
+    loss_forms,
+    value,
+)
+from headnote_cli.memory.setup import EMBEDDINGS, VISION_MODULES, Setup, adapted_modules
 from headnote_cli.memory.shapes import Shapes
 
 # bitsandbytes' NF4: 4 bits a weight and a float32 scale for 64 of them. With double quantization (QLoRA, section 3)
@@ -32,18 +45,45 @@ GATHERED_UNITS = 2
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """Trained tensors of one size."""
+
+    elements: int
+    count: int = 1
+    embedding: bool = False  # of an nn.Embedding
+
+
+@dataclass(frozen=True)
 class Optimizer:
-    """Bytes of a trained weight's states, as a multiple of its own width and beside it, and what a step takes."""
+    """Bytes of a trained weight's states, as a multiple of its own width and beside it, and what a step takes.
+
+    Attributes:
+        plain: The same states in a tensor that is not quantized: multiple of the weight's width, and bytes.
+        block: Quantized is what has at least `SMALLEST` elements, and for torchao a multiple of this many.
+        spares_embeddings: nn.Embedding is not quantized (transformers' Trainer, `create_optimizer`, for bitsandbytes).
+    """
 
     widths: float = 0.0
     bytes: float = 0.0
     step_widths: float = 0.0
+    plain: tuple[float, float] | None = None
+    block: int = 1
+    spares_embeddings: bool = False
+
+    def per_weight(self, tensor: Tensor, width: int, shards: int = 1) -> float:
+        """Bytes of the states of one weight of a tensor."""
+        local = -(-tensor.elements // shards)
+        whole = local < SMALLEST or local % self.block or (tensor.embedding and self.spares_embeddings)
+        widths, beside = self.plain if self.plain and whole else (self.widths, self.bytes)
+        return widths * width + beside
 
 
+SMALLEST = 4096  # elements of a tensor whose states are quantized (bitsandbytes' `min_8bit_size`, torchao's rule)
 ADAM = Optimizer(widths=2)  # torch.optim.AdamW: exp_avg and exp_avg_sq in the weight's dtype
 # `foreach`, torch's default on CUDA, keeps the square roots of all second moments at once (_multi_tensor_adamw).
 ADAM_FOREACH = Optimizer(widths=2, step_widths=1)
-BLOCKWISE_8BIT = Optimizer(bytes=2 * (1 + 4 / 256))  # bitsandbytes: two states, a float32 for blocks of 256
+# bitsandbytes: two states of 8 bits, a float32 for blocks of 256; unquantized ones are float32.
+BNB_8BIT = Optimizer(bytes=2 * (1 + 4 / 256), plain=(0, 8), spares_embeddings=True)
 IN_MAIN_MEMORY = Optimizer()  # paged: CUDA's unified memory moves the states out when the GPU is full
 OPTIMIZERS = {
     "adamw_torch": ADAM_FOREACH,
@@ -51,31 +91,33 @@ OPTIMIZERS = {
     "adamw_hf": ADAM,
     "adamw_apex_fused": Optimizer(bytes=8),
     "adamw_anyprecision": Optimizer(widths=2),
-    "adamw_torch_8bit": BLOCKWISE_8BIT,  # torchao: 8 bits and a float32 for 256
-    "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 128)),  # torchao: 4 bits and a float32 for 128
-    "adamw_bnb_8bit": BLOCKWISE_8BIT,
-    "adamw_8bit": BLOCKWISE_8BIT,
+    # torchao (optim/adam.py, `_new_buffer`), a float32 for blocks of 256, which transformers' Trainer sets for 4 bits
+    # too (`_get_torchao_optimizer`). What is not quantized has the weight's dtype.
+    "adamw_torch_8bit": Optimizer(bytes=2 * (1 + 4 / 256), plain=(2, 0), block=256),
+    "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 256), plain=(2, 0), block=256),
+    "adamw_bnb_8bit": BNB_8BIT,
+    "adamw_8bit": BNB_8BIT,
     "paged_adamw": IN_MAIN_MEMORY,
     "paged_adamw_32bit": IN_MAIN_MEMORY,
     "paged_adamw_8bit": IN_MAIN_MEMORY,
     "paged_lion_8bit": IN_MAIN_MEMORY,
     "paged_lion_32bit": IN_MAIN_MEMORY,
     "lion_32bit": Optimizer(bytes=4),
-    "lion_8bit": Optimizer(bytes=1 + 4 / 256),
+    "lion_8bit": Optimizer(bytes=1 + 4 / 256, plain=(0, 4), spares_embeddings=True),
     "rmsprop": Optimizer(widths=1),
     "adagrad": Optimizer(widths=1),
     "sgd": Optimizer(),
     "adafactor": Optimizer(bytes=0.01, step_widths=1),  # row and column sums; the update is a whole tensor
 }
-# torchao and bitsandbytes leave small tensors unquantized: norms and biases (torchao: under 4,096 elements).
-QUANTIZED_STATES = ("adamw_torch_8bit", "adamw_torch_4bit", "adamw_bnb_8bit", "adamw_8bit")
+MASTER = 4  # bytes of a float32 weight that DeepSpeed and FSDP step beside 16-bit ones
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Bytes by component at the peak, and what every phase needs.
 
-    `unknown` names what is not counted: then the total is a lower bound.
+    `unknown` names what is not counted: then the total is a lower bound. `nearest` is the kind of layer whose count
+    stands in for one that was not counted.
     """
 
     components: dict[str, int]
@@ -84,6 +126,7 @@ class Estimate:
     parameters: int
     trainable: int
     unknown: tuple[str, ...] = ()
+    nearest: str | None = None
 
     @property
     def total(self) -> int:
@@ -97,31 +140,46 @@ class Estimate:
 
 def estimate(shapes: Shapes, setup: Setup) -> Estimate:
     """The peak of one training step on one device, from the second step on, when the optimizer has its states."""
-    trainable = trained_parameters(shapes, setup)
-    fixed = {
-        "weights": weights(shapes, setup),
-        "adapters": trainable * setup.adapter_width if setup.kind.method != "full" else 0,
-        "optimizer states": optimizer_states(shapes, setup),
-    }
-    if setup.sharding == "full":
-        fixed = {name: -(-size // setup.devices) for name, size in fixed.items()}
-        fixed["gathered weights"] = gathered_weights(shapes, setup)
-    if setup.sharding == "ddp":
-        fixed["DDP buckets"] = DDP_BUCKETS * gradients(shapes, setup)
-    phases = step_phases(shapes, setup)
+    fixed = fixed_parts(shapes, setup)
+    moving = {"loading": loading(shapes, setup)} | step_phases(shapes, setup) | {"saving": {}}
+    phases = {name: (part if name == "loading" else fixed | part) for name, part in moving.items()}
     phase = max(phases, key=lambda name: sum(phases[name].values()))
-    tensors = {name: size for name, size in {**fixed, **phases[phase]}.items() if size}
-    moving = sum(phases[phase].values())
-    beside = {"allocator slack": math.ceil(ALLOCATOR_SLACK * moving), "CUDA context": CUDA_CONTEXT}
-    held = sum(fixed.values())
+    tensors = {name: size for name, size in phases[phase].items() if size}
+    coming = sum(size for name, size in moving[phase].items() if name not in fixed)
+    beside = {"allocator slack": math.ceil(ALLOCATOR_SLACK * coming), "CUDA context": CUDA_CONTEXT}
+    used = nearest_kind(shapes, setup.kind)
     return Estimate(
         tensors | (beside if setup.on_gpu else {}),
         phase,
-        {name: held + sum(part.values()) for name, part in phases.items()},
+        {name: sum(part.values()) for name, part in phases.items()},
         shapes.parameters,
-        trainable,
+        trained_parameters(shapes, setup),
         setup.unknown,
+        None if used == setup.kind else used.key,
     )
+
+
+def fixed_parts(shapes: Shapes, setup: Setup) -> dict[str, int]:
+    """What lives through a whole step."""
+    adapters = trained_parameters(shapes, setup) * setup.adapter_width if setup.kind.method != "full" else 0
+    parts = {
+        "weights": -(-weights(shapes, setup) // setup.share("weights")),
+        "adapters": -(-adapters // setup.share("adapters")),
+        "optimizer states": optimizer_states(shapes, setup),
+    }
+    if setup.sharding == "full":
+        parts["gathered weights"] = gathered_weights(shapes, setup)
+    if setup.sharding == "ddp":
+        parts["DDP buckets"] = DDP_BUCKETS * gradients(shapes, setup)
+    return parts
+
+
+def loading(shapes: Shapes, setup: Setup) -> dict[str, int]:
+    """Weights as they come: on a GPU each is quantized when it is there, in 16 bits, one at a time
+    (transformers/core_model_loading.py: no threads while quantizing)."""
+    width = 0 if setup.quantization == "none" else 2
+    widest = max(rows * columns for _, rows, columns in (*shapes.linear_modules(), *shapes.vision_modules()))
+    return {"weights": -(-weights(shapes, setup) // setup.share("weights")), "a weight to quantize": width * widest}
 
 
 def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
@@ -134,6 +192,8 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
     sizes = sizes_of(shapes, setup)
     layer = forms_for(shapes, setup.kind)
     stored, kept = (shapes.layers * value(form, sizes) for form in (layer.stored, layer.kept))
+    if setup.offloaded:  # how many still wait on the GPU is not known: a lower bound
+        stored = kept = 0
     scored, unscored = loss(shapes, setup)
     grads = gradients(shapes, setup)
     accumulated = {"gradients": grads} if setup.gradients_stay else {}
@@ -150,7 +210,6 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
         },
         "end of backward": {"gradients": grads, "embedding's gradient": embedding_gradient(shapes, setup)},
         "optimizer step": {"gradients": grads, "optimizer step": optimizer_step(shapes, setup)},
-        "saving": {},
     }
     if setup.evaluation_batch:
         evaluated = dataclasses.replace(setup, batch=setup.evaluation_batch)
@@ -174,7 +233,12 @@ def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
 
 
 def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
-    """The counted forms of a kind of layer, or of the nearest counted kind that holds no less."""
+    """The counted forms of a kind of layer, or of the nearest one."""
+    return layer_forms(shapes.model_type, nearest_kind(shapes, kind))
+
+
+def nearest_kind(shapes: Shapes, kind: Kind) -> Kind:
+    """The kind itself if it was counted, else the nearest counted one that holds no less."""
     for nearest in (
         kind,
         dataclasses.replace(kind, targets="all"),
@@ -182,10 +246,8 @@ def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
         dataclasses.replace(kind, targets="all", amp=True, adapters="float32"),
         dataclasses.replace(kind, targets="all", amp=True, adapters="float32", attention="eager"),
     ):
-        try:
-            return layer_forms(shapes.model_type, nearest)
-        except KeyError:
-            continue
+        if is_counted(shapes.model_type, nearest):
+            return nearest
     raise KeyError(kind.key)
 
 
@@ -204,23 +266,55 @@ def gathered_weights(shapes: Shapes, setup: Setup) -> int:
 
 
 def trained_parameters(shapes: Shapes, setup: Setup) -> int:
-    """LoRA's A (r, in) and B (out, r) on each target; without PEFT all weights that text reaches, not the tower."""
-    if setup.kind.method == "full":
-        return shapes.parameters - shapes.vision_linear - shapes.other
-    per_layer = sum(
-        setup.rank * (rows + columns)
-        for name, rows, columns in shapes.linear_modules()
-        if setup.targets == ("all-linear",) or name in {target.rsplit(".", 1)[-1] for target in setup.targets}
+    """All trained weights: LoRA's, those in an unused vision tower too; without PEFT all that text reaches."""
+    idle = sum(
+        setup.rank * (rows + columns) * count for (rows, columns, tower), count in adapters_of(shapes, setup) if tower
     )
-    vision = setup.rank * shapes.vision_widths if setup.vision_adapted else 0
-    saved = shapes.embedding * sum(name in EMBEDDINGS for name in setup.saved_modules)
-    return shapes.layers * per_layer + vision + saved
+    return idle + stepped_parameters(shapes, setup)
+
+
+def stepped_parameters(shapes: Shapes, setup: Setup) -> int:
+    """Trained weights that text reaches, so that they have a gradient and states."""
+    return sum(tensor.elements * tensor.count for tensor in trained_tensors(shapes, setup))
+
+
+def trained_tensors(shapes: Shapes, setup: Setup) -> Iterator[Tensor]:
+    """What the optimizer steps: LoRA's A (r, in) and B (out, r) of each target and `modules_to_save`, or without PEFT
+    every tensor of the text model."""
+    if setup.kind.method == "full":
+        yield Tensor(shapes.embedding, embedding=True)
+        yield Tensor(shapes.head)
+        for _, rows, columns in shapes.linear_modules():
+            yield Tensor(rows * columns, shapes.layers)
+        for elements, count in shapes.vectors():
+            yield Tensor(elements, count)
+        return
+    for (rows, columns, tower), count in adapters_of(shapes, setup):
+        if not tower:
+            yield Tensor(setup.rank * rows, count)
+            yield Tensor(setup.rank * columns, count)
+    for name in setup.saved_modules:
+        if name in EMBEDDINGS:
+            yield Tensor(shapes.embedding, embedding=name == "embed_tokens")
+
+
+def adapters_of(shapes: Shapes, setup: Setup) -> tuple[tuple[tuple[int, int, bool], int], ...]:
+    """Input and output width of what is adapted and whether it lies in the vision tower, and how many there are."""
+    return () if setup.kind.method == "full" else _counted_adapters(shapes, setup.targets, setup.vision_adapted)
+
+
+@lru_cache(maxsize=64)
+def _counted_adapters(
+    shapes: Shapes, targets: str | tuple[str, ...], vision: bool
+) -> tuple[tuple[tuple[int, int, bool], int], ...]:
+    found = adapted_modules(shapes, targets, vision)
+    counted = Counter((rows, columns, re.fullmatch(VISION_MODULES, name) is not None) for name, rows, columns in found)
+    return tuple(counted.items())
 
 
 def gradients(shapes: Shapes, setup: Setup) -> int:
-    """One in the dtype of each trained weight."""
-    whole = trained_parameters(shapes, setup) * setup.trained_width
-    return -(-whole // setup.devices) if setup.sharding == "full" else whole
+    """One in the dtype of each trained weight that text reaches."""
+    return -(-stepped_parameters(shapes, setup) * setup.trained_width // setup.share("gradients"))
 
 
 def layer_gradients(shapes: Shapes, setup: Setup) -> int:
@@ -228,7 +322,7 @@ def layer_gradients(shapes: Shapes, setup: Setup) -> int:
     if setup.kind.method != "full":
         return gradients(shapes, setup) // shapes.layers
     layer = (shapes.layer_linear + shapes.norms // shapes.layers) * setup.trained_width
-    return -(-layer // setup.devices) if setup.sharding == "full" else layer
+    return -(-layer // setup.share("gradients"))
 
 
 def embedding_gradient(shapes: Shapes, setup: Setup) -> int:
@@ -239,19 +333,23 @@ def embedding_gradient(shapes: Shapes, setup: Setup) -> int:
 
 
 def optimizer_states(shapes: Shapes, setup: Setup) -> int:
-    """States of all trained weights, see `OPTIMIZERS`; 0 for one that is not known (then it is in `unknown`)."""
+    """States of all stepped weights, see `OPTIMIZERS`, and float32 masters where 16-bit weights are whole and sharded
+    ones are stepped; no states for an optimizer that is not known (then it is in `unknown`)."""
     optimizer = OPTIMIZERS.get(setup.optim, Optimizer())
-    trained = trained_parameters(shapes, setup)
-    small = shapes.norms if setup.kind.method == "full" and setup.optim in QUANTIZED_STATES else 0
-    per_weight = optimizer.widths * setup.trained_width + optimizer.bytes
-    return math.ceil((trained - small) * per_weight + small * 2 * setup.trained_width)
+    shards = setup.share("optimizer states")
+    masters = MASTER if setup.keeps_masters and setup.sharding != "full" else 0
+    width = masters or setup.trained_width
+    states = sum(
+        tensor.elements * tensor.count * (optimizer.per_weight(tensor, width, shards) + masters)
+        for tensor in trained_tensors(shapes, setup)
+    )
+    return math.ceil(states / shards)
 
 
 def optimizer_step(shapes: Shapes, setup: Setup) -> int:
     """What a step of the optimizer holds beside states and gradients."""
     step = OPTIMIZERS.get(setup.optim, Optimizer()).step_widths
-    whole = math.ceil(step * trained_parameters(shapes, setup) * setup.trained_width)
-    return whole // (setup.devices if setup.sharding == "full" else 1)
+    return math.ceil(step * stepped_parameters(shapes, setup) * setup.trained_width / setup.share("optimizer states"))
 
 
 def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:

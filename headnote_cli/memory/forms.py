@@ -117,6 +117,11 @@ def known_types() -> list[str]:
     return sorted({*_table()["layers"], *SAME_LAYERS})
 
 
+def is_counted(model_type: str, kind: Kind) -> bool:
+    """Whether a kind of layer was counted for a model type."""
+    return kind.key in _table()["layers"][SAME_LAYERS.get(model_type, model_type)]
+
+
 def layer_forms(model_type: str, kind: Kind) -> LayerForms:
     """The forms of a layer.
 

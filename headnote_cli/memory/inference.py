@@ -2,45 +2,115 @@
 
 from __future__ import annotations
 
-from headnote_cli.memory.estimate import ALLOCATOR_SLACK, CUDA_CONTEXT, Estimate, weights
+from headnote_cli.memory.estimate import ALLOCATOR_SLACK, CUDA_CONTEXT, Estimate
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes
 
 HEADNOTE_LIMIT = 512  # tokens that `slds generate` writes at most by default
+# Resident set of Python with torch, transformers and safetensors: 467 MiB measured.
+LIBRARIES = 500_000_000
+# The merge goes block by block (`engine/merging.py`): two threads, each with about three float32 blocks.
+MERGE_BLOCKS = 2 * 3
+BLOCK_ELEMENTS = 2**20
+# The check of a merge loads one whole model in float32 if so many times its size is free, else takes single layers
+# (`engine/verification.py`), of up to so many elements, as three float64 tensors.
+ROOM = 1.25
+LARGEST_LAYER = 2**28
+CHECKED_POSITIONS = 128
 
 
 def kv_cache(shapes: Shapes, rows: int, tokens: int, width: int) -> int:
-    """Keys and values, (rows, tokens, kv width) each, of every layer; a sliding layer keeps its window only."""
+    """Keys and values, (rows, tokens, kv width) each, of every layer; between steps a sliding layer keeps what its next
+    token sees, window - 1 tokens (transformers' `DynamicSlidingWindowLayer`)."""
     whole = shapes.layers // shapes.global_every if shapes.window else shapes.layers
     sliding = shapes.layers - whole
-    kept = whole * tokens + sliding * min(tokens, shapes.window or tokens)
+    kept = whole * tokens + sliding * min(tokens, (shapes.window or 1) - 1)
     return 2 * rows * kept * shapes.key_value_width * width
 
 
-def generation(shapes: Shapes, setup: Setup, rows: int = 1) -> Estimate:
-    """Prefill of the longest prompt and decoding to the token limit.
+def kv_cache_of_prompt(shapes: Shapes, rows: int, tokens: int, width: int) -> int:
+    """The same after the prompt: a sliding layer's is then a view on the keys of all its tokens, which stay."""
+    return 2 * rows * tokens * shapes.layers * shapes.key_value_width * width
 
-    One layer of the prefill holds its input, its residual and gate, up and their product, (tokens, MLP) each, and the
-    last position's logits in float32, (rows, vocabulary).
+
+def prefill_work(shapes: Shapes, setup: Setup, rows: int) -> int:
+    """One layer of a prompt of S tokens: its MLP (four tensors (tokens, h), three of (tokens, I)) or its attention.
+
+    Eager attention has scores and probabilities, (rows, heads, S, S), and these in float32 at once: 8 bytes, whether
+    the rest is in 16 bits or float32. One of them lives through the MLP.
     """
+    tokens, width = rows * setup.length, setup.width
+    square = rows * setup.length**2
+    eager = setup.kind.attention == "eager"
+    mlp = tokens * (4 * shapes.hidden + 3 * shapes.mlp) * width
+    attention = tokens * 3 * (shapes.hidden + shapes.query_width) * width + 2 * tokens * shapes.key_value_width * width
+    if eager:
+        mlp += square * shapes.heads * width
+        attention += 8 * square * shapes.heads
+    # Masks: one for all layers, one for sliding ones; SDPA's are boolean, and a causal one is not made for one row.
+    masks = (1 if eager or rows > 1 else 0) + (1 if shapes.window else 0)
+    mask_width = width if eager else 1
+    return max(mlp, attention) + (0 if setup.kind.attention == "flash_attention_2" else masks * square * mask_width)
+
+
+def generation(shapes: Shapes, setup: Setup, rows: int = 1) -> Estimate:
+    """The merged model, unquantized as `slds generate` loads it: prefill of the longest prompt, then decoding to the
+    token limit, where each layer's keys or values are copied to grow; with the last position's logits, also in float32.
+    """
+    width = setup.width
+    weights = shapes.parameters * width
+    logits = rows * shapes.vocabulary * (width + 4)
     tokens = setup.length + HEADNOTE_LIMIT
-    work = rows * setup.length * (4 * shapes.hidden + 3 * shapes.mlp + 2 * shapes.query_width) * setup.width
-    parts = {
-        "weights": weights(shapes, setup),
-        "KV cache": kv_cache(shapes, rows, tokens, setup.width),
-        "one layer at work": work,
-        "logits": rows * shapes.vocabulary * (setup.width + 4),
+    phases = {
+        "loading": {"weights": weights},
+        "prefill": {
+            "weights": weights,
+            "KV cache": kv_cache_of_prompt(shapes, rows, setup.length, width),
+            "one layer at work": prefill_work(shapes, setup, rows),
+            "logits": logits,
+        },
+        "decoding": {
+            "weights": weights,
+            "KV cache": kv_cache(shapes, rows, tokens, width),
+            "one layer at work": rows * tokens * shapes.key_value_width * width,
+            "logits": logits,
+        },
     }
-    slack = {"allocator slack": int(ALLOCATOR_SLACK * work), "CUDA context": CUDA_CONTEXT} if setup.on_gpu else {}
-    total = sum(parts.values())
-    return Estimate(parts | slack, "prefill", {"prefill": total, "decoding": total - work}, shapes.parameters, 0)
+    return fullest_phase(shapes, setup, phases, setup.on_gpu)
 
 
-def merging(shapes: Shapes, setup: Setup) -> Estimate:
-    """Main memory of a merge: the base whole, the largest weight and its sum with the adapter's product in float32,
-    and to verify, the merged model loaded beside it."""
-    base = shapes.parameters * setup.width
-    largest = max([shapes.embedding, *(rows * columns for _, rows, columns in shapes.linear_modules())])
-    parts = {"base": base, "one weight in float32": 2 * 4 * largest, "merged model, to verify": base}
-    phases = {"merging": base + 2 * 4 * largest, "verifying": 2 * base}
-    return Estimate(parts, "verifying", phases, shapes.parameters, 0)
+def merging(shapes: Shapes, setup: Setup, available: int) -> Estimate:
+    """Main memory of a merge, which is streamed: blocks of a few weights and the adapter of a layer; then its check.
+
+    Args:
+        available: Bytes of main memory that are free, which decide how the merge is checked.
+    """
+    layer = sum(setup.rank * (rows + columns) for _, rows, columns in shapes.linear_modules())
+    widest = max(rows * columns for _, rows, columns in shapes.linear_modules())
+    model = 4 * shapes.parameters
+    phases = {
+        "merging": {
+            "libraries": LIBRARIES,
+            "blocks in float32": MERGE_BLOCKS * 4 * BLOCK_ELEMENTS,
+            "adapter of a layer": 4 * layer,
+        }
+    }
+    if ROOM * model < available:
+        positions = 4 * CHECKED_POSITIONS * shapes.vocabulary
+        phases["check of the whole model"] = {"libraries": LIBRARIES, "model in float32": model, "logits": positions}
+    else:
+        phases["check of some layers"] = {
+            "libraries": LIBRARIES,
+            "a layer in float64": 3 * 8 * min(widest, LARGEST_LAYER),
+        }
+    return fullest_phase(shapes, setup, phases, on_gpu=False)
+
+
+def fullest_phase(shapes: Shapes, setup: Setup, phases: dict[str, dict[str, int]], on_gpu: bool) -> Estimate:
+    """The components of the largest phase."""
+    phase = max(phases, key=lambda name: sum(phases[name].values()))
+    parts = phases[phase]
+    moving = sum(size for name, size in parts.items() if name != "weights")
+    beside = {"allocator slack": int(ALLOCATOR_SLACK * moving), "CUDA context": CUDA_CONTEXT} if on_gpu else {}
+    totals = {name: sum(part.values()) for name, part in phases.items()}
+    return Estimate(parts | beside, phase, totals, shapes.parameters, 0, setup.unknown_weights)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from headnote_cli.config import Settings
 from headnote_cli.errors import ConfigError
 from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.parallel import DIVIDED, sharding_of
 from headnote_cli.memory.shapes import SLIDING, Shapes
 
 # Labelled tokens of a row where no data say better: the longest of 273 real headnotes has 727 with Gemma's tokenizer.
@@ -14,6 +17,10 @@ HEADNOTE = 768
 DEFAULT_LENGTH = 8192  # where the config sets no `max_length`
 SIXTEEN_BIT = ("bfloat16", "float16")
 EMBEDDINGS = ("embed_tokens", "lm_head")
+ALL_LINEAR = "all-linear"
+# What `slds train` keeps free of adapters in an image-text model unless a target names it; a full match, as PEFT's.
+VISION_MODULES = r".*(vision_tower|vision_model|visual|multi_modal_projector|audio_tower).*"
+KNOWN_ATTENTION = ("sdpa", "eager", "flash_attention_2", "kernels-community/flash-attn2")
 STACKS = ("slds", "trl", "workshop")
 
 
@@ -25,12 +32,15 @@ class Setup:
         loss: `fused` (TRL ≥ 1.16: tiles of labelled positions), `full` (all logits), `liger` (Liger's own fused
             cross-entropy, in chunks of all positions) or `labelled` (slds on a CPU: logits of labelled positions).
         labels: Labelled tokens of a row.
-        targets: Names of LoRA's linear layers, or `all-linear`.
+        targets: Of LoRA, as PEFT reads them: a string is `all-linear` or a full match of a module's name, of a tuple
+            each is the end of one.
+        vision_adapted: Whether targets may lie in the vision tower.
         saved_modules: PEFT's `modules_to_save`, trained whole beside the frozen ones.
         quantization: `none`, `nf4`, `nf4 double` or `int8`.
         upcast: What is not quantized is held in float32, as PEFT's `prepare_model_for_kbit_training` does.
         gradients_stay: Gradient accumulation: those of earlier batches live through the next one.
-        sharding: `none`, `ddp`, or `full` (FSDP, ZeRO-3) over `devices`.
+        sharding: `none`, or how `devices` share a step (see `parallel`).
+        offloaded: Activations wait in main memory for their backward.
         unknown: Settings whose memory is not known; then the total is a lower bound.
     """
 
@@ -41,7 +51,7 @@ class Setup:
     labels: int
     optim: str = "adamw_torch_fused"
     rank: int = 0
-    targets: tuple[str, ...] = ("all-linear",)
+    targets: str | tuple[str, ...] = ALL_LINEAR
     vision_adapted: bool = False
     saved_modules: tuple[str, ...] = ()
     quantization: str = "none"
@@ -50,15 +60,31 @@ class Setup:
     evaluation_batch: int = 0
     devices: int = 1
     sharding: str = "none"
+    offloaded: bool = False
     on_gpu: bool = True
     unknown: tuple[str, ...] = field(default=())
 
     @property
     def width(self) -> int:
-        """Bytes of an unquantized weight. Sharded full fine-tuning in mixed precision keeps float32 shards
-        (accelerate's `upcast_low_precision_parameters` for FSDP, DeepSpeed's master weights)."""
-        masters = self.sharding == "full" and self.kind.amp and self.kind.method == "full"
+        """Bytes of an unquantized weight; shards of all weights are the float32 masters themselves."""
+        masters = self.sharding == "full" and self.keeps_masters
         return 4 if self.kind.dtype == "float32" or masters else 2
+
+    @property
+    def keeps_masters(self) -> bool:
+        """Sharded full fine-tuning in mixed precision steps float32 weights (accelerate's
+        `upcast_low_precision_parameters` for FSDP, DeepSpeed's master weights)."""
+        sharded = self.sharding in ("full", "gradients", "states")
+        return sharded and self.kind.amp and self.kind.method == "full"
+
+    @property
+    def unknown_weights(self) -> tuple[str, ...]:
+        """What is not known of the model itself, whatever is done with it."""
+        return tuple(part for part in self.unknown if part.startswith("the weights of "))
+
+    def share(self, part: str) -> int:
+        """Among how many devices a part is divided."""
+        return self.devices if part in DIVIDED[self.sharding] else 1
 
     @property
     def adapter_width(self) -> int:
@@ -70,25 +96,35 @@ class Setup:
         return self.width if self.kind.method == "full" else self.adapter_width
 
 
-def setup_of(settings: Settings, shapes: Shapes, stack: str = "slds", devices: int = 1) -> Setup:
+def setup_of(
+    settings: Settings,
+    shapes: Shapes,
+    stack: str = "slds",
+    devices: int = 1,
+    sharding: str | None = None,
+    labels: int | None = None,
+) -> Setup:
     """What a config asks of a GPU, or of the CPU with `use_cpu`.
 
     Args:
         stack: Which code trains: `slds`; `trl`, plain TRL ≥ 1.16; or `workshop`, the recipe's own TRL 0.24, where
             `load_in_4bit` reaches no weight, the vision tower is adapted too, and only Liger spares the logits.
+        sharding: How `devices` share a step where a launcher says it; None: as the config says.
+        labels: Labelled tokens of a row, where rows are at hand.
 
     Raises:
-        ConfigError: Settings that no machine can do together.
+        ConfigError: Settings that no machine can do together, or targets that are in no model.
     """
     _refuse_impossible(settings)
     on_gpu = not settings.use_cpu
-    workshop = stack == "workshop"
-    quantization = "none" if workshop else _quantization(settings)
+    quantization = "none" if stack == "workshop" else _quantization(settings)
     dtype = load_dtype(settings) if on_gpu else "float32"
     amp = (on_gpu and settings.bf16 is not False) or settings.fp16
     batch, length = settings.per_device_train_batch_size, settings.max_length or DEFAULT_LENGTH
     method = "full" if not settings.use_peft else "lora" if quantization == "none" else "qlora"
     targets = _targets(settings)
+    vision = settings.use_peft and not _vision_excluded(settings, stack)
+    adapted = adapted_modules(shapes, targets, vision) if settings.use_peft else ()
     kind = Kind(
         method=method,
         dtype="float32" if dtype == "float32" else "bfloat16",
@@ -98,27 +134,80 @@ def setup_of(settings: Settings, shapes: Shapes, stack: str = "slds", devices: i
         checkpointing=checkpoints_activations(settings),
         dropout=settings.use_peft and settings.lora_dropout > 0,
         liger=settings.use_liger_kernel and on_gpu,
-        targets=_target_class(targets) if settings.use_peft else "all",
+        targets=_target_class({name.rsplit(".", 1)[-1] for name, _, _ in adapted}) if settings.use_peft else "all",
     )
     return Setup(
         kind=kind,
         loss=_loss(settings, stack, on_gpu),
         batch=batch,
         length=length,
-        labels=min(length - 1, HEADNOTE) if settings.completion_only_loss is not False else length - 1,
+        labels=min(labels or HEADNOTE, length - 1),
         optim=settings.optim,
         rank=settings.lora_r if settings.use_peft else 0,
         targets=targets,
         saved_modules=_saved_modules(settings),
-        vision_adapted=workshop and settings.use_peft and targets == ("all-linear",) and shapes.vision_linear > 0,
+        vision_adapted=vision,
         quantization=quantization,
         gradients_stay=settings.gradient_accumulation_steps > 1,
-        evaluation_batch=(settings.per_device_eval_batch_size or batch) if settings.eval_strategy != "no" else 0,
+        evaluation_batch=_evaluation_batch(settings, stack) if settings.eval_strategy != "no" else 0,
         devices=devices,
-        sharding=_sharding(settings, devices),
+        sharding=(sharding or sharding_of(settings, devices)) if devices > 1 else "none",
+        offloaded=settings.activation_offloading,
         on_gpu=on_gpu,
-        unknown=_unknown(settings),
+        unknown=(*shapes.unknown, *_unknown(settings, stack, adapted)),
     )
+
+
+@lru_cache(maxsize=64)
+def adapted_modules(
+    shapes: Shapes, targets: str | tuple[str, ...], vision: bool = False
+) -> tuple[tuple[str, int, int], ...]:
+    """Name, input and output width of the linear layers that get an adapter, found as PEFT finds them
+    (peft/tuners/tuners_utils.py, `check_target_module_exists`); the output layer only where it is named.
+
+    Raises:
+        ConfigError: None does, or the targets are no regular expression.
+    """
+    names = [module for module in shapes.module_names() if vision or not re.fullmatch(VISION_MODULES, module[0])]
+    embeddings = [
+        ("model.embed_tokens", shapes.vocabulary, shapes.hidden),
+        ("lm_head", shapes.hidden, shapes.vocabulary),
+    ]
+    if targets == ALL_LINEAR:
+        return tuple(names)
+    try:
+        found = tuple(module for module in (*names, *embeddings) if _matches(targets, module[0]))
+    except re.error as error:
+        raise ConfigError(f"`lora_target_modules: {targets}` is no regular expression: {error}") from error
+    if not found:
+        ends = dict.fromkeys(name.rsplit(".", 1)[-1] for name, _, _ in (*names, *embeddings))
+        asked = targets if isinstance(targets, str) else ", ".join(targets)
+        raise ConfigError(
+            f"`lora_target_modules: {asked}` matches no module of {shapes.name}",
+            hint=f"write `all-linear`, a list of {', '.join(ends)}, or a regular expression for whole names such as "
+            f"{names[0][0]} (TRL reads a list of one as such an expression)",
+        )
+    return found
+
+
+def _matches(targets: str | tuple[str, ...], name: str) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _evaluation_batch(settings: Settings, stack: str) -> int:
+    """slds evaluates as many rows at a time as it trains unless the config says otherwise, TRL eight."""
+    given = stack != "slds" or "per_device_eval_batch_size" in settings.model_fields_set
+    return settings.per_device_eval_batch_size if given else settings.per_device_train_batch_size
+
+
+def _vision_excluded(settings: Settings, stack: str) -> bool:
+    """slds keeps adapters off the vision tower unless a target names it; plain TRL does not."""
+    asked = settings.lora_target_modules or ""
+    named = asked if isinstance(asked, str) else " ".join(asked)
+    asked_for = any(word in named for word in ("vision", "visual", "multi_modal"))
+    return stack == "slds" and settings.model_class == "AutoModelForImageTextToText" and not asked_for
 
 
 def _refuse_impossible(settings: Settings) -> None:
@@ -164,20 +253,25 @@ def _adapters(stack: str, quantization: str, dtype: str) -> str:
 
 
 def _attention(settings: Settings, shapes: Shapes, batch: int, length: int) -> str:
-    """What is really done: SDPA is given a mask where rows are padded or a layer sees a window only."""
+    """What is really done: SDPA is given a mask where rows are padded or a layer sees a window only; transformers'
+    Gemma 2 has none, for the cap on its scores."""
     asked = settings.attn_implementation or "sdpa"
     if asked.startswith(("flash_attention", "kernels-community/")):
         return "flash_attention_2"
-    if asked == "eager":
+    if asked == "eager" or shapes.model_type == "gemma2":
         return "eager"
     masked = batch > 1 or (shapes.model_type in SLIDING and length > (shapes.window or 0))
     return "sdpa" if masked else "sdpa_causal"
 
 
-def _targets(settings: Settings) -> tuple[str, ...]:
-    asked = settings.lora_target_modules or "all-linear"
-    names = [asked] if isinstance(asked, str) else list(asked)
-    return tuple(names)
+def _targets(settings: Settings) -> str | tuple[str, ...]:
+    """A list of one is a string to TRL (`ModelConfig.__post_init__`), so a pattern for whole names."""
+    asked = settings.lora_target_modules or ALL_LINEAR
+    if isinstance(asked, list) and len(asked) == 1:
+        asked = asked[0]
+    if isinstance(asked, str):
+        return ALL_LINEAR if asked.lower() == ALL_LINEAR else asked
+    return tuple(asked)
 
 
 def _saved_modules(settings: Settings) -> tuple[str, ...]:
@@ -185,36 +279,41 @@ def _saved_modules(settings: Settings) -> tuple[str, ...]:
     return tuple(name.rsplit(".", 1)[-1] for name in ([names] if isinstance(names, str) else names))
 
 
-def _target_class(targets: tuple[str, ...]) -> str:
+def _target_class(names: set[str]) -> str:
     """The counted kind that holds at least what these targets hold."""
-    names = {name.rsplit(".", 1)[-1] for name in targets}
     if names <= {"q_proj", "v_proj"}:
         return "qv"
-    return "attention" if names <= {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"} else "all"
+    return "attention" if names <= {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj"} else "all"
 
 
 def _loss(settings: Settings, stack: str, on_gpu: bool) -> str:
+    """TRL 1.16 weighs the fused loss of each token for `dft`, so holds no more; on a CPU it then does so itself."""
     if settings.label_smoothing_factor:
         return "full"
     if stack == "workshop":
         return "liger" if settings.use_liger_kernel else "full"
-    return "fused" if on_gpu else "labelled"
+    return "fused" if on_gpu or settings.loss_type == "dft" else "labelled"
 
 
-def _sharding(settings: Settings, devices: int) -> str:
-    if settings.fsdp or settings.deepspeed:
-        return "full"
-    return "ddp" if devices > 1 else "none"
-
-
-def _unknown(settings: Settings) -> tuple[str, ...]:
+def _unknown(settings: Settings, stack: str, adapted: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:
     """What no term counts."""
     from headnote_cli.memory.estimate import OPTIMIZERS
 
-    found = [] if settings.optim in OPTIMIZERS else [f"the states of `optim: {settings.optim}`"]
-    found += [f"`lora_modules_to_save: {name}`" for name in _saved_modules(settings) if name not in EMBEDDINGS]
-    if settings.lora_target_parameters:
-        found.append("`lora_target_parameters`")
-    if settings.use_dora:
-        found.append("DoRA's norms")
-    return tuple(found)
+    attention = settings.attn_implementation
+    named = {
+        f"the states of `optim: {settings.optim}`": settings.optim not in OPTIMIZERS,
+        f"`attn_implementation: {attention}`": attention is not None and attention not in KNOWN_ATTENTION,
+        "`torch_compile`": settings.torch_compile,
+        "`packing`": settings.packing,
+        "`padding_free`": settings.padding_free,
+        "`activation_offloading`": settings.activation_offloading,
+        "`neftune_noise_alpha`": bool(settings.neftune_noise_alpha),
+        f"`loss_type: {settings.loss_type}`": stack == "workshop" and settings.loss_type != "nll",
+        "`lora_target_parameters`": bool(settings.lora_target_parameters),
+        "DoRA's norms": settings.use_dora,
+        "DeepSpeed's buckets": bool(settings.deepspeed),
+    }
+    saved = [f"`lora_modules_to_save: {name}`" for name in _saved_modules(settings) if name not in EMBEDDINGS]
+    reached = {name.rsplit(".", 1)[-1] for name, _, _ in adapted}
+    adapters = [f"what the adapter of {name} holds" for name in EMBEDDINGS if name in reached]
+    return (*(name for name, holds in named.items() if holds), *saved, *adapters)

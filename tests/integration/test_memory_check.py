@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli import app
+from headnote_cli.commands import train
+from headnote_cli.config import load_config
+from headnote_cli.hardware import Gpu, Machine, Plan, PlanRow, available_memory, main_memory, resolve
+from headnote_cli.memory.cards import GIB, Card
 
 
 def slds(*arguments: object) -> Result:
@@ -49,3 +55,88 @@ def test_a_model_of_unknown_sizes_trains_without_an_estimate(
     (strange / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
     shown = slds("train", "--config", config, "--dry-run", "--set", f"model_name_or_path={strange}")
     assert "memory not estimated" in shown.stderr
+
+
+# What this process trains in, and when it is refused.
+
+
+def plan_of(device: str) -> Plan:
+    return Plan((PlanRow("device", device, device),))
+
+
+def test_a_gpu_is_a_processes_own_and_main_memory_everybodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = (Gpu("first", (8, 0), 24 * GIB, used=20 * GIB), Gpu("second", (8, 0), 24 * GIB))
+    machine = Machine(gpus, frozenset(), None, 2, 64 * GIB)
+    card, processes = train.own_card(plan_of("cuda"), machine, {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    assert (card.name, card.used, processes) == ("second", 0, 1)
+    monkeypatch.setattr(train, "available_memory", lambda: 10 * GIB)
+    card, processes = train.own_card(plan_of("cpu"), machine, {"LOCAL_WORLD_SIZE": "2"})
+    assert (card.memory - card.used, processes) == (10 * GIB, 2)
+
+
+def test_only_tensors_beyond_what_is_free_are_refused() -> None:
+    card = Card("card", 24 * GIB, used=4 * GIB)
+    assert not card.clearly_below(20 * GIB)
+    assert card.verdict(20 * GIB) == "does not fit", "that is a warning"
+    assert card.clearly_below(20 * GIB + 1)
+
+
+def test_processes_on_one_cpu_share_its_memory(
+    tiny_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_training(load_in_4bit=False)
+    needed = json.loads(slds("check-memory", "--config", config, "--json").stdout)["runs"][0]["total_bytes"]
+    monkeypatch.setattr(train, "available_memory", lambda: int(1.5 * needed))
+    assert slds("train", "--config", config, "--dry-run").exit_code == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    refused = slds("train", "--config", config, "--dry-run")
+    assert refused.exit_code == 3
+    assert "main memory has" in refused.stderr
+
+
+def test_the_launchers_way_to_share_is_estimated(
+    tiny_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(tiny_training(load_in_4bit=False, use_peft=False))
+    machine = Machine((), frozenset(), "g++", 2, 64 * GIB)
+    plan = resolve(config.settings, machine, "gemma3_text")
+
+    def expected() -> dict[str, int]:
+        found = train._expected_memory(config, plan, machine, True, lambda _: None)
+        assert found is not None
+        return dict(found["components"])
+
+    alone = expected()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert expected()["DDP buckets"] > 0
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    shared = expected()
+    assert shared["optimizer states"] == -(-alone["optimizer states"] // 4)
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "cpu")
+    assert train._expected_memory(config, plan, machine, False, lambda _: None) is None
+
+
+def test_what_other_programs_hold_of_the_own_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from headnote_cli.engine import loading
+
+    asked: list[int] = []
+
+    def free_and_total(index: int) -> tuple[int, int]:
+        asked.append(index)
+        return 5 * GIB, 24 * GIB
+
+    properties = SimpleNamespace(name="card", major=8, minor=9, total_memory=24 * GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free_and_total)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [gpu.used for gpu in loading.this_machine().gpus] == [0, 19 * GIB]
+    assert asked == [1], "asking another GPU would take a context there"
+
+
+def test_available_memory_is_what_the_system_says() -> None:
+    assert 0 < available_memory() <= main_memory()

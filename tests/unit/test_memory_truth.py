@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headnote_cli.memory.estimate import step_phases
-from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.forms import Kind, layer_forms
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes, bundled
 
 COUNTED = ("forward", "loss", "backward of the loss", "backward of the last layer", "backward of the first layer",
            "end of backward")  # fmt: skip
-FAMILIES = ("gemma3_text", "llama", "qwen2", "qwen3", "gemma2", "gemma")
+FAMILIES = ("gemma3_text", "llama", "qwen2", "qwen3", "gemma2", "gemma", "phi3", "apertus")
 
 
 def random_case(dice: random.Random) -> tuple[Shapes, Setup]:
@@ -123,3 +125,24 @@ def test_fake_and_real_tensors_are_counted_alike() -> None:
         for attention in ("eager", "sdpa", "flash_attention_2"):
             variant = Variant(method, attention=attention, dropout=method != "full")
             assert count(sizes, variant).peaks == count(sizes, variant, fake=True).peaks
+
+
+def test_a_sample_of_the_table_is_what_the_installed_libraries_give() -> None:
+    """The whole of it: `make check-forms`."""
+    from scripts.memory_forms import MODEL_TYPES, forms_of, kinds, plausible_models, pruned
+
+    dice, models = random.Random(5), plausible_models()
+    for model_type in MODEL_TYPES:
+        kind = dice.choice(list(kinds(model_type)))
+        stored, beyond = forms_of(model_type, kind, "fused")
+        found = layer_forms(model_type, kind)
+        assert (found.stored, found.kept) == (stored["last"], stored["scored"]), f"{model_type} {kind.key}"
+        for part, phase in ((found.forward, "last"), (found.backward, "layer")):
+            assert list(part) == pruned(beyond[phase], models), f"{model_type} {kind.key}"
+
+
+@pytest.mark.slow
+def test_the_table_of_forms_is_what_the_installed_libraries_give() -> None:
+    """`make check-forms`."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "memory_forms.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True, capture_output=True, text=True)

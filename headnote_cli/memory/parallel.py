@@ -1,0 +1,122 @@
+"""How several devices share a step: what a config or a launcher asks for.
+
+`ddp` copies all to each device; `states` (ZeRO-1) divides the optimizer's states, `gradients` (ZeRO-2, FSDP's
+shard_grad_op) the gradients too, `full` (ZeRO-3, FSDP's full_shard) also the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.config import Settings
+from headnote_cli.errors import ConfigError
+from headnote_cli.runs import read_json
+
+# What each way to share divides among the devices.
+DIVIDED: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "ddp": (),
+    "states": ("optimizer states",),
+    "gradients": ("optimizer states", "gradients"),
+    "full": ("optimizer states", "gradients", "weights", "adapters"),
+}
+ZERO = ("ddp", "states", "gradients", "full")  # by DeepSpeed's stage
+# FSDP's strategies; version 2 says `reshard_after_forward` for the first two. hybrid_shard divides within a node.
+FSDP = {
+    "full_shard": "full", "hybrid_shard": "full", "true": "full",
+    "shard_grad_op": "gradients", "hybrid_shard_zero2": "gradients", "false": "gradients",
+    "no_shard": "ddp",
+}  # fmt: skip
+
+
+def sharding_of(settings: Settings, devices: int) -> str:
+    """How a config's `fsdp` or `deepspeed` shares a step; one device has nobody to share with.
+
+    Raises:
+        ConfigError: Offloading to main memory, which is not estimated, or a stage or strategy that does not exist.
+    """
+    if settings.deepspeed:
+        named = settings.deepspeed
+        found = _zero(named if isinstance(named, dict) else _file(named, "deepspeed"))
+    elif settings.fsdp:
+        options = settings.fsdp_config or {}
+        found = _fsdp(settings.fsdp, options if isinstance(options, dict) else _file(options, "fsdp_config"))
+    else:
+        found = "ddp"
+    return found if devices > 1 else "none"
+
+
+def launched(environment: Mapping[str, str]) -> tuple[int, str | None]:
+    """The number of devices that train together, and how the launcher says that they share; None: as the config says.
+
+    `accelerate launch` sets these variables (accelerate/utils/launch.py), `torchrun` the first alone.
+
+    Raises:
+        ConfigError: As `sharding_of`.
+    """
+    world = environment.get("WORLD_SIZE", "")
+    devices = int(world) if world.isdigit() else 1
+    sharding = None
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        newer = environment.get("FSDP_VERSION", "1") == "2"
+        strategy = environment.get("FSDP_RESHARD_AFTER_FORWARD" if newer else "FSDP_SHARDING_STRATEGY", "full_shard")
+        strategy = {"1": "full_shard", "2": "shard_grad_op", "3": "no_shard", "4": "hybrid_shard"}.get(
+            strategy, strategy
+        )
+        _refuse_offload(environment.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true", "the launcher's FSDP")
+        sharding = _strategy(strategy)
+    elif environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+        names = [f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE" for part in ("OPTIMIZER", "PARAM")]
+        _refuse_offload(
+            any(environment.get(name, "none").lower() != "none" for name in names), "the launcher's DeepSpeed"
+        )
+        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        known = {"zero_optimization": {"stage": int(stage) if stage.isdigit() else stage}}
+        sharding = _zero(known if file == "none" else _file(file, "the launcher's DeepSpeed"))
+    return devices, sharding if devices > 1 else None
+
+
+def _fsdp(value: str, options: Mapping[str, Any]) -> str:
+    words = value.lower().split()
+    plain = {key.removeprefix("fsdp_"): option for key, option in options.items()}
+    _refuse_offload("offload" in words or plain.get("cpu_offload") is True, "`fsdp`")
+    named = next((word for word in words if word not in ("auto_wrap", "offload", "true")), None)
+    return _strategy(named or str(plain.get("reshard_after_forward", True)).lower())
+
+
+def _strategy(name: str) -> str:
+    found = FSDP.get(name.lower())
+    if found is None:
+        raise ConfigError(f"`fsdp`: no strategy is called {name}", hint=f"write one of {', '.join(FSDP)}")
+    return found
+
+
+def _zero(config: Mapping[str, Any]) -> str:
+    zero = config.get("zero_optimization")
+    zero = zero if isinstance(zero, Mapping) else {}
+    offloads = [zero.get(f"offload_{part}") for part in ("optimizer", "param")]
+    _refuse_offload(
+        any(isinstance(one, Mapping) and one.get("device", "cpu") != "none" for one in offloads), "`deepspeed`"
+    )
+    stage = zero.get("stage", 0)
+    if not isinstance(stage, int) or not 0 <= stage < len(ZERO):
+        raise ConfigError(f"`deepspeed`: no ZeRO stage {stage}", hint="write 0, 1, 2 or 3")
+    return ZERO[stage]
+
+
+def _file(name: str, key: str) -> Mapping[str, Any]:
+    found = read_json(Path(name))
+    if found is None:
+        raise ConfigError(f"`{key}`: there is no {name}")
+    return found
+
+
+def _refuse_offload(asked: bool, key: str) -> None:
+    if asked:
+        raise ConfigError(
+            f"{key} offloads to main memory, and what then stays on a GPU is not estimated",
+            hint="leave the offload out to see what the GPUs would need",
+        )
