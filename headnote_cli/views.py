@@ -15,7 +15,7 @@ from headnote_cli.commands.generate import GeneratedHeadnote
 from headnote_cli.commands.merge import MergeReport
 from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
-from headnote_cli.console import duration, printable, size
+from headnote_cli.console import duration, facts_table, printable, size
 from headnote_cli.hardware import Plan
 from headnote_cli.memory.estimate import Estimate
 from headnote_cli.runs import is_adapter
@@ -89,7 +89,7 @@ def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
     """Rows, lengths and cuts: the whole, by language pair, and a histogram; or what is known without a tokenizer."""
     if "pairs" not in stats:
         shown = {name.replace("_", " "): _quantiles(value) for name, value in stats.items()}
-        return [_facts(shown)]
+        return [facts_table(shown)]
     keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut")
     counted = {key.removeprefix("rows_").replace("_", " "): key for key in keys if stats[key]}
     table = Table(title="Tokens (prompt and headnote: median / p90 / max)", title_justify="left")
@@ -265,7 +265,7 @@ def plan_view(plan: Plan) -> RenderableType:
 def training_view(report: TrainingReport, config: str) -> RenderableType:
     """What a run came to, and the next command to type."""
     if report.state == "dry run":
-        return _facts(
+        return facts_table(
             {"run": str(report.run), "state": "dry run: nothing was trained", "next": f"slds train --config {config}"}
         )
     rows = {
@@ -281,7 +281,7 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
         rows["next"] = f"slds merge --checkpoint {report.checkpoint.name} --config {config}"
     elif report.checkpoint:  # full fine-tuning: nothing to merge
         rows["next"] = f"slds generate --decision FILE.txt --lang de --config {config}"
-    return _facts(rows)
+    return facts_table(rows)
 
 
 def merge_view(report: MergeReport, config: str) -> RenderableType:
@@ -295,7 +295,7 @@ def merge_view(report: MergeReport, config: str) -> RenderableType:
         else f"logits differ by {report.max_abs_diff:.2g} at most (relative L2 {report.relative_l2:.1g})",
         "next": f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}",
     }
-    return _facts(rows)
+    return facts_table(rows)
 
 
 def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
@@ -309,16 +309,7 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
     }
     if headnote.finish_reason == "length":
         rows["unfinished"] = "the token limit cut it off; raise --max-new-tokens"
-    return _facts(rows)
-
-
-def _facts(rows: dict[str, str]) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(printable(value)))
-    return table
+    return facts_table(rows)
 
 
 def _number(value: float | None) -> str:
