@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
-
-import yaml
 
 from headnote_cli import errors
 from headnote_cli.errors import ExitCode, SldsError
@@ -49,6 +46,8 @@ def _asked_of_accelerate() -> int:
     told = {name.lstrip("-").replace("-", "_"): value for name, value in itertools.pairwise(words)}
     if "num_processes" in told:
         return int(told["num_processes"])
+    import yaml
+
     try:
         file = yaml.safe_load(Path(told["config_file"]).read_text(encoding="utf-8"))
         return int(file["num_processes"])
@@ -66,6 +65,8 @@ def is_to_show(error: SldsError) -> bool:
     """Whether this process is to show an error: of several, the first to fail does, or whoever started them."""
     if world_size() == 1:
         return True
+    import tempfile
+
     started_by_slds = os.environ.get(FAILURE)
     file = Path(started_by_slds or Path(tempfile.gettempdir()) / f"slds-{os.getppid()}-failed.json")
     return _is_first(file, error) and not started_by_slds
