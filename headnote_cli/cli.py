@@ -6,9 +6,10 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from headnote_cli import __version__
 from headnote_cli.console import Screen, screen_for
@@ -184,6 +185,7 @@ def train(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Write so many headnotes of the eval split each time.")] = 0,
     num_processes: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) that train together.")] = 1,
+    push: PushOption = None,
     allow_remote_code: RemoteCodeOption = False,
     skip_bad_rows: SkipBadOption = False,
     set_: SetOption = None,
@@ -197,6 +199,7 @@ def train(
     """
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.launch import launch
+        from headnote_cli.commands.train import push_checkpoint
         from headnote_cli.commands.train import train as run
         from headnote_cli.config import load_config
         from headnote_cli.events import Event, PlanResolved
@@ -209,7 +212,8 @@ def train(
                 screen.listen(event)
 
         if num_processes > 1 and "SLDS_PROCESSES" not in os.environ:
-            raise typer.Exit(launch(num_processes, sys.argv[1:]))
+            launch(num_processes, sys.argv[1:])
+            return
         loaded = load_config(config, set_ or [])
         for note in loaded.notes:
             screen.note(note)
@@ -220,6 +224,8 @@ def train(
         report = run(loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows, ignore_memory, sample)
         screen.close()
         screen.show(training_view(report, str(loaded.path)))
+        if push and not dry_run and not screen.muted:
+            push_checkpoint(report, push, listen)
         screen.data(report.to_json())
 
 
@@ -279,29 +285,62 @@ def merge(
         screen.data(report.to_json())
 
 
-@app.command()
-def runs(
-    folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("trainer_output"),
-    diff: Annotated[
-        tuple[Path, Path] | None, typer.Option("--diff", metavar="A B", help="What differs between two runs' configs.")
-    ] = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:
+class _ListByDefault(TyperGroup):
+    """`slds runs FOLDER` is `slds runs list FOLDER`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else ["list", *args])
+
+
+runs_app = typer.Typer(cls=_ListByDefault, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+
+@runs_app.callback()
+def runs() -> None:
     """List the runs under a folder, or compare the configs of two.
 
     Example: slds runs trainer_output
     """
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.commands.list_runs import difference, list_runs
-        from headnote_cli.views import difference_view, runs_view
 
-        if diff is not None:
-            changed = difference(*diff)
-            screen.show(difference_view(changed))
-            screen.data({"differences": changed})
-            return
+
+@runs_app.command("diff")
+def runs_diff(
+    first: Annotated[Path, typer.Argument(help="A run folder.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the config keys in which two runs differ.
+
+    Example: slds runs diff trainer_output/a trainer_output/b
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.list_runs import difference
+        from headnote_cli.views import difference_view
+
+        changed = difference(first, second)
+        screen.show(difference_view(changed))
+        screen.data({"differences": changed})
+
+
+@runs_app.command("list")
+def runs_list(
+    folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("trainer_output"),
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the runs under a folder, newest first; `slds runs FOLDER` does the same.
+
+    Example: slds runs trainer_output
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.list_runs import list_runs
+        from headnote_cli.views import runs_view
+
         found = list_runs(folder)
         screen.show(runs_view(found))
         screen.data({"runs": found})

@@ -11,20 +11,25 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import typer
 from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
+from headnote_cli import libraries
 from headnote_cli.errors import DoesNotFitError, ExitCode, Interrupted, SldsError
 from headnote_cli.events import (
     Evaluated,
     Event,
     Note,
     RowWritten,
+    RunDescribed,
     Sampled,
     Saved,
     StepDone,
@@ -32,8 +37,10 @@ from headnote_cli.events import (
     TrainingStarted,
     WeightsWritten,
 )
+from headnote_cli.processes import is_to_show, rank
 
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+SMOOTHING = 0.9  # weight of the past in the smoothed loss, an exponential moving average
 # C0 and C1 controls but newline and tab, and the marks that turn the direction of writing: none may reach a terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -58,12 +65,13 @@ class Screen:
         self.json_mode = json_mode
         self.quiet = quiet
         self.debug = debug
-        # Of several processes only the first one speaks; an error of any is heard.
-        self.muted = os.environ.get("RANK", "0") not in ("", "0")
+        # Of several processes only the first one speaks; an error of any is heard, once.
+        self.muted = rank() > 0
         self.out = _Console(quiet=self.muted, **plain)
         self.err = _Console(stderr=True, quiet=self.muted, **plain)
         self._progress: TrainingProgress | None = None
         self._work: WorkProgress | None = None
+        libraries.tell = partial(self.note, warning=True)
 
     def note(self, text: str, warning: bool = False) -> None:
         """A line beside the result; a warning is shown even when quiet."""
@@ -113,7 +121,9 @@ class Screen:
 
     def error(self, error: SldsError) -> None:
         """What is wrong, where, and how to mend it."""
-        self.err.quiet = False
+        if not is_to_show(error):
+            return
+        self.muted = self.err.quiet = False
         with contextlib.suppress(OSError):  # nobody is left to read it
             self._error(error)
 
@@ -141,6 +151,8 @@ class Screen:
                 self._stream(text)
             case WeightsWritten() | RowWritten():
                 self._working(event)
+            case RunDescribed(facts):
+                self._describe(facts)
             case TrainingStarted():
                 self._progress = TrainingProgress(self, event)
             case _:
@@ -154,6 +166,17 @@ class Screen:
         self._work.update(done, total, facts)
         if done >= total:
             self.close()
+
+    def _describe(self, facts: dict[str, str]) -> None:
+        """What is about to be trained: a panel in a terminal, a plain line each elsewhere."""
+        if self.quiet:
+            return
+        if self.err.is_terminal:
+            shown = {name: _unindented(value) for name, value in facts.items()}
+            self.err.print(Panel(facts_table(shown), title="training", title_align="left", border_style="dim"))
+            return
+        for name, value in facts.items():
+            self.note(f"{name}: {value}")
 
     def listen_quietly(self, event: Event) -> None:
         """Draw all but the text itself, which goes into a file."""
@@ -180,46 +203,48 @@ class Screen:
 
 
 class TrainingProgress:
-    """A live line in a terminal; a plain line every so often elsewhere."""
+    """A bar and the facts of the last step in a terminal; a plain line every so often elsewhere."""
 
     def __init__(self, screen: Screen, started: TrainingStarted) -> None:
         self.screen = screen
         self._printed = 0.0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._smoothed: float | None = None
+        self._live: Live | None = None
         if screen.err.is_terminal and not screen.quiet:
-            columns = (
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[facts]}"),
-            )
-            self._bar = Progress(*columns, console=screen.err, expand=True)
-            self._task = self._bar.add_task("", total=started.total_steps, completed=started.first_step, facts="")
-            self._bar.start()
+            self._live = Live(_bar(started.first_step, started.total_steps), console=screen.err)
+            self._live.start()
 
     def update(self, event: Event) -> None:
         match event:
             case StepDone():
                 self._step(event)
             case Evaluated(step, loss, perplexity):
-                self.screen.note(f"step {step}: evaluation loss {loss:.4f}, perplexity {perplexity:,.2f}")
+                self._keep(f"step {step}: evaluation loss {loss:.4f}, perplexity {perplexity:,.2f}", "cyan")
             case Saved(_, path):
-                self.screen.note(f"saved {path}")
+                self._keep(f"saved {path}", "green")
             case Sampled(step, name, headnote, reference):
-                self.screen.note(f"step {step}, {name}, written: {headnote}")
-                self.screen.note(f"step {step}, {name}, official: {reference}")
+                self._keep(f"step {step}, {name}, written: {headnote}")
+                self._keep(f"step {step}, {name}, official: {reference}")
 
     def _step(self, event: StepDone) -> None:
-        facts = step_facts(event)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=event.step, facts=facts)
+        last = event.loss if self._smoothed is None else self._smoothed
+        self._smoothed = SMOOTHING * last + (1 - SMOOTHING) * event.loss
+        facts = step_facts(event, self._smoothed)
+        if self._live is not None:
+            self._live.update(Group(_bar(event.step, event.total_steps, event.seconds_left), Text(facts)))
         elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or event.step == event.total_steps:
             self._printed = time.monotonic()
-            self.screen.note(f"step {event.step}/{event.total_steps} · {facts}")
+            left = f"{duration(event.seconds_left)} left"
+            self.screen.note(f"step {event.step}/{event.total_steps} · {facts} · {left}")
+
+    def _keep(self, text: str, style: str = "") -> None:
+        """A line that stays above the bar."""
+        if not self.screen.quiet:
+            self.screen.err.print(Text(printable(text), style=style), soft_wrap=not self.screen.err.is_terminal)
 
     def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
 
 class WorkProgress:
@@ -228,24 +253,21 @@ class WorkProgress:
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self._printed = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._live: Live | None = None
         if screen.err.is_terminal and not screen.quiet:
-            columns = (BarColumn(bar_width=None), TextColumn("{task.fields[facts]}"))
-            self._bar = Progress(*columns, console=screen.err, expand=True)
-            self._task = self._bar.add_task("", total=None, facts="")
-            self._bar.start()
+            self._live = Live(console=screen.err, transient=True)
+            self._live.start()
 
     def update(self, done: int, total: int, facts: str) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, total=total, completed=done, facts=facts)
+        if self._live is not None:
+            self._live.update(Group(ProgressBar(total=max(total, 1), completed=done), Text(facts)))
         elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or done >= total:
             self._printed = time.monotonic()
             self.screen.note(facts)
 
     def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
 
 def progress_of(event: WeightsWritten | RowWritten) -> tuple[int, int, str]:
@@ -261,13 +283,38 @@ def progress_of(event: WeightsWritten | RowWritten) -> tuple[int, int, str]:
     return done, total, f"{size(done)} of {size(total)} · {tensors} · {rate} · {left} left"
 
 
-def step_facts(event: StepDone) -> str:
+def _unindented(text: str) -> str:
+    """The main lines; what belongs below one is left to the log."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith(" "))
+
+
+def _bar(step: int, total: int, seconds_left: float | None = None) -> Table:
+    row = Table.grid(padding=(0, 1), expand=True)
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1)
+    row.add_column(no_wrap=True)
+    left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+    row.add_row(f"step {step}/{total}", ProgressBar(total=max(total, 1), completed=step), left)
+    return row
+
+
+def step_facts(event: StepDone, smoothed: float) -> str:
     """A step in one line."""
-    memory = f" · {size(event.peak_memory)}" if event.peak_memory else ""
+    memory = f" · peak {size(event.peak_memory)}" if event.peak_memory else ""
     return (
-        f"loss {event.loss:.4f} · lr {event.learning_rate:.1e} · grad {event.gradient_norm or 0:.2f} · "
-        f"{event.tokens_per_second:,.0f} tok/s{memory} · {duration(event.seconds_left)} left"
+        f"loss {event.loss:.4f} (smoothed {smoothed:.4f}) · lr {event.learning_rate:.1e} · "
+        f"grad {event.gradient_norm or 0:.2f} · {event.tokens_per_second:,.0f} tok/s{memory}"
     )
+
+
+def facts_table(facts: dict[str, str]) -> Table:
+    """Facts by name, a row each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(printable(value)))
+    return table
 
 
 def duration(seconds: float) -> str:

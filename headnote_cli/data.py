@@ -48,15 +48,23 @@ class Rows:
         Raises:
             DataError: One of them cannot be read.
         """
-        for _, row in self.stream():
-            if isinstance(row, DataError):
-                raise row
-            yield row
+        return (sound(row) for _, row in self.stream())
 
     @property
     def rows(self) -> list[Row]:
         """All rows in memory."""
         return list(self)
+
+
+def sound(row: Row | DataError) -> Row:
+    """A row that could be read.
+
+    Raises:
+        DataError: It could not.
+    """
+    if isinstance(row, DataError):
+        raise row
+    return row
 
 
 def language_pair(row: Row) -> str | None:

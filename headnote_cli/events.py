@@ -25,8 +25,26 @@ class PlanResolved:
 
 
 @dataclass(frozen=True)
+class ModelLoaded:
+    """The model is loaded and counted."""
+
+    parameters: int
+    trainable: int
+    adapted: int  # linear layers with an adapter
+    quantized_layers: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class RunDescribed:
+    """What is about to be trained: a few facts by name."""
+
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
 class TrainingStarted:
-    """The model is loaded and the first step is next."""
+    """The first step is next."""
 
     total_steps: int
     first_step: int
@@ -43,7 +61,7 @@ class StepDone:
     gradient_norm: float | None
     tokens_per_second: float
     seconds_left: float
-    peak_memory: int | None = None  # bytes allocated on the GPU
+    peak_memory: int | None = None  # bytes: allocated on the GPU, else the resident set of this process
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,8 @@ class RowWritten:
 Event = (
     Note
     | PlanResolved
+    | ModelLoaded
+    | RunDescribed
     | TrainingStarted
     | StepDone
     | Evaluated

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from headnote_cli.config import Settings
 from headnote_cli.errors import UsageError
@@ -42,6 +43,9 @@ class Machine:
     @property
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"packages": sorted(self.packages)}
 
     def capable_of(self, capability: tuple[int, int]) -> bool:
         """Whether there is a GPU, and every one is of that generation or later."""

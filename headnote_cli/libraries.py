@@ -1,13 +1,53 @@
-"""Keep the libraries' chatter off the user's screen."""
+"""Keep the libraries' chatter off the user's screen, and let their real warnings through, each once."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 # These log at import, before any verbosity setting of theirs can be reached.
-NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes", "accelerate")
+NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
+# Whose warnings are shown.
+LIBRARIES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
+# What one library says to another, and a user can do nothing about: how it begins.
+NOISE = (
+    "`is_gradient_checkpointing` is deprecated",
+    "`torch.jit.script_method` is deprecated",
+)
+
+_told: set[str] = set()
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"! {text}\n")
+
+
+tell: Callable[[str], None] = _to_stderr  # where a warning goes; the screen puts itself here
+
+
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell_once(record.name, record.getMessage())
+
+
+_TELLER = _Teller(logging.WARNING)
+
+
+def _tell_once(source: str, text: str) -> None:
+    text = " ".join(text.split())
+    if text not in _told and not text.startswith(NOISE):
+        _told.add(text)
+        tell(f"{source.partition('.')[0]}: {text}")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+    package = filename.replace(os.sep, "/").rpartition("site-packages/")[2].partition("/")[0]
+    _tell_once(package or category.__name__, str(message))
 
 
 def quieten() -> None:
@@ -15,11 +55,14 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would deadlock
     if os.environ.get("SLDS_DEBUG"):
         return
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings go past Python, straight to the screen
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else a line on each retry
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", UserWarning)
+    for name in LIBRARIES:
+        logging.getLogger(name).addHandler(_TELLER)
+    for beginning in NOISE:
+        warnings.filterwarnings("ignore", message=re.escape(beginning))
+    warnings.showwarning = _show_warning

@@ -18,16 +18,21 @@ def model_card(record: Mapping[str, Any], merged: bool = False) -> str:
     """
     config, metrics, data = record.get("config", {}), record.get("metrics", {}), record.get("data", {})
     base = str(record.get("base_model", "unknown"))
-    gemma = "gemma" in base.lower() or "gemma" in str(record.get("model_class", "")).lower()
+    gemma = str(record.get("model_type", "")).startswith("gemma")
     front = [f"base_model: {base}"] if not base.startswith("/") else []
     front += ["library_name: transformers" if merged or not config.get("use_peft") else "library_name: peft"]
     front += ["license: gemma"] if gemma else []
     front += ["pipeline_tag: text-generation", "tags: [slds, headnotes, legal]"]
     settings = "\n".join(f"| `{key}` | `{value}` |" for key, value in sorted(config.items()))
     evaluation = metrics.get("eval_loss")
-    terms = f"Gemma is provided under and subject to the [Gemma Terms of Use]({GEMMA_TERMS})." if gemma else ""
+    terms = (
+        f"Gemma is provided under and subject to the [Gemma Terms of Use]({GEMMA_TERMS}); "
+        "whoever passes this model on passes these terms on with it."
+        if gemma
+        else ""
+    )
     what = "A merged model" if merged else "A checkpoint"
-    version = (record.get("versions") or {}).get("headnote-cli", "")
+    version = (record.get("packages") or {}).get("headnote-cli", "")
     return f"""---
 {chr(10).join(front)}
 ---

@@ -230,6 +230,19 @@ def _remove(*folders: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in a run folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def checkpoints(output_dir: Path) -> list[Checkpoint]:
     """All checkpoints of a run folder by step, the half-written ones too, each with its fault."""
     found = []

@@ -18,7 +18,7 @@ from headnote_cli.commands.generate_many import ManyReport
 from headnote_cli.commands.merge import CheckReport, MergeReport
 from headnote_cli.commands.preview import Preview, PreviewedRow
 from headnote_cli.commands.train import TrainingReport
-from headnote_cli.console import duration, printable, size
+from headnote_cli.console import duration, facts_table, printable, size
 from headnote_cli.hardware import Plan
 from headnote_cli.memory.advice import Change
 from headnote_cli.memory.estimate import Estimate
@@ -100,7 +100,7 @@ def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
     """Rows, lengths and cuts: the whole, by language pair, and a histogram; or what is known without a tokenizer."""
     if "pairs" not in stats:
         shown = {name.replace("_", " "): _quantiles(value) for name, value in stats.items()}
-        return [_facts(shown)]
+        return [facts_table(shown)]
     keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut", "tokens_dropped")
     counted = {key.removeprefix("rows_").replace("_", " "): key for key in keys if stats[key]}
     table = Table(title="Tokens (prompt and headnote: median / p90 / max)", title_justify="left")
@@ -180,7 +180,7 @@ def _components(checks: list[MemoryCheck], width: int) -> RenderableType:
         if max(counts):
             table.add_row(name, *(_counted(count, most, bars) for count in counts))
     table.add_section()
-    for name, cells in _memory_facts(checks).items():
+    for name, cells in _memoryfacts_table(checks).items():
         style = "bold" if name == "total" else ""
         table.add_row(name, *(Text(_breakable(cell, width), style=style) for cell in cells))
     return table
@@ -204,7 +204,7 @@ def _counted(count: int, most: int, bars: bool) -> Text:
     return text.append(" ").append_text(_bar(count / most)) if bars else text
 
 
-def _memory_facts(checks: list[MemoryCheck]) -> dict[str, list[str]]:
+def _memoryfacts_table(checks: list[MemoryCheck]) -> dict[str, list[str]]:
     """The total and what it assumes, a value a config."""
     facts = {
         "total": [_total(check.estimate) for check in checks],
@@ -358,7 +358,7 @@ def plan_view(plan: Plan) -> RenderableType:
 def training_view(report: TrainingReport, config: str) -> RenderableType:
     """What a run came to, and the next command to type."""
     if report.state == "dry run":
-        return _facts(
+        return facts_table(
             {"run": str(report.run), "state": "dry run: nothing was trained", "next": f"slds train --config {config}"}
         )
     rows = {
@@ -374,7 +374,7 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
         rows["next"] = f"slds merge --checkpoint {report.checkpoint.name} --config {config}"
     elif report.checkpoint:  # full fine-tuning: nothing to merge
         rows["next"] = f"slds generate --decision FILE.txt --lang de --config {config}"
-    return _facts(rows)
+    return facts_table(rows)
 
 
 def merge_view(report: MergeReport, config: str) -> RenderableType:
@@ -393,7 +393,7 @@ def merge_view(report: MergeReport, config: str) -> RenderableType:
         )
     rows["next"] = f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}"
     rows["or a server"] = f"vllm serve {report.output}"
-    return _facts(rows)
+    return facts_table(rows)
 
 
 def _verified(check: Verification | None) -> str:
@@ -412,7 +412,7 @@ def _apart(distance: Distance) -> str:
 def check_view(report: CheckReport) -> RenderableType:
     """A merged folder, looked at again."""
     state = "; ".join(report.faults) or f"all {report.files} files are as they were written"
-    return _facts({"folder": str(report.folder), "state": state})
+    return facts_table({"folder": str(report.folder), "state": state})
 
 
 def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
@@ -424,7 +424,7 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
         "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
         "time": duration(headnote.seconds or 0.0),
     }
-    return _facts(rows)
+    return facts_table(rows)
 
 
 def many_view(report: ManyReport) -> RenderableType:
@@ -435,16 +435,7 @@ def many_view(report: ManyReport) -> RenderableType:
         "failed": f"{report.failed:,}; the same command tries them again" if report.failed else "none",
         "time": duration(report.seconds),
     }
-    return _facts(rows)
-
-
-def _facts(rows: dict[str, str]) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(printable(value)))
-    return table
+    return facts_table(rows)
 
 
 def _number(value: float | None) -> str:

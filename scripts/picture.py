@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from headnote_cli.commands.train import report_of
-from headnote_cli.console import Screen, step_facts
+from headnote_cli.console import SMOOTHING, Screen, duration, step_facts
 from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
 from headnote_cli.hardware import Plan, PlanRow
 from headnote_cli.views import plan_view, training_view
@@ -37,7 +37,9 @@ def main() -> None:
     recorder.print("$ slds train --config configs/demo.yaml", style="bold")
     recorder.print(plan_view(plan))
     screen.listen(TrainingStarted(steps[-1]["step"], 0))
+    smoothed = steps[0]["loss"]
     for before, entry in zip([{"num_tokens": 0}, *steps], steps, strict=False):
+        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * entry["loss"]
         share = metrics["seconds"] / len(steps)
         rate = (entry["num_tokens"] - before["num_tokens"]) / share
         left = share * (len(steps) - entry["step"])
@@ -45,7 +47,9 @@ def main() -> None:
             event = StepDone(
                 entry["step"], len(steps), entry["loss"], entry["learning_rate"], entry["grad_norm"], rate, left
             )
-            screen.note(f"step {event.step}/{event.total_steps} · {step_facts(event)}")
+            screen.note(
+                f"step {event.step}/{event.total_steps} · {step_facts(event, smoothed)} · {duration(left)} left"
+            )
         if entry["step"] % 10 == 0:
             screen.listen(Saved(entry["step"], RUN / f"checkpoint-{entry['step']}"))
     for entry in entries:

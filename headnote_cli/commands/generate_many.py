@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 from headnote_cli.commands.generate import Decision, checked, choose_model, encoder_of, headnote_room, load_writer
 from headnote_cli.config import Config
-from headnote_cli.data import Row, load_split, stream_rows
+from headnote_cli.data import Row, load_split, sound, stream_rows
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
@@ -82,11 +82,14 @@ class ManyReport:
 
 
 def rows_of(config: Config, split: str | None, file: Path | None, decisions: list[Decision]) -> list[tuple[str, Row]]:
-    """The rows to write for, each with its place, from a split, a file of rows, or decisions read from files."""
-    if file is not None:
-        return list(stream_rows(file))
-    if split is not None:
-        return list(load_split(config, split).stream())
+    """The rows to write for, each with its place, from a split, a file of rows, or decisions read from files.
+
+    Raises:
+        DataError: A row cannot be read.
+    """
+    if file is not None or split is not None:
+        stream = stream_rows(file) if file is not None else load_split(config, str(split)).stream()
+        return [(where, sound(row)) for where, row in stream]
     field = config.settings.overflow_field
     return [
         (one.name, {"sample_id": one.name, field: one.text, "decision_language": one.language}) for one in decisions

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import UnreachableError
-from headnote_cli.runs import RECORD, checkpoints, read_json, read_metrics
+from headnote_cli.runs import RECORD, checkpoints, is_locked, read_json, read_metrics
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ def _row(run: Path) -> dict[str, Any]:
 
     return {
         "run": str(run),
-        "state": record.get("state", "unknown"),
+        "state": _state(run, record),
         "steps": metrics.get("steps", max((line["step"] for line in lines), default=0)),
         "train_loss": metrics.get("train_loss") or last("loss"),
         "eval_loss": metrics.get("eval_loss") or last("eval_loss"),
@@ -38,6 +39,12 @@ def _row(run: Path) -> dict[str, Any]:
         "ended": record.get("ended"),
         "checkpoints": [one.path.name for one in checkpoints(run) if one.fault is None],
     }
+
+
+def _state(run: Path, record: Mapping[str, Any]) -> str:
+    """A run that says it is running and holds no lock was killed before it could say anything else."""
+    state = str(record.get("state", "unknown"))
+    return "killed" if state == "running" and not is_locked(run) else state
 
 
 def difference(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headnote_cli.assets import assets_root
 from headnote_cli.config import Config
-from headnote_cli.data import stream_rows
+from headnote_cli.data import sound, stream_rows
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.hardware import Quantization, quantization_of
@@ -286,7 +286,7 @@ def _probes(folder: Path, prompts: Path | None, record: Mapping[str, Any]) -> li
             raise ConfigError("no prompts")
         encoder = Encoder(tokenizer, PromptTemplates(prompts), limit)
         rows = itertools.islice(stream_rows(assets_root() / PROBE_ROWS), len(PROBES))
-        encoded = [one.example() for _, row in rows if (one := encoder.encode(row)) is not None]
+        encoded = [one.example() for _, row in rows if (one := encoder.encode(sound(row))) is not None]
         return [Probe(one["input_ids"], one["labels"]) for one in encoded]
     except SldsError:
         return probes_of(PROBES, tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from headnote_cli.commands.check_memory import method_of, shapes_for
 from headnote_cli.commands.rows import encoder_for, leak_warnings, lengths_lines
-from headnote_cli.config import Config, Settings
+from headnote_cli.config import SECRETS, Config, Settings
 from headnote_cli.curves import CURVES, draw_curves
 from headnote_cli.data import load_split
 from headnote_cli.encoding import Encoder
 from headnote_cli.errors import ConfigError, DataError, DoesNotFitError, Interrupted, UnreachableError, UsageError
-from headnote_cli.events import Listener, Note, PlanResolved
+from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
 from headnote_cli.hardware import Machine, Plan, available_memory, resolve
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
 from headnote_cli.memory.estimate import estimate
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
-from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
     LOCK,
@@ -35,6 +34,7 @@ from headnote_cli.runs import (
     RECORD,
     STAGING,
     Checkpoint,
+    best_whole,
     checkpoints,
     copy_prompts,
     is_adapter,
@@ -44,15 +44,16 @@ from headnote_cli.runs import (
     output_dir,
     read_json,
     read_metrics,
-    seal,
     set_aside,
     tampered,
     write_json,
     write_text,
 )
+from headnote_cli.timings import Laps
 from headnote_cli.weights import fingerprint, has_weights
 
 if TYPE_CHECKING:
+    from headnote_cli.engine.base import BaseModel
     from headnote_cli.engine.preparation import Prepared
     from headnote_cli.engine.training import TrainingResult
 
@@ -67,6 +68,9 @@ STORED_PACKAGES = (
     "torchao",
     "headnote-cli",
 )
+# What the plan answers, and what is done to the rows before the trainer sees them.
+PLANNED = tuple("dtype bf16 fp16 attn_implementation optim use_liger_kernel use_cpu load_in_4bit load_in_8bit".split())
+DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token")
 # Keys that may change between a run and its continuation: they decide what is shown and kept, not what is learnt.
 FREE_ON_RESUME = frozenset(
     "dataset_num_proc disable_tqdm eval_on_start eval_steps eval_strategy extends logging_first_step logging_steps "
@@ -122,10 +126,13 @@ def train(
         DataError: Rows that cannot be trained on.
         Interrupted: A signal came; the run is saved.
     """
+    laps = Laps()
+    laps.lap("start")
     from headnote_cli.engine.base import base_model, load_model_config, load_tokenizer
     from headnote_cli.engine.loading import main_process_first, this_machine
     from headnote_cli.engine.training import check_arguments
 
+    laps.lap("imports")
     folder = output_dir(config)
     base = base_model(config, allow_remote_code)
     model_type = load_model_config(base).model_type
@@ -140,20 +147,24 @@ def train(
         if record.get("state") == "finished" and not dry_run:
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
             return report_of(folder, record, plan)
-    check_arguments(config.settings, plan, folder)
-    if samples and config.settings.eval_strategy == "no":
-        raise UsageError("--sample writes at each evaluation, and `eval_strategy` is `no`", hint="set `eval_strategy`")
+    arguments = check_arguments(config.settings, plan, folder)
+    if samples:
+        _require_samples_possible(config.settings)
     expected = _expected_memory(config, plan, machine, ignore_memory, emit)
     if config.settings.save_strategy == "no":
         emit(Note("`save_strategy: no`: nothing of what is learnt will be kept", warning=True))
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder = encoder_for(config, templates, load_tokenizer(base, config))
     encoder.turn_end_id()  # refuses a template that would never teach the model to stop
+    laps.lap("config")
     with main_process_first(plan) as is_main:
         splits = _prepared(config, encoder, plan, skip_bad_rows, emit)
+    laps.lap("data")
+    facts = _facts(config, base, model_type, splits, plan, expected)
     if resume and record is not None and not dry_run:
         _require_same_rows(record, splits, folder)
     if dry_run:
+        emit(RunDescribed(facts))
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
     if is_main and not resume:
         _make_room(folder, emit)
@@ -161,8 +172,62 @@ def train(
         with main_process_first(plan):
             start_from = _starting_point(folder, emit) if is_main else newest_whole(folder)
         started = str(record["started"]) if start_from and record else now()
-        about = {"started": started, "estimated_memory": expected}
-        return _run(config, plan, base, encoder, splits, start_from, emit, is_main, about, samples)
+        about = {
+            "started": started,
+            "estimated_memory": expected,
+            "model_type": model_type,
+            "hardware": machine.to_json() | {"device": plan.effective("device")},
+            "resolved": _resolved(config.settings, plan, arguments),
+        }
+        return _run(config, plan, base, encoder, splits, start_from, emit, is_main, about, samples, facts, laps)
+
+
+def _require_samples_possible(settings: Settings) -> None:
+    """`--sample` needs evaluations to write at, and a model that one process holds whole.
+
+    Raises:
+        UsageError: There are none, or the weights are sharded.
+    """
+    if settings.eval_strategy == "no":
+        raise UsageError("--sample writes at each evaluation, and `eval_strategy` is `no`", hint="set `eval_strategy`")
+    launched = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    if launched or settings.fsdp or settings.deepspeed:
+        raise UsageError(
+            "--sample does not go with sharded weights: no process holds a model that could write",
+            hint="leave --sample out; `slds generate` writes with a checkpoint",
+        )
+
+
+def _resolved(settings: Settings, plan: Plan, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key with the value that holds: as asked, as this machine can, or the library's default; no secrets."""
+    values = settings.model_dump() | {key: value for key, value in arguments.items() if key in Settings.model_fields}
+    values |= {key: getattr(settings, key) for key in DONE_BEFOREHAND}
+    values |= {key: getattr(planned(settings, plan), key) for key in PLANNED}
+    return {key: value for key, value in values.items() if key not in SECRETS}
+
+
+def _facts(
+    config: Config, base: BaseModel, model_type: str, splits: _Splits, plan: Plan, expected: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """What is about to be trained, in a few lines."""
+    changed = [f"{row.setting} {row.effective}" for row in plan.changes()]
+    facts = {
+        "model": f"{base.name} ({model_type})",
+        "method": method_of(config.settings),
+        "data": "\n".join(splits.lines),
+        "plan": f"not as asked: {', '.join(changed)}" if changed else "as asked",
+        "run": str(output_dir(config)),
+    }
+    return facts | ({"memory": expected["told"]} if expected else {})
+
+
+def _loaded_facts(loaded: ModelLoaded) -> dict[str, str]:
+    share = f"{loaded.trainable:,} of {loaded.parameters:,} ({100 * loaded.trainable / loaded.parameters:.2f} %)"
+    adapted = f" in {loaded.adapted} adapted layers" if loaded.adapted else ""
+    facts = {"trainable": f"{share}{adapted}"}
+    if loaded.quantized_layers:
+        facts["weights"] = f"{loaded.weight_bytes / 2**20:,.0f} MiB, {loaded.quantized_layers} layers quantized"
+    return facts
 
 
 def _expected_memory(
@@ -184,7 +249,6 @@ def _expected_memory(
     card, processes = own_card(plan, machine, os.environ)
     needed = f"{'at least ' if found.unknown else ''}{processes * found.total / 2**30:.1f} GiB"
     free = (card.memory - card.used) / 2**30
-    emit(Note(f"memory, estimated: {needed} of {free:.1f} GiB ({card.name})"))
     if card.memory and card.clearly_below(processes * found.allocated) and not ignore:
         raise DoesNotFitError(
             f"a step needs {needed}, and {card.name} has {free:.1f} GiB to give",
@@ -192,7 +256,13 @@ def _expected_memory(
         )
     if card.verdict(processes * found.total) == "does not fit":
         emit(Note("memory: the estimate leaves no room; it may run out", warning=True))
-    return {"bytes": found.total, "allocated": found.allocated, "phase": found.phase, "components": found.components}
+    return {
+        "bytes": found.total,
+        "allocated": found.allocated,
+        "phase": found.phase,
+        "components": found.components,
+        "told": f"{needed} of {free:.1f} GiB ({card.name}), estimated",
+    }
 
 
 def own_card(plan: Plan, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
@@ -224,23 +294,25 @@ def planned(settings: Settings, plan: Plan) -> Settings:
 
 @dataclass(frozen=True)
 class _Splits:
-    """Encoded rows to train and to evaluate on."""
+    """Encoded rows to train and to evaluate on, and lines on what that did to them."""
 
     train: Prepared
     evaluation: Prepared | None
+    lines: list[str]
 
 
 def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool, emit: Listener) -> _Splits:
-    """Rows of the training and evaluation splits, encoded, with a line on what that did."""
+    """Rows of the training and evaluation splits, encoded."""
     from headnote_cli.engine.preparation import prepare
+
+    lines: list[str] = []
 
     def split(role: str) -> Prepared:
         rows = load_split(config, role)
         for note in rows.notes:
             emit(Note(note))
         prepared = prepare(rows, encoder, int(plan.effective("dataset_num_proc")), skip_bad_rows)
-        for line in lengths_lines(rows, prepared.summary, prepared.cached):
-            emit(Note(line))
+        lines.extend(lengths_lines(rows, prepared.summary, prepared.cached))
         return prepared
 
     train = split("train")
@@ -252,7 +324,7 @@ def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool,
         raise DataError("no row is left to evaluate on", str(config.settings.dataset_name), "set `eval_strategy: no`")
     for warning in leak_warnings(config):
         emit(Note(warning, warning=True))
-    return _Splits(train, evaluation)
+    return _Splits(train, evaluation, lines)
 
 
 def _require_same_run(config: Config, record: Mapping[str, Any], folder: Path) -> None:
@@ -358,6 +430,8 @@ def _run(
     is_main: bool,
     about: dict[str, Any],
     samples: int,
+    facts: dict[str, str],
+    laps: Laps,
 ) -> TrainingReport:
     from headnote_cli.engine.training import TrainingJob
     from headnote_cli.engine.training import train as run_trainer
@@ -366,10 +440,23 @@ def _run(
     record = _record(config, plan, base, encoder, splits) | about
 
     def keep(state: str, **more: Any) -> dict[str, Any]:
-        kept = record | {"state": state} | more
+        kept = record | {"state": state, "timings": laps.seconds} | more
         if is_main:
             write_json(folder / RECORD, kept)
         return kept
+
+    def draw() -> None:
+        """The picture of the run so far; a run does not end for want of one."""
+        if is_main:
+            with suppress(OSError):
+                draw_curves(read_metrics(folder), folder / CURVES)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, ModelLoaded):
+            event = RunDescribed(facts | _loaded_facts(event))
+        if isinstance(event, Saved):
+            draw()
+        emit(event)
 
     keep("running")
     if is_main:
@@ -385,22 +472,34 @@ def _run(
         resume_from=start.path if start else None,
         start_adapter=_start_adapter(config, folder),
         samples=samples,
+        laps=laps,
     )
-    emit(Note(f"{method_of(config.settings)} on {base.name}"))
     try:
-        result = run_trainer(job, emit)
+        result = run_trainer(job, listen)
     except BaseException as error:
         keep("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", ended=now())
         if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
             raise _out_of_memory(config, plan, folder, error) from error
         raise
+    finally:
+        draw()
     finished = keep("finished", ended=now(), **_metrics(result, folder))
-    if is_main:
-        draw_curves(read_metrics(folder), folder / CURVES)
-        if result.checkpoint:
-            write_text(result.checkpoint / CARD, model_card(finished))
-            seal(result.checkpoint)
     return report_of(folder, finished, plan)
+
+
+def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
+    """Upload the best checkpoint of a run by evaluation loss, else its last one, as the private model `name`.
+
+    Raises:
+        UnreachableError: There is no checkpoint, or the hub does not take it.
+    """
+    from headnote_cli.engine.hub import push
+
+    best = best_whole(report.run)
+    folder = best.path if best else report.checkpoint
+    if folder is None:
+        raise UnreachableError("the run kept no checkpoint to upload", str(report.run), "set `save_strategy`")
+    emit(Note(f"uploaded {folder.name} to {push(folder, name)}"))
 
 
 def _out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:

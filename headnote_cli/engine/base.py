@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_default_handler
 
 from headnote_cli.config import Config
 from headnote_cli.data import unreachable
 from headnote_cli.errors import ConfigError, SldsError
+
+if not os.environ.get("SLDS_DEBUG"):
+    disable_default_handler()  # warnings reach the screen once, see `libraries`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,21 +19,32 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from headnote_cli.encoding import IGNORED
-from headnote_cli.engine.trainer import CompletionTrainer
+from headnote_cli.engine.trainer import CompletionTrainer, EvaluationCut
 from headnote_cli.errors import ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
+from headnote_cli.processes import orphaned
 from headnote_cli.runs import METRICS, SAMPLES, write_lines
+from headnote_cli.timings import Laps
+
+# torchrun repeats a Ctrl-C that its workers have had from the terminal already: seconds in which two count as one.
+ECHO = 1.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+
+
+def peak_rss() -> int:
+    """The most bytes of main memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Turns the Trainer's callbacks into events and metrics lines."""
 
-    def __init__(self, output_dir: Path, emit: Listener, tokens: int) -> None:
+    def __init__(self, output_dir: Path, emit: Listener, tokens: int, laps: Laps) -> None:
         self.output_dir = output_dir
         self.emit = emit
-        self.stop_signal: int | None = None
         self.eval_loss: float | None = None
         self.tokens = tokens
+        self.laps = laps
         self._started = self._last = time.monotonic()
         self._first_step = 0
 
@@ -40,9 +54,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.emit(TrainingStarted(state.max_steps, state.global_step))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.stop_signal is not None:
-            control.should_save = True
-            control.should_training_stop = True
+        if state.global_step == self._first_step + 1:
+            self.laps.lap("first step")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
@@ -69,7 +82,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             logs.get("grad_norm"),
             rate,
             left,
-            torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+            torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss(),
         )
 
     def on_evaluate(
@@ -108,8 +121,11 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
     Greedy, so no random state is touched: the run with samples is bit for bit the run without.
     """
 
-    def __init__(self, trainer: CompletionTrainer, output_dir: Path, count: int, longest: int, emit: Listener) -> None:
+    def __init__(
+        self, trainer: CompletionTrainer, stopper: Stopper, output_dir: Path, count: int, longest: int, emit: Listener
+    ) -> None:
         self.trainer = trainer
+        self.stopper = stopper
         self.folder = output_dir / SAMPLES
         self.rows = trainer.eval_dataset.select(range(min(count, len(trainer.eval_dataset))))
         self.longest = longest
@@ -122,7 +138,7 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         try:
-            written = [self._headnote(model, row) for row in self.rows]
+            written = [self._headnote(model, row) for row in self.rows if not self.stopper.asked]
         finally:
             model.train(was_training)
         write_lines(self.folder / f"step-{state.global_step}.jsonl", written)
@@ -152,15 +168,60 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
         }
 
 
+class Stopper(TrainerCallback):  # type: ignore[misc]
+    """Stops a run that was asked to: saved within the step, without the rest of an evaluation.
+
+    A signal may reach one process before another; they agree at each step and each batch of an evaluation, so that
+    all save and stop at the same place.
+    """
+
+    def __init__(self, trainer: CompletionTrainer) -> None:
+        self.trainer = trainer
+        self.asked = 0  # the signal that this process was asked by
+        self.signal = 0  # the one that all agreed on
+
+    def _is_stopping(self) -> bool:
+        asked = torch.tensor(self.asked or (signal.SIGTERM if orphaned() else 0), device=self.trainer.args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        self.signal = int(asked)
+        self.trainer.stopping = bool(self.signal)
+        return self.trainer.stopping
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._is_stopping():
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._is_stopping():
+            control.should_training_stop = True
+            raise EvaluationCut
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._is_stopping():
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.trainer.stopping:  # saved already
+            control.should_save = control.should_evaluate = False
+
+
 @contextmanager
-def stopping_on_signals(reporter: Reporter, emit: Listener) -> Iterator[None]:
+def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
     """The first SIGINT or SIGTERM saves within the current step; a second SIGINT stops at once."""
+    interrupts: list[float] = []
 
     def stop(number: int, _: FrameType | None) -> None:
-        if reporter.stop_signal is not None:
-            raise KeyboardInterrupt
-        reporter.stop_signal = number
-        emit(Note("stopping: this step is finished and saved first (Ctrl-C again stops at once)", warning=True))
+        if number == signal.SIGINT:
+            if interrupts and time.monotonic() - interrupts[-1] > ECHO:
+                raise KeyboardInterrupt
+            interrupts.append(time.monotonic())
+        if not stopper.asked:
+            stopper.asked = number
+            emit(Note("stopping: this step is finished and saved first (a second Ctrl-C stops at once)", warning=True))
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

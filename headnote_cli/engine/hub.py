@@ -8,10 +8,10 @@ from headnote_cli.engine.base import reaching
 
 
 def push(folder: Path, name: str) -> str:
-    """Upload a model folder as a private model of this name; returns its address.
+    """Upload a folder as the private model `name`; returns its address.
 
     Raises:
-        UnreachableError: The hub cannot be reached, or refuses.
+        UnreachableError: The hub does not take it: no login, no network, no right to that name.
     """
     from huggingface_hub import create_repo, upload_folder
 

@@ -24,6 +24,7 @@ from headnote_cli.assets import assets_root
 from headnote_cli.hardware import detect
 
 STEPS = 3
+IMPOSSIBLE = "--strict: this machine cannot do what the config asks"  # how such an error begins
 # Loss beside the CPU's float32: bfloat16 keeps 8 bits, 4-bit weights are other weights.
 CLOSE = {"bf16": 0.05, "4-bit": 0.3}
 COMMON: dict[str, Any] = {
@@ -49,6 +50,7 @@ def paths(gpus: int) -> dict[str, dict[str, Any]]:
         return found | {"cpu, 4-bit AdamW": ON_CPU | {"optim": "adamw_torch_4bit"}}
     flash = ON_GPU | {"attn_implementation": "flash_attention_2"}
     found |= {
+        "gpu, SDPA, float32": ON_GPU | {"bf16": False, "dtype": "float32"},
         "gpu, SDPA, bf16": ON_GPU,
         "gpu, FlashAttention-2, bf16": flash,
         "gpu, Liger, bf16": ON_GPU | {"use_liger_kernel": True},
@@ -56,7 +58,9 @@ def paths(gpus: int) -> dict[str, dict[str, Any]]:
         "gpu, 4-bit AdamW, bf16": ON_GPU | {"optim": "adamw_torch_4bit"},
         "gpu, all of it (4-bit)": flash | NF4 | {"use_liger_kernel": True, "optim": "adamw_torch_4bit"},
     }
-    return found | ({"2 gpus, DDP, bf16": ON_GPU | {"processes": 2}} if gpus > 1 else {})
+    # The CPU's two rows a step, one on each.
+    two = ON_GPU | {"processes": 2, "per_device_train_batch_size": 1}
+    return found | ({"2 gpus, DDP, bf16": two} if gpus > 1 else {})
 
 
 def build_model(folder: Path, layers: int, small: bool) -> None:
@@ -103,7 +107,8 @@ def run(name: str, keys: dict[str, Any], work: Path) -> dict[str, Any]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "SLDS_CACHE": str(work / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        return {"path": name, "error": " ".join(done.stderr.split("error: ")[-1].split())[:300]}
+        told = " ".join(done.stderr.split("error: ")[-1].split())[:300]
+        return {"path": name, "impossible" if IMPOSSIBLE in told else "error": told.removeprefix(IMPOSSIBLE)}
     record = json.loads((output / "run.json").read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
@@ -130,6 +135,9 @@ def report(results: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     reference = results[0].get("losses")
     for one in results:
+        if "impossible" in one:
+            lines.append(f"| {one['path']} | – | – | – | – | – | not possible here{one['impossible']} |")
+            continue
         if "error" in one:
             lines.append(f"| {one['path']} | – | – | – | – | – | failed: {one['error']} |")
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import shutil
@@ -14,14 +15,15 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import Sampler
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from headnote_cli.encoding import IGNORED
 from headnote_cli.errors import DivergedError
-from headnote_cli.runs import STAGING, newest_whole, seal
+from headnote_cli.modelcard import CARD, model_card
+from headnote_cli.runs import RECORD, STAGING, newest_whole, read_json, seal, write_text
 
 CHANCES = 3.0  # a loss of so many times that of a uniform guess over the vocabulary is no longer learning
 
@@ -51,6 +53,10 @@ class GroupedByLength(Sampler[int]):  # type: ignore[misc]
         return iter(get_length_grouped_indices(self.lengths, self.batch, generator=dice))
 
 
+class EvaluationCut(Exception):
+    """The run is to stop: the rest of the evaluation is left."""
+
+
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer on rows with labels.
 
@@ -60,9 +66,13 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     files' hashes, and renamed; only then are older ones deleted.
     """
 
+    control: TrainerControl
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.step_inputs: list[torch.Tensor] = []  # ids of the current step's rows, to name them if it fails
+        self.stopping = False  # all processes agreed to stop
+        self._saved_step = -1
         self._staging: Path | None = None
 
     def compute_loss(
@@ -142,12 +152,57 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         wanted = {_unpadded(row, pad) for batch in self.step_inputs for row in batch.tolist()}
         return [row["name"] for row in self.train_dataset if _unpadded(row["input_ids"], pad) in wanted]
 
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """As Trainer's, and the random state stays: a run that leaves an evaluation out is still the same run."""
+        devices = [torch.cuda.current_device()] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            metrics: dict[str, float] = super().evaluate(*args, **options)
+        return metrics
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """As Trainer's; one before the first step may be cut, too: that step is then the last."""
+        try:
+            metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except EvaluationCut:
+            if not skip_scheduler:
+                raise
+            metrics = {}
+        return metrics
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *others: Any, **options: Any
+    ) -> None:
+        """As Trainer's; a run that is to stop leaves its evaluation and is saved once."""
+        with contextlib.suppress(EvaluationCut):
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **options)
+        if self.stopping and self._saved_step != self.state.global_step:
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None in the run folder: each checkpoint gets ours."""
+
+    def _write_card(self, checkpoint: Path) -> None:
+        """Our model card, in place of PEFT's draft."""
+        record = read_json(Path(self.args.output_dir) / RECORD) or {}
+        logged = {
+            name: value
+            for entry in self.state.log_history
+            for name, value in entry.items()
+            if name != "eval_loss" or entry["step"] == self.state.global_step
+        }
+        metrics = {
+            "steps": self.state.global_step, "train_loss": logged.get("loss"), "eval_loss": logged.get("eval_loss")
+        }  # fmt: skip
+        write_text(checkpoint / CARD, model_card(record | {"metrics": metrics}))
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else str(super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the checkpoint beside; when it is whole it gets its name, and only then older ones go."""
         run, step = Path(self.args.output_dir), self.state.global_step
+        self._saved_step = step
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._staging = run / STAGING
         try:
@@ -158,6 +213,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()  # every process has written its part
         if self.args.should_save:
             self._note_best(run, staging / f"checkpoint-{step}")
+            self._write_card(staging / f"checkpoint-{step}")
             _publish(staging / f"checkpoint-{step}", run / f"checkpoint-{step}")
             rotate_checkpoints(
                 output_dir=str(run),

@@ -6,8 +6,7 @@ import dataclasses
 import errno
 import math
 import os
-import resource
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +15,24 @@ from typing import Any
 import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerState
 from trl import SFTConfig
 
 from headnote_cli.config import Settings
 from headnote_cli.engine.base import BaseModel
-from headnote_cli.engine.callbacks import Reporter, Sampler, SoundGradients, interruption, stopping_on_signals
+from headnote_cli.engine.callbacks import (
+    Reporter,
+    Sampler,
+    SoundGradients,
+    Stopper,
+    interruption,
+    peak_rss,
+    stopping_on_signals,
+)
 from headnote_cli.engine.loading import (
+    VISION_MODULES,
     load_for_training,
     lora_config,
     quantized_layers,
@@ -33,9 +41,11 @@ from headnote_cli.engine.loading import (
 )
 from headnote_cli.engine.trainer import CompletionTrainer
 from headnote_cli.errors import ConfigError, SldsError
-from headnote_cli.events import Listener, Note
+from headnote_cli.events import Listener, ModelLoaded, Note
 from headnote_cli.hardware import Plan
+from headnote_cli.processes import asked_processes
 from headnote_cli.runs import newest_whole, read_metrics
+from headnote_cli.timings import Laps
 
 disable_progress_bar()
 
@@ -54,6 +64,7 @@ class TrainingJob:
     resume_from: Path | None = None
     start_adapter: Path | None = None  # of another run, to train on
     samples: int = 0  # headnotes to write at each evaluation
+    laps: Laps = dataclasses.field(default_factory=Laps)  # of the command so far
 
 
 @dataclasses.dataclass
@@ -95,14 +106,16 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     trainer, loaded = _built(job, emit)
     trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
     trainer._total_train_tokens = trained_before if job.resume_from else 0
-    reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens)
-    _add_callbacks(trainer, reporter, job, emit)
-    with stopping_on_signals(reporter, emit), _telling_of_a_full_disk(job.output_dir):
+    reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens, job.laps)
+    stopper = Stopper(trainer)
+    _add_callbacks(trainer, reporter, stopper, job, emit)
+    trainer.args.eval_on_start |= _owes_evaluation(job)
+    with stopping_on_signals(stopper, emit), _telling_of_a_full_disk(job.output_dir):
         outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     saved = newest_whole(job.output_dir)
     newest = saved.path if saved else None
-    if reporter.stop_signal is not None:
-        raise interruption(reporter.stop_signal, newest)
+    if trainer.stopping:
+        raise interruption(stopper.signal, newest)
     return TrainingResult(
         steps=outcome.global_step,
         train_loss=_finite(outcome.metrics.get("train_loss")),
@@ -119,33 +132,55 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
     """The trainer with its model, counted and checked against the plan."""
     model: torch.nn.Module = load_for_training(job.base, job.settings, job.plan)
     layers, size = len(quantized_layers(model)), weight_bytes(model)
-    if layers:
-        emit(Note(f"quantized layers counted after loading: {layers}; weights {size / 2**20:,.0f} MiB"))
+    job.laps.lap("model")
     if job.start_adapter is not None:
         model = trainable_adapter(model, job.start_adapter)
         emit(Note(f"starting from the adapter {job.start_adapter}"))
+    lora = lora_config(job.settings, job.plan) if job.start_adapter is None else None
+    arguments = training_arguments(job.settings, job.plan, job.output_dir)
+    if arguments.ddp_find_unused_parameters is None:
+        arguments.ddp_find_unused_parameters = _trains_idle_parts(model, lora)
     trainer = CompletionTrainer(
         model=model,
-        args=training_arguments(job.settings, job.plan, job.output_dir),
+        args=arguments,
         train_dataset=job.train_rows,
         eval_dataset=job.eval_rows,
         processing_class=job.tokenizer,
-        peft_config=lora_config(job.settings, job.plan) if job.start_adapter is None else None,
+        peft_config=lora,
     )
     _adapters_in_float32(trainer.model, autocast=job.plan.is_on("bf16") or job.plan.is_on("fp16"))
     loaded = _counted(trainer.model, layers, size)
     _require_as_planned(trainer, loaded, job)
-    adapted = f" in {loaded.adapted} adapted layers" if loaded.adapted else ""
-    emit(
-        Note(
-            f"trainable parameters: {loaded.trainable:,} of {loaded.parameters:,} "
-            f"({100 * loaded.trainable / loaded.parameters:.2f} %){adapted}"
-        )
-    )
+    emit(ModelLoaded(loaded.parameters, loaded.trainable, loaded.adapted, layers, size))
+    job.laps.lap("trainer")
     return trainer, loaded
 
 
-def _add_callbacks(trainer: CompletionTrainer, reporter: Reporter, job: TrainingJob, emit: Listener) -> None:
+def _trains_idle_parts(model: torch.nn.Module, lora: LoraConfig | None) -> bool:
+    """Whether a step on text may leave trained parameters without a gradient: of a vision tower, or of experts.
+
+    Looking for such parameters costs a walk over the graph at every step of several processes.
+    """
+    trained = [name for name, one in model.named_parameters() if one.requires_grad or lora is not None]
+    spared = re.compile(VISION_MODULES) if lora is not None and lora.exclude_modules else None
+    trained = [name for name in trained if spared is None or not spared.fullmatch(name)]
+    return any(re.fullmatch(VISION_MODULES, name) or ".experts." in name for name in trained)
+
+
+def _owes_evaluation(job: TrainingJob) -> bool:
+    """Whether the run was stopped at a step whose evaluation it left."""
+    if job.resume_from is None or job.eval_rows is None:
+        return False
+    state = TrainerState.load_from_json(str(job.resume_from / "trainer_state.json"))
+    by_epoch = job.settings.eval_strategy == "epoch"
+    due = float(state.epoch or 0.5).is_integer() if by_epoch else state.global_step % (state.eval_steps or 1) == 0
+    lines = (line for line in read_metrics(job.output_dir) if line["step"] == state.global_step)
+    return due and not any("eval_loss" in line for line in lines)
+
+
+def _add_callbacks(
+    trainer: CompletionTrainer, reporter: Reporter, stopper: Stopper, job: TrainingJob, emit: Listener
+) -> None:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(reporter)
@@ -153,7 +188,8 @@ def _add_callbacks(trainer: CompletionTrainer, reporter: Reporter, job: Training
     if job.settings.early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job.settings.early_stopping))
     if job.samples and job.eval_rows is not None:
-        trainer.add_callback(Sampler(trainer, job.output_dir, job.samples, longest=256, emit=emit))
+        trainer.add_callback(Sampler(trainer, stopper, job.output_dir, job.samples, longest=256, emit=emit))
+    trainer.add_callback(stopper)  # the last: what it decides stays
 
 
 def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: TrainingJob) -> None:
@@ -170,8 +206,8 @@ def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: Tr
     weights = {name: count for name, count in loaded.dtypes.items() if name not in ("uint8", "int8")}
     if dtype not in weights:
         faults.append(f"weights are in {', '.join(weights)} and not in {dtype}")
-    asked = int(os.environ.get("SLDS_PROCESSES", "0"))
-    if asked and trainer.accelerator.num_processes != asked:
+    asked = asked_processes()
+    if trainer.accelerator.num_processes != asked:
         faults.append(f"{trainer.accelerator.num_processes} of {asked} processes train together")
     if job.settings.fsdp and not trainer.is_fsdp_enabled:
         faults.append("`fsdp` is asked for, and the weights are not sharded")
@@ -199,13 +235,14 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
         raise SldsError(f"nothing more can be written: {error}; {kept}", str(folder), hint) from error
 
 
-def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> None:
-    """Let TRL check its own keys before anything is loaded.
+def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> dict[str, Any]:
+    """Let TRL check its own keys before anything is loaded; returns every value that will hold.
 
     Raises:
         ConfigError: Keys that contradict each other, in the library's words.
     """
-    training_arguments(settings, plan, output_dir)
+    effective: dict[str, Any] = training_arguments(settings, plan, output_dir).to_dict()
+    return effective
 
 
 def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTConfig:
@@ -283,8 +320,7 @@ def measured_memory() -> dict[str, int]:
     libraries and the loading of weights included."""
     if torch.cuda.is_available():
         return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return {"peak_rss": peak_rss()}
 
 
 def _finite(value: Any) -> float | None:

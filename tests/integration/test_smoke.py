@@ -6,8 +6,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from headnote_cli.engine.smoke import COMMON, paths, report
+
+
+def test_a_path_that_a_gpu_cannot_take_is_no_failure() -> None:
+    results: list[dict[str, Any]] = [
+        {"path": "cpu, float32", "losses": [1.0], "measured": None, "estimated": None, "seconds": 1.0},
+        {"path": "gpu, SDPA, bf16", "impossible": ": bf16: true → false (needs capability 8.0)"},
+    ]
+    assert "| not possible here: bf16: true → false" in report(results)
+
+
+def test_two_gpus_see_the_cpus_rows_of_a_step() -> None:
+    two = paths(2)["2 gpus, DDP, bf16"]
+    assert two["processes"] * two["per_device_train_batch_size"] == COMMON["per_device_train_batch_size"]
 
 
 @pytest.mark.slow

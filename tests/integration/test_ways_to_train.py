@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli import app
+from headnote_cli.runs import tampered
 
 
 def slds(*arguments: object) -> Result:
@@ -110,8 +111,55 @@ def test_runs_are_listed_and_compared(tiny_training: Callable[..., Path], tmp_pa
     assert {(Path(one["run"]).name, one["state"], one["steps"]) for one in listed} == {
         ("one", "finished", 1), ("two", "finished", 1),
     }  # fmt: skip
-    compared = slds("runs", "--diff", tmp_path / "runs" / "one", tmp_path / "runs" / "two", "--json")
+    compared = slds("runs", "diff", tmp_path / "runs" / "one", tmp_path / "runs" / "two", "--json")
     changed = json.loads(compared.stdout)["differences"]
     assert changed["learning_rate"] == [0.01, 0.02]
     assert slds("runs", tmp_path / "nowhere").exit_code == 4
     assert "finished" in slds("runs", tmp_path / "runs").stdout
+    assert "learning_rate" in slds("runs", "diff", tmp_path / "runs" / "one", tmp_path / "runs" / "two").stdout
+    assert slds("runs", "diff", tmp_path / "runs" / "one", tmp_path / "nowhere").exit_code == 4
+
+
+def test_the_record_explains_the_run_and_every_checkpoint_has_its_card(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    shown = slds("train", "--config", tiny_training(load_in_4bit=False, eval_strategy="steps", eval_steps=2))
+    assert shown.exit_code == 0, shown.stderr
+    run = tmp_path / "run"
+    record = json.loads((run / "run.json").read_text())
+    assert {"cores", "memory", "gpus", "device"} <= record["hardware"].keys()
+    resolved = record["resolved"]
+    assert (resolved["optim"], resolved["lora_r"], resolved["adam_beta2"]) == ("adamw_torch", 4, 0.999)
+    assert resolved["train_sampling_strategy"] == "group_by_length", "a default of ours"
+    assert "hub_token" not in resolved
+    assert {"imports", "config", "data", "model", "trainer", "first step"} <= record["timings"].keys()
+    assert all(seconds >= 0 for seconds in record["timings"].values())
+    for step in (2, 4):
+        card = (run / f"checkpoint-{step}" / "README.md").read_text(encoding="utf-8")
+        assert f"| steps | {step} |" in card
+        assert "not measured" not in card
+        assert "license: gemma" in card
+        assert tampered(run / f"checkpoint-{step}") is None
+    assert not (run / "README.md").exists(), "no draft of the libraries"
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for fact in ("model: ", "method: LoRA r=4", "data: train: 30 rows", "memory: ", "trainable: "):
+        assert fact in shown.stderr
+
+
+def test_the_best_checkpoint_is_uploaded_when_asked(
+    tiny_training: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(huggingface_hub, "create_repo", lambda name, **options: f"https://huggingface.co/{name}")
+    monkeypatch.setattr(huggingface_hub, "upload_folder", lambda **options: sent.append(options))
+    config = tiny_training(load_in_4bit=False)
+    assert slds("train", "--config", config).exit_code == 0
+    assert not sent, "nothing goes up unasked"
+    shown = slds("train", "--config", config, "--push", "me/headnotes")
+    assert shown.exit_code == 0, shown.stderr
+    assert [(one["repo_id"], one["folder_path"]) for one in sent] == [
+        ("me/headnotes", str(tmp_path / "run" / "checkpoint-4"))
+    ]
+    assert "uploaded checkpoint-4 to https://huggingface.co/me/headnotes" in shown.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from rich.console import Console
 
 from headnote_cli.console import Screen, duration, printable, screen_for, size
 from headnote_cli.errors import DataError, ExitCode, Interrupted
-from headnote_cli.events import StepDone, TrainingStarted
+from headnote_cli.events import Evaluated, RunDescribed, Saved, StepDone, TrainingStarted
 
 
 def terminal(screen: Screen) -> io.StringIO:
@@ -82,18 +84,50 @@ def test_an_unexpected_failure_hides_its_traceback_unless_debug(
 
 
 def test_progress_is_live_in_a_terminal_and_plain_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
-    step = StepDone(3, 10, 1.5, 1e-4, 0.2, 250.0, 75.0)
+    step = StepDone(3, 10, 1.5, 1e-4, 0.2, 250.0, 75.0, 5 * 2**20)
     live = Screen()
     stream = terminal(live)
     live.listen(TrainingStarted(10, 0))
     live.listen(step)
     live.close()
     assert "\x1b[" in stream.getvalue()
+    assert max(len(line) for line in re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", stream.getvalue()).splitlines()) <= 60
     plain = Screen()
     plain.listen(TrainingStarted(10, 0))
     plain.listen(step)
     plain.close()
-    assert capsys.readouterr().err == "step 3/10 · loss 1.5000 · lr 1.0e-04 · grad 0.20 · 250 tok/s · 1:15 left\n"
+    assert capsys.readouterr().err == (
+        "step 3/10 · loss 1.5000 (smoothed 1.5000) · lr 1.0e-04 · grad 0.20 · 250 tok/s · peak 5 MiB · 1:15 left\n"
+    )
+
+
+def test_the_loss_is_smoothed_over_steps_and_evaluations_and_saves_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    live = Screen()
+    stream = terminal(live)
+    live.listen(TrainingStarted(2, 0))
+    for step, loss in ((1, 2.0), (2, 1.0)):
+        live.listen(StepDone(step, 2, loss, 1e-4, 0.2, 250.0, 75.0))
+    live.listen(Evaluated(2, 1.0, 2.718))
+    live.listen(Saved(2, Path("run/checkpoint-2")))
+    live.close()
+    assert "(smoothed 1.9000)" in stream.getvalue()
+    assert "step 2: evaluation loss 1.0000, perplexity 2.72" in stream.getvalue()
+    assert "saved run/checkpoint-2" in stream.getvalue()
+
+
+def test_a_run_is_described_in_a_panel_in_a_terminal_and_in_plain_lines_elsewhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    event = RunDescribed({"model": "google/gemma-3-4b-it", "data": "train: 30 rows\n  fr_de: 4 rows"})
+    screen = Screen()
+    screen.listen(event)
+    assert capsys.readouterr().err == "model: google/gemma-3-4b-it\ndata: train: 30 rows\n  fr_de: 4 rows\n"
+    stream = terminal(screen)
+    screen.listen(event)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert lines[0].startswith("╭─ training ─")
+    assert {len(line) for line in lines} == {60}
+    assert "fr_de" not in stream.getvalue(), "the panel holds the main lines"
 
 
 def test_sizes_and_durations_for_people() -> None:

@@ -8,9 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from headnote_cli.commands.list_runs import list_runs
 from headnote_cli.config import load_config
 from headnote_cli.errors import DataError, UnreachableError
-from headnote_cli.runs import RECORD, checkpoints, find_checkpoint, read_json, seal, set_aside, write_json
+from headnote_cli.runs import (
+    RECORD,
+    checkpoints,
+    find_checkpoint,
+    is_locked,
+    locked,
+    read_json,
+    seal,
+    set_aside,
+    write_json,
+)
 
 
 def make_checkpoint(run: Path, step: int) -> Path:
@@ -62,6 +73,15 @@ def test_a_checkpoint_that_is_not_there_lists_those_that_are(tmp_path: Path, wri
     with pytest.raises(UnreachableError) as caught:
         find_checkpoint("checkpoint-1364", config)
     assert str(present) in str(caught.value.hint)
+
+
+def test_a_run_that_says_it_runs_and_holds_no_lock_was_killed(tmp_path: Path) -> None:
+    write_json(tmp_path / "run" / RECORD, {"state": "running"})
+    with locked(tmp_path / "run"):
+        assert is_locked(tmp_path / "run")
+        assert [run["state"] for run in list_runs(tmp_path)] == ["running"]
+    assert not is_locked(tmp_path / "run")
+    assert [run["state"] for run in list_runs(tmp_path)] == ["killed"]
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Of what the libraries say, real warnings reach the user, once; known noise does not."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from headnote_cli import libraries
+from headnote_cli.console import Screen
+from headnote_cli.libraries import quieten
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is told while this test runs."""
+    lines: list[str] = []
+    monkeypatch.delenv("SLDS_DEBUG", raising=False)
+    monkeypatch.setattr(libraries, "tell", lines.append)
+    monkeypatch.setattr(libraries, "_told", set())
+    return lines
+
+
+def test_a_real_warning_is_told_once_and_noise_never(told: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        quieten()
+        for number in range(3):
+            exec(f"import warnings\n{chr(10) * number}warnings.warn('your batch of 3 is odd')")
+            warnings.warn("`is_gradient_checkpointing` is deprecated and will go", FutureWarning, stacklevel=1)
+    assert [line.partition(": ")[2] for line in told] == ["your batch of 3 is odd"]
+
+
+def test_a_logged_warning_of_a_library_is_told_once_with_its_name(told: list[str]) -> None:
+    quieten()
+    for _ in range(2):
+        logging.getLogger("trl.trainer").warning("`max_length` is\n  ignored")
+        logging.getLogger("trl.trainer").info("all is well")
+    assert told == ["trl: `max_length` is ignored"]
+
+
+def test_warnings_go_to_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen(quiet=True)
+    libraries.tell("torch: mind this")
+    assert capsys.readouterr().err == "! torch: mind this\n"
+
+
+def test_the_engines_libraries_say_nothing_when_they_are_imported() -> None:
+    code = "import headnote_cli.engine.training"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
