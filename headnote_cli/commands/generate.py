@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.citations import citations, unsupported
+from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
 from headnote_cli.encoding import Encoder
 from headnote_cli.errors import DataError, UnreachableError, UsageError
@@ -44,6 +44,7 @@ class GeneratedHeadnote:
     completion_tokens: int
     cut: int
     found: list[str]
+    partly: list[str]
     unsupported: list[str]
     detected: str | None
     seconds: float
@@ -55,7 +56,7 @@ class GeneratedHeadnote:
             "headnote": self.headnote,
             "finish_reason": self.finish_reason,
             "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens, "cut": self.cut},
-            "citations": {"found": self.found, "unsupported": self.unsupported},
+            "citations": {"found": self.found, "partly": self.partly, "unsupported": self.unsupported},
             "language": {"expected": self.lang, "detected": self.detected},
             "seconds": self.seconds,
         }
@@ -230,7 +231,9 @@ def _one(
         gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
         emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))
     written = writer.write(encoded.prompt_ids, sampling, emit)
-    missing = [citation.text for citation in unsupported(written.text, decision.text)]
+    cited: dict[Status, list[str]] = {"found": [], "partly": [], "missing": []}
+    for checked in check(written.text, decision.text, language, decision.language):
+        cited[checked.status].append(checked.citation.text)
     return GeneratedHeadnote(
         sample_id=decision.name,
         lang=language,
@@ -239,8 +242,9 @@ def _one(
         prompt_tokens=len(encoded.prompt_ids),
         completion_tokens=written.tokens,
         cut=encoded.cut,
-        found=[citation.text for citation in citations(written.text) if citation.text not in missing],
-        unsupported=missing,
+        found=cited["found"],
+        partly=cited["partly"],
+        unsupported=cited["missing"],
         detected=detect_language(written.text),
         seconds=round(time.monotonic() - started, 3),
     )
