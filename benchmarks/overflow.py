@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def survival(row: dict[str, Any], kept: str) -> tuple[list[float], list[float]]:
     shares = []
     for citation in named:
         if citation.kind == "consideration":
-            number = citation.text.removeprefix("E. ").rstrip("abcdefgh")
+            number = re.split("[- ]", citation.path[0][1])[0].rstrip("abcdefgh")
             inside = [part for part in parts if part.number == number or part.number.startswith(f"{number}.")]
             if inside:
                 shares.append(statistics.mean(kept_share(part, text, kept) for part in inside))

@@ -1,89 +1,299 @@
 """Citations in three languages: found, brought to one form, and looked up in the decision.
 
-Abbreviations of the federal acts: the titles in the Classified Compilation of Federal Legislation (SR/RS).
+The form is the German one: `Art. 41 Abs. 1 OR` for `art. 41 al. 1 CO` and `art. 41 cpv. 1 CO`. A former version of an
+act (`aArt. 5`, `vCC`) counts as the act.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Literal
 
-# German, French, Italian abbreviation of the same act; the first is the common form.
-ACTS = """
-OR CO CO|ZGB CC CC|StGB CP CP|BV Cst. Cost.|BGG LTF LTF|SchKG LP LEF|ZPO CPC CPC|StPO CPP CPP|EMRK CEDH CEDU
-IVG LAI LAI|AHVG LAVS LAVS|ATSG LPGA LPGA|UVG LAA LAA|KVG LAMal LAMal|BVG LPP LPP|AVIG LACI LADI|ELG LPC LPC
-SVG LCR LCStr|RPG LAT LPT|USG LPE LPAmb|AIG LEI LStrI|AsylG LAsi LAsi|VwVG PA PA|DBG LIFD LIFD|StHG LHID LAID
-MWSTG LTVA LIVA|KG LCart LCart|UWG LCD LCSl|URG LDA LDA|MSchG LPM LPM|PatG LBI LBI|VVG LCA LCA|VStG LIA LIP
-FINMAG LFINMA LFINMA|BankG LB LBCR|GwG LBA LRD|BEG LTI LTCo|BetmG LStup LStup|JStG DPMin DPMin|JStPO PPMin PPMin
-IPRG LDIP LDIP|GBV ORF ORF|VMWG OBLF OLAL|ArG LTr LL|DSG LPD LPD|BGFA LLCA LLCA|OHG LAVI LAV|StBOG LOAP LOAP
-VRV OCR ONC|IVV OAI OAI|AHVV RAVS OAVS|RPV OAT OPT|VGG LTAF LTAF|BGBB LDFR LDFR|FZA ALCP ALC|BÜPF LSCPT LSCPT
-"""
-COMMON_FORM = {name: group.split()[0] for group in re.split(r"[|\n]", ACTS.strip()) for name in group.split()}
+from headnote_cli.acts import base, is_known
+from headnote_cli.articles import ANCHOR, Path, read_articles
+from headnote_cli.shortening import CITING
 
-_NUMBER = r"\d+(?:[a-z](?![a-z]))?(?:bis|ter|quater|quinquies|sexies|septies|octies)?"
-_PART = r"(?:Abs|al|cpv|lit|let|lett|Ziff|ch|n|Satz|phr|per|Bst)\.?\s*(?:\d+[a-z]?|[a-z])(?:bis|ter)?\b"
-# "Abs. 1 und 2": a lone digit that no paragraph of its own follows is one more paragraph.
-_PART += r"(?:\s*(?:,|und|et|e|ou|oder|o)\s*[1-9](?!\w)(?!\s*(?:Abs|al|cpv)\b))*"
-_ITEM = rf"{_NUMBER}(?:\s*{_PART})*(?:\s*(?:ff?|ss|segg?)\.?)?"
-_JOIN = (
-    r"\s*(?:,|;|und|et|e|sowie|ainsi que|nonché|come pure|ou|oder|o|bis|à|a|-|–|i\.?\s?V\.?\s?m\.?|en relation avec"
-    r"|in relazione con)\s*(?:[Aa]rt\.\s*)?"
+Kind = Literal["article", "consideration", "decision", "docket", "act"]
+Status = Literal["found", "partly", "missing"]
+
+_JOIN = r"(?:\s?[,;]\s|\s(?:und|et|ed?|sowie|ainsi que|nonché|bzw\.|resp\.|ou|oder|o)\s)"
+_CONSIDERATION = r"\d{1,2}(?:\.\d{1,2}){0,6}(?:\.?[a-z]{1,2}(?:/[a-z]{1,3}){0,2})?(?![\w°])(?!\.\d)"
+_ONE_OR_RANGE = rf"{_CONSIDERATION}(?:\s?[-–]\s?{_CONSIDERATION}|\s(?:bis|à|a)\s{_CONSIDERATION})?"
+_WHERE = r"(?:E\.|[Cc]onsid\.|c\.|Erw\.|Erwägung(?:en)?|[Cc]onsidérants?|[Cc]onsiderand[oi])"
+_VOLUME = r"\d{1,3}\s(?:I[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"
+_DATE = r"(?:\s(?:vom|du|del|dell')\s?\d{1,2}(?:\.|er|\ser|°)?\s\w{3,9}\s\d{4})?"
+_DOCKET = (
+    r"\d[A-Z](?:_\s?|\.)\d{1,4}/\d{4}|[BCEHIKMPU] \d{1,4}/\d{2}|[A-F]-[1-9]\d{0,4}/20\d{2}"
+    r"|(?:BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d{2}\.\d{1,4}"
 )
-_MORE = rf"(?:{_JOIN}(?:{_PART}|{_ITEM}))*"
-_ACT = r"(?:{})(?![A-Za-zÀ-ÿ])".format("|".join(re.escape(name) for name in sorted(COMMON_FORM, key=len, reverse=True)))
-_ARTICLES = re.compile(rf"\b[Aa]rt\.\s*({_ITEM}{_MORE})\s+({_ACT})")
-_CONSIDERATIONS = re.compile(
-    r"(?:\bE\.|\bconsid\.|\bc\.(?=\s*\d))\s*((?:\d+(?:\.\d+)*[a-z]{0,2})(?:(?:\s*(?:,|-|–|und|et|e)\s*)\d+(?:\.\d+)*[a-z]{0,2})*)"
+_CITED = re.compile(
+    r"(?<!\w)(?=[§A-IKMPR-U\dacn])(?:"  # the first letters spare most of the time
+    rf"(?P<article>{ANCHOR})"
+    rf"|{_WHERE}\s{{0,2}}(?={_CONSIDERATION})"
+    rf"|(?:BGE|ATF|DTF)\s(?P<decision>{_VOLUME})"
+    rf"|(?<![/.-])(?P<docket>{_DOCKET})(?!\w)"
+    r"|(?:SR|RS)\s?(?P<act>0\.\d{2,3}(?:\.\d{1,3}){0,5}|\d{3}(?:\.\d{1,4}){0,5})(?!\w))"
 )
-_LEADING = re.compile(r"\b(?:BGE|ATF|DTF)\s+(\d+)\s+(Ia|Ib|I|II|III|IV|V)\s+(\d+)")
-_DOCKET = re.compile(r"\b(\d[A-Z]_\d+/\d{4})\b")
+_LIST = re.compile(rf"(?P<value>{_ONE_OR_RANGE})(?P<following>\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
+_NEXT = re.compile(rf"{_JOIN}(?={_CONSIDERATION})")
+_PINPOINT = re.compile(rf"{_DATE}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
+_PAGE = re.compile(r"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{1,4})(?:\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
+_NEXT_DECISION = re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<decision>{_VOLUME})")
+_RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
+_MONTHS = (
+    "Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|janvier|février|mars|avril|mai"
+    "|juin|juillet|août|septembre|octobre|novembre|décembre|gennaio|febbraio|marzo|aprile|maggio|giugno|luglio|agosto"
+    "|settembre|ottobre|novembre|dicembre"
+)
+# The number of a consideration stands after a sentence or another number, and text follows.
+_HEADING = re.compile(
+    r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))(?P<number>\d{1,2}(?:\.\d{1,2}){0,6})\.?\s"
+    rf"(?!\s?(?:{_MONTHS})\b)(?=\s{{0,3}}[\w(\[\"«„…§])"
+)
+_LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
+_FF = 10  # `ff.` names no end
+_FUNCTION_WORDS = {
+    "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
+    "fr": re.compile(r"\b(?:al|let|et|les?|des|ATF)\b"),
+    "it": re.compile(r"\b(?:cpv|lett|e|il|di|della|DTF)\b"),
+}
 
 
 @dataclass(frozen=True)
 class Citation:
-    """A citation in its common form: `Art. 41 OR`, `E. 2.3`, `BGE 148 III 30`, `4A_123/2021`."""
+    """What is cited, in one form for all languages: the levels from the whole to the part, and the act."""
 
-    kind: str
-    text: str
+    kind: Kind
+    path: Path
+    act: str = ""
+
+    @property
+    def text(self) -> str:
+        """`Art. 41 Abs. 1 OR`, `E. 2.3`, `BGE 148 III 30 E. 4`, `4A_123/2021`, `SR 220`."""
+        words = [word for level in self.path for word in level] + [self.act]
+        return " ".join(filter(None, words))
+
+    @property
+    def key(self) -> str:
+        """What is equal in every language: an act that the table does not know has another name in each."""
+        return self.text if is_known(self.act) else replace(self, act="").text
 
 
-def citations(text: str) -> list[Citation]:
-    """The citations of a text in order, each once."""
-    return list(dict.fromkeys(citation for _, citation in sorted(_all(text), key=lambda pair: pair[0])))
+def citations(text: str, language: str | None = None) -> list[Citation]:
+    """The citations of a text in order, each once.
+
+    The language (`de`, `fr`, `it`) decides what an abbreviation means, `AIMP` say; without it the text is guessed from.
+    """
+    return list(dict.fromkeys(_all(text, language or _guess(text))))
 
 
-def _all(text: str) -> Iterator[tuple[int, Citation]]:
-    for match in _ARTICLES.finditer(text):
-        bare = re.sub(rf"\s*{_PART}", "", match[1])
-        for number in re.findall(_NUMBER, bare):
-            yield match.start(), Citation("article", f"Art. {number} {COMMON_FORM[match[2]]}")
-    for match in _CONSIDERATIONS.finditer(text):
-        if _LEADING.search(text, max(0, match.start() - 30), match.start()) is None:  # not another decision's own
-            for number in re.findall(r"\d+(?:\.\d+)*[a-z]{0,2}", match[1]):
-                yield match.start(), Citation("consideration", f"E. {number}")
-    for match in _LEADING.finditer(text):
-        yield match.start(), Citation("decision", f"BGE {match[1]} {match[2]} {match[3]}")
-    for match in _DOCKET.finditer(text):
-        yield match.start(), Citation("docket", match[1])
+def _guess(text: str) -> str:
+    counts = {language: len(words.findall(text, 0, 5000)) for language, words in _FUNCTION_WORDS.items()}
+    return max(counts, key=lambda language: counts[language])
+
+
+def _all(text: str, language: str) -> Iterator[Citation]:
+    at = 0
+    while match := _CITED.search(text, at):
+        at = match.end()
+        if match["article"]:
+            articles, at = read_articles(text, at, match["article"], language)
+            yield from (Citation("article", path, act) for path, act in articles)
+        elif match["decision"]:
+            at = yield from _decisions(text, match["decision"], at)
+        elif match["docket"]:
+            at = yield from _pinpoints(text, at, "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"])))
+        elif match["act"]:
+            yield Citation("act", (("SR", match["act"]),))
+        else:
+            values, at = _considerations(text, at)
+            yield from (Citation("consideration", (("E.", value),)) for value in values)
+
+
+def _considerations(text: str, at: int) -> tuple[list[str], int]:
+    """The numbers on a list of considerations, `2.1`, `3-5` or `4 ff.`, and where it ends."""
+    values = []
+    while match := _LIST.match(text, at):
+        many = "" if not match["following"] else " ff." if re.search("ff|ss|gg", match["following"]) else " f."
+        values.append(_RANGE.sub("-", match["value"]) + many)
+        following = _NEXT.match(text, match.end())
+        if following is None:
+            return values, match.end()
+        at = following.end()
+    return values, at
+
+
+def _pinpoints(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> Generator[Citation, None, int]:
+    """A judgment with each consideration or the page named right after it, which are no considerations of ours."""
+    pinpoint = _PINPOINT.match(text, at)
+    if pinpoint:
+        values, at = _considerations(text, pinpoint.end())
+        yield from (Citation(kind, (whole, ("E.", value))) for value in values)
+    page = _PAGE.match(text, at)
+    if not pinpoint:
+        yield Citation(kind, (whole, ("S.", page["page"])) if page else (whole,))
+    return page.end() if page else at
+
+
+def _decisions(text: str, number: str, at: int) -> Generator[Citation, None, int]:
+    """The leading decisions of one list: `BGE 148 III 30 E. 2.1 S. 33; 147 II 5`."""
+    while True:
+        at = yield from _pinpoints(text, at, "decision", ("BGE", re.sub(r"\s", " ", number)))
+        following = _NEXT_DECISION.match(text, at)
+        if following is None:
+            return at
+        number, at = following["decision"], following.end()
+
+
+@dataclass(frozen=True)
+class CheckedCitation:
+    """A citation, and whether the decision has it: all of it, a part (the article, another paragraph), or nothing."""
+
+    citation: Citation
+    status: Status
+
+
+def check(
+    headnote: str, decision: str, headnote_language: str | None = None, decision_language: str | None = None
+) -> list[CheckedCitation]:
+    """The citations of a headnote in order, each looked up in the decision.
+
+    A consideration is looked up among the decision's own; the rest among what the decision cites.
+    """
+    cited = _cited(decision, decision_language)
+    return [CheckedCitation(c, cited.status(c)) for c in citations(headnote, headnote_language)]
+
+
+@lru_cache(maxsize=1)  # one decision, headnotes in three languages
+def _cited(decision: str, language: str | None) -> _Cited:
+    return _Cited(decision, language)
 
 
 def unsupported(headnote: str, decision: str) -> list[Citation]:
     """The citations of a headnote that the decision does not contain."""
-    cited = {citation.text for citation in citations(decision)}
-    return [
-        citation
-        for citation in citations(headnote)
-        if citation.text not in cited
-        and not (citation.kind == "consideration" and _has_consideration(citation.text, decision))
-    ]
+    return [checked.citation for checked in check(headnote, decision) if checked.status == "missing"]
 
 
-def _has_consideration(citation: str, decision: str) -> bool:
-    """Whether the decision has a consideration of that number: `2.3`, `2.3.`, or in older ones `4.` with `a)`."""
-    number = citation.removeprefix("E. ")
-    letter = re.fullmatch(r"(\d+)([a-z]{1,2})", number)
-    if letter:
-        main = re.search(rf"(?<![\w.]){letter[1]}\.?[\s-]", decision)
-        return main is not None and re.search(rf"(?<!\w){letter[2]}\)", decision[main.start() :]) is not None
-    return re.search(rf"(?<![\w./-]){re.escape(number)}\.?(?=\s)", decision) is not None
+class _Cited:
+    """What a decision cites, and its own considerations."""
+
+    def __init__(self, decision: str, language: str | None) -> None:
+        self.decision = decision
+        self.citations = citations(decision, language)
+        self.texts = {citation.text for citation in self.citations}
+        self.articles: dict[str, list[Citation]] = {}  # by label and number: "Art. 41"
+        self.ranges: list[Citation] = []
+        for citation in self.citations:
+            if citation.kind == "article":
+                label, value = citation.path[0]
+                for end in _ends(value):
+                    self.articles.setdefault(f"{label} {end}", []).append(citation)
+                if end != value:
+                    self.ranges.append(citation)
+
+    def status(self, citation: Citation) -> Status:
+        """Whether this citation is there; of a range, whether its ends are."""
+        if citation.text in self.texts and citation.kind != "consideration":
+            return "found"
+        if citation.kind not in ("article", "consideration"):
+            return self._judgment(citation)
+        look = self._article if citation.kind == "article" else self._consideration
+        found = {look(replace(citation, path=path)) for path in _simple(citation.path)}
+        return found.pop() if len(found) == 1 else "partly"
+
+    def _judgment(self, citation: Citation) -> Status:
+        """A decision by its number, with or without the consideration; an act by its number in the compilation."""
+        (whole, *part) = citation.path
+        if not any(other.path[0] == whole for other in self.citations if other.kind == citation.kind):
+            return "missing"
+        return "partly" if part else "found"
+
+    def _article(self, citation: Citation) -> Status:
+        label, number = citation.path[0]
+        same = self.articles.get(f"{label} {number}", []) + [
+            other for other in self.ranges if other.path[0][0] == label and _covers(other.path[0][1], number)
+        ]
+        named = [other for other in same if _surely(citation.act, other.act)]
+        unnamed = [other for other in same if not other.act]
+        if named and any(_reaches(other, citation) for other in named + unnamed):
+            return "found"
+        return "partly" if named or any(_perhaps(citation.act, other.act) for other in same) else "missing"
+
+    @cached_property
+    def _numbers(self) -> frozenset[str]:
+        """The numbers of the decision's considerations and of those that they lie in."""
+        headings = (
+            match["number"]
+            for match in _HEADING.finditer(self.decision)
+            if not _is_cited(self.decision[max(0, match.start() - 20) : match.start()])
+        )
+        return frozenset(number for heading in headings for number in _upwards(heading))
+
+    def _consideration(self, citation: Citation) -> Status:
+        number = citation.path[0][1]
+        letter = _LETTERED.fullmatch(number)
+        if letter:
+            lettered = re.search(rf"(?<!\w){letter['letter']}\)", self.decision) is not None
+            there = letter["main"] in self._numbers
+            return "found" if there and lettered else "partly" if there else "missing"
+        if number in self._numbers:
+            return "found"
+        return "partly" if number.rpartition(".")[0] in self._numbers else "missing"
+
+
+def _is_cited(before: str) -> bool:
+    """Whether a number after these words is an article's, a page's or another consideration's."""
+    word = before.split()[-1:]
+    return bool(word) and word[0].lstrip("(«").lower().rstrip(".") in CITING
+
+
+def _upwards(number: str) -> list[str]:
+    """`2.3.1`, `2.3` and `2` for `2.3.1`."""
+    parts = number.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
+
+
+def _ends(value: str) -> list[str]:
+    """The ends of a range, else the value: `3` and `5` of `3-5`, `12` of `12 ff.`"""
+    return value.split(" ")[0].split("-")[:2]
+
+
+def _simple(path: Path) -> list[Path]:
+    """The paths without ranges that a path with ranges begins and ends with."""
+    first = tuple((level, _ends(value)[0]) for level, value in path)
+    last = tuple((level, _ends(value)[-1]) for level, value in path)
+    return [first] if first == last else [first, last]
+
+
+def _order(number: str) -> tuple[int, str]:
+    digits = re.match(r"\d+", number)
+    return (int(digits[0]), number[digits.end() :]) if digits else (0, number)
+
+
+def _covers(cited: str, value: str) -> bool:
+    """Whether a cited value or range has another in it: `1-3` has `2`, `12 ff.` has `14`."""
+    first, last = _order(_ends(cited)[0]), _order(_ends(cited)[-1])
+    if cited.endswith("f."):
+        last = (last[0] + (_FF if cited.endswith("ff.") else 1), "")
+    return first <= _order(value) <= last
+
+
+def _reaches(cited: Citation, citation: Citation) -> bool:
+    """Whether a cited article goes as deep as this citation, and deeper at most."""
+    deep, wanted = cited.path[1:], citation.path[1:]
+    return len(deep) >= len(wanted) and all(
+        level == name and _covers(value, number) for (level, value), (name, number) in zip(deep, wanted, strict=False)
+    )
+
+
+def _surely(act: str, cited: str) -> bool:
+    """Whether two acts are one; where one has no abbreviation, the other must not have a known one."""
+    return act == cited or (not (act and cited) and not is_known(act or cited))
+
+
+def _perhaps(act: str, cited: str) -> bool:
+    """Whether two acts may be one: a title without an abbreviation, another annex, a cantonal law in two languages."""
+    return not act or not cited or base(act) == base(cited) or not (is_known(act) or is_known(cited))

@@ -419,6 +419,7 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
     """What was checked about a headnote, to stand below it."""
     rows = {
         "citations in the decision": ", ".join(headnote.found) or "none",
+        "in part": ", ".join(headnote.partly) or "none",
         "not in the decision": ", ".join(headnote.unsupported) or "none",
         "language": f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
         "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,14 @@ def real_rows(split: str) -> list[dict[str, Any]]:
     if not file.is_file():
         pytest.skip("the real decisions are not here")
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@cache
+def every_real_row() -> tuple[dict[str, Any], ...]:
+    """All real decisions, those that no split has too."""
+    rows = [row for split in ("train", "validation", "test") for row in real_rows(split)]
+    with gzip.open(REAL / "extra.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return (*rows, *map(json.loads, lines))
 
 
 def _texts() -> list[str]:

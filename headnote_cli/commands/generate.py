@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headnote_cli.citations import citations, unsupported
+from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, UnreachableError, UsageError
@@ -51,6 +51,7 @@ class GeneratedHeadnote:
     completion_tokens: int
     cut: int
     found: list[str]
+    partly: list[str]
     unsupported: list[str]
     detected: str | None
     seconds: float | None = None
@@ -59,19 +60,16 @@ class GeneratedHeadnote:
     def to_json(self) -> dict[str, Any]:
         numbered = {} if self.candidate is None else {"candidate": self.candidate}
         timed = {} if self.seconds is None else {"seconds": self.seconds}
-        return (
-            numbered
-            | {
-                "sample_id": self.sample_id,
-                "lang": self.lang,
-                "headnote": self.headnote,
-                "finish_reason": self.finish_reason,
-                "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens, "cut": self.cut},
-                "citations": {"found": self.found, "unsupported": self.unsupported},
-                "language": {"expected": self.lang, "detected": self.detected},
-            }
-            | timed
-        )
+        told = {
+            "sample_id": self.sample_id,
+            "lang": self.lang,
+            "headnote": self.headnote,
+            "finish_reason": self.finish_reason,
+            "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens, "cut": self.cut},
+            "citations": {"found": self.found, "partly": self.partly, "unsupported": self.unsupported},
+            "language": {"expected": self.lang, "detected": self.detected},
+        }
+        return numbered | told | timed
 
 
 @dataclass(frozen=True)
@@ -300,13 +298,17 @@ def _one(
         gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
         emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))
     written = writer.write(encoded.prompt_ids, sampling, emit)
-    headnote = checked(decision.name, language, encoded, written, decision.text)
+    headnote = checked(decision.name, language, encoded, written, decision.text, decision.language)
     return replace(headnote, seconds=round(time.monotonic() - started, 3))
 
 
-def checked(sample_id: Any, language: str, encoded: Encoded, written: Headnote, decision: str) -> GeneratedHeadnote:
+def checked(
+    sample_id: Any, language: str, encoded: Encoded, written: Headnote, decision: str, decision_language: str | None
+) -> GeneratedHeadnote:
     """A headnote with its citations looked up in the decision, and its language."""
-    missing = [citation.text for citation in unsupported(written.text, decision)]
+    cited: dict[Status, list[str]] = {"found": [], "partly": [], "missing": []}
+    for one in check(written.text, decision, language, decision_language):
+        cited[one.status].append(one.citation.text)
     return GeneratedHeadnote(
         sample_id=sample_id,
         lang=language,
@@ -315,8 +317,9 @@ def checked(sample_id: Any, language: str, encoded: Encoded, written: Headnote, 
         prompt_tokens=len(encoded.prompt_ids),
         completion_tokens=written.tokens,
         cut=encoded.cut,
-        found=[citation.text for citation in citations(written.text) if citation.text not in missing],
-        unsupported=missing,
+        found=cited["found"],
+        partly=cited["partly"],
+        unsupported=cited["missing"],
         detected=detect_language(written.text),
     )
 

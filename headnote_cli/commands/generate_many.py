@@ -286,7 +286,8 @@ def _encoded(request: Request, encoder: Encoder) -> Encoded:
 def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
     request = prompted.request
     name, language, number = request.key
-    line = checked(request.row.get("sample_id", name), language, prompted.encoded, headnote, request.decision).to_json()
+    sample_id, own = request.row.get("sample_id", name), request.row.get("decision_language")
+    line = checked(sample_id, language, prompted.encoded, headnote, request.decision, own).to_json()
     return line if number == 1 else {"candidate": number} | line
 
 

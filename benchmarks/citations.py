@@ -1,0 +1,89 @@
+"""The reading of citations, on the official headnotes: precision and recall against labels made by hand, and two checks
+that need no labels, the same citations in the three headnotes of a decision and their presence in the decision.
+
+Where the three headnotes differ, most often the court itself does: a paragraph more or less in one language, a slip of
+the pen (CP for CPP, lit. c for e), an act by its abbreviation in one and by its title in another. What a decision
+lacks stands mostly in considerations that the official collection leaves out: the headnote's first line names them.
+
+    python benchmarks/citations.py [FOLDER of train.jsonl, validation.jsonl, test.jsonl, extra.jsonl.gz] [--sample 12]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.citations import check, citations
+from headnote_cli.data import stream_rows
+from headnote_cli.language import LANGUAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = ROOT.parent / "shared" / "data" / "bge"
+LABELS = ROOT / "tests" / "data" / "headnote_citations.jsonl"
+FILES = ("train.jsonl", "validation.jsonl", "test.jsonl", "extra.jsonl.gz")
+Rows = list[dict[str, Any]]
+
+
+def against_labels(rows: Rows) -> None:
+    headnotes = {(row["decision_id"], row["headnote_language"]): row["headnote"] for row in rows}
+    print("labels by hand   listed  precision  recall")
+    labels = [json.loads(line) for line in LABELS.read_text(encoding="utf-8").splitlines()]
+    for language in LANGUAGES:
+        right, named, listed = 0, 0, 0
+        for label in (label for label in labels if label["headnote_language"] == language):
+            parsed = {citation.text for citation in citations(headnotes[label["decision_id"], language], language)}
+            right += len(parsed & set(label["citations"]))
+            named += len(parsed)
+            listed += len(label["citations"])
+        print(f"{language:15}  {listed:6}  {100 * right / named:7.1f} %  {100 * right / listed:4.1f} %")
+
+
+def across_languages(rows: Rows, sample: int) -> None:
+    cited: dict[str, dict[str, set[str]]] = defaultdict(dict)
+    for row in rows:
+        found = citations(row["headnote"], row["headnote_language"])
+        cited[row["decision_id"]][row["headnote_language"]] = {citation.key for citation in found}
+    differ = [name for name, sets in cited.items() if len({frozenset(found) for found in sets.values()}) > 1]
+    share = 100 * (1 - len(differ) / len(cited))
+    print(f"\nthe same in all three headnotes: {share:.1f} % of {len(cited)} decisions; of the others:")
+    for name in random.Random(0).sample(differ, min(sample, len(differ))):
+        common = set.intersection(*cited[name].values())
+        print(f"  {name}: " + "; ".join(f"{lang} {sorted(found - common)}" for lang, found in cited[name].items()))
+
+
+def in_the_decision(rows: Rows, sample: int) -> None:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    missing = []
+    for row in rows:
+        pair = "same language" if row["headnote_language"] == row["decision_language"] else "another language"
+        for checked in check(row["headnote"], row["decision"], row["headnote_language"], row["decision_language"]):
+            counts[checked.citation.kind, pair, checked.status] += 1
+            if checked.status == "missing" and checked.citation.kind == "article":
+                missing.append((row["decision_id"], row["headnote_language"], checked.citation.text))
+    print("\nin the decision                         cited   found  in part  missing")
+    for kind, pair in sorted({(kind, pair) for kind, pair, _ in counts}):
+        numbers = [counts[kind, pair, status] for status in ("found", "partly", "missing")]
+        shares = "  ".join(f"{100 * number / sum(numbers):4.1f} %" for number in numbers)
+        print(f"{kind:15}  {pair:20}  {sum(numbers):6}  {shares}")
+    print("articles that are missing, a sample:")
+    for name, language, text in random.Random(0).sample(missing, min(sample, len(missing))):
+        print(f"  {name} ({language}): {text}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT)
+    parser.add_argument("--sample", type=int, default=12, help="how many misses to print of each kind")
+    options = parser.parse_args()
+    rows = [row for name in FILES for _, row in stream_rows(options.folder / name)]
+    against_labels(rows)
+    across_languages(rows, options.sample)
+    in_the_decision(rows, options.sample)
+
+
+if __name__ == "__main__":
+    main()

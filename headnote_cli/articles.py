@@ -1,0 +1,285 @@
+"""The grammar of article citations: `Art. 8, 9 und 29 Abs. 2 BV`, `art. 8, 9 et 29 al. 2 Cst.`
+
+A citation is read token by token from its `Art.`, each token in bounded time and never twice, so that a text is read
+in time linear in its length.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from headnote_cli.acts import base, read_act, treaties
+
+Path = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
+
+_LATIN = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
+_NUMBER = rf"\d{{1,4}}(?:\.\d{{1,4}}){{0,4}}(?:\s?{_LATIN}(?!\w)(?!\s\d)|[a-z](?:\s?{_LATIN}(?!\s\d))?)?(?![\w°])"
+_LETTER = rf"[a-z](?:{_LATIN})?(?![\w'’])"
+_GAP = r"\s{0,3}"
+
+ANCHOR = (
+    r"(?<!\w)[an]?[Aa]rt(?:[ts]?\.|ikeln?s?|icles?|icol[oi])\s{0,3}(?=\d)|(?<!\w)Art\s(?=\d)|(?<!\w)§{1,2}\s{0,3}(?=\d)"
+    r"|(?<!\w)(?:Anhang|Anh\.|[Aa]nnexe|[Aa]llegato)\s(?=[IVX]{1,4}\b|\d)"
+)
+
+_LEVELS = {
+    "Abs.": r"Abs\.?|Absatz|Absätze|al\.?|alinéas?|cpv\.?|capovers[oi]|par\.|paragraphe|paragrafo",
+    "Unterabs.": r"Unterabs\.|Unterabsatz|sous-par\.|sottoparagrafo|comma",
+    "lit.": r"lit\.?|Bst\.?|Buchst\.|Buchstaben?|let\.?|lettres?|lett\.?|lettera",
+    "Ziff.": r"Ziff\.?|Ziffern?|Nr\.|Nrn\.|ch\.?|chiffres?|n\.|nn\.|n°|cifr[ae]|numero",
+    "Satz": r"Satz|Sätze|phrases?|phr\.|frase|per\.|periodo",
+}
+_LEVEL = re.compile(
+    rf"(?:a(?=Abs|al)|ancien\s|vecchio\s)?(?:{'|'.join(rf'(?P<L{i}>{p})' for i, p in enumerate(_LEVELS.values()))})"
+    rf"(?:(?<=\.)|(?![^\W\d_])){_GAP}"
+    rf"(?:(?P<number>{_NUMBER})|(?P<letter>{_LETTER}))"
+)
+_SENTENCE = re.compile(
+    r",?\s?(?P<ordinal>[1-9]\s?(?:\.|re|ère|e|ème|a|°|o)|erste[rn]?|zweite[rn]?|dritte[rn]?|vierte[rn]?|letzte[rn]?"
+    r"|première|deuxième|seconde|troisième|quatrième|dernière|prim[ao]|second[ao]|terz[ao]|quart[ao]|ultim[ao])"
+    r"\s(?:Satz|Halbsatz|Teilsatz|Satzteil|(?:partie de )?phrase|frase|periodo|per\.)(?!\w)"
+)
+_ORDINALS = {
+    **dict.fromkeys(("ers", "pre", "pri"), "1"),
+    **dict.fromkeys(("zwe", "deu", "sec"), "2"),
+    **dict.fromkeys(("dri", "tro", "ter"), "3"),
+    **dict.fromkeys(("vie", "qua"), "4"),
+}
+_AND = (
+    r"und|et|ed|e|sowie|ainsi que|ainsi qu(?=['’])|nonch[éè]|come pure|bzw\.|beziehungsweise|respektive|resp\."
+    r"|respectivement|rispettivamente|oder|ou|o|i\.\s?V\.\s?m\.|iVm|in Verbindung mit|in Verb\. mit"
+    r"|en relation avec|en rel\. avec"
+    r"|en lien avec|en liaison avec|en corrélation avec|in relazione(?: con)?|par renvoi|su rinvio"
+    r"|in combinato disposto con|in combinazione con|in rel\. con|unitamente|combinés? avec|combinat[oi] con"
+    r"|cum|mit|wie auch|als auch|con"
+)
+_FILLER = (
+    r"(?:(?:de|des|du|les|aux|à|au|von|der|dem|den|ai|al|alt|gli|agli|degli|dagli|dei|ancien|vecchio|selon)\s"
+    r"|(?:l|de l|à l|d|dell|all|nell|dall)?['’]\s?)"
+)
+_JOIN = re.compile(
+    rf"{_GAP}(?:,\s{{0,2}}(?:(?:{_AND})(?!\w)\s?)?|(?:{_AND})(?!\w)\s?)(?P<article>{_FILLER}{{0,2}}(?P<anchor>{ANCHOR}))?"
+)
+_RANGE = re.compile(rf"\s?[-–]\s?|\s(?:bis|à|a)\s(?:l'|dem\s)?(?:{ANCHOR})?")
+_FOLLOWING = re.compile(r"\s?(?P<many>ff|ss|segg|sgg|et suiv)(?!\w)\.?|\s(?P<one>f|s|seg|sg)(?:\.|(?![\w'’]))")
+_FOLLOWING_FORM = {"many": " ff.", "one": " f."}
+_OF = re.compile(
+    r"(?P<comma>,)?\s{0,3}(?P<of>(?:de l|dell|à l|all)['’]\s?"
+    r"|(?:de la|du|des|de|della|del|dei|delle|der|dem|zum|zur|à la|au)\s)?"
+)
+_ANNEX = re.compile(
+    r"\s?(?:(?:zu|des|de|à)\s)?(?:(?:de l|dell|all|à l)['’]\s?)?(?:Anhangs?|Anh\.|[Aa]nnexe|[Aa]llegato)\s"
+    r"(?P<number>[IVX]{1,4}|\d{1,2}(?:\.\d{1,2})?|[A-C])(?!\w)"
+)
+# An act by its title: "Art. 4 der Verordnung vom 10. März 1976 über … (VXY; SR 1.2)".
+_TITLE = re.compile(r"(?:[^;().]|(?<=\d)\.|(?<=\bst)\.){5,160}\((?=\w)")
+_COMMA = re.compile(r",\s?")
+_IN_FINE = re.compile(r"\s(?:in fine|i\.f\.|a\.E\.)")
+_BARE = re.compile(rf"(?P<number>{_NUMBER})|(?P<letter>{_LETTER})")
+_VALUE = re.compile(_NUMBER)
+_FIRST = {"Art.": _VALUE, "§": _VALUE, "Anhang": re.compile(rf"[IVX]{{1,4}}(?!\w)|{_NUMBER}")}
+_SPACE = re.compile(_GAP)
+_ONE_LETTER = re.compile(_LETTER)
+
+
+@dataclass
+class _Chain:
+    """Articles that share one act, while they are read."""
+
+    text: str
+    language: str
+    at: int
+    anchor: str
+    done: list[Path] = field(default_factory=list)
+    path: list[tuple[str, str]] = field(default_factory=list)
+
+    def read(self) -> bool:
+        """Read articles up to their act; False if there is no number here."""
+        if not self._article(self.at, self.anchor):
+            return False
+        while self._extend() or self._join():
+            pass
+        self.done.append(tuple(self.path))
+        return True
+
+    def _set(self, depth: int, level: str, value: str, end: int) -> None:
+        """Put a value at a depth of the path, with the rest of its range and its `ff.`"""
+        value = "".join(value.split())
+        pattern = _ONE_LETTER if level == "lit." else _VALUE
+        mark = _RANGE.match(self.text, end)
+        last = pattern.match(self.text, mark.end()) if mark else None
+        if last:
+            value, end = f"{value}-{''.join(last[0].split())}", last.end()
+        following = _FOLLOWING.match(self.text, end)
+        if following and not value.isalpha():
+            value, end = value + _FOLLOWING_FORM[str(following.lastgroup)], following.end()
+        self.path[depth:] = [(level, value)]
+        self.at = end
+
+    def _extend(self) -> bool:
+        """One more subdivision of the article: `Abs. 2`, `lit. a`, `zweiter Satz`."""
+        sentence = _SENTENCE.match(self.text, self.at)
+        if sentence:
+            self.path.append(_sentence(sentence["ordinal"]))
+            self.at = sentence.end()
+            return True
+        fine = _IN_FINE.match(self.text, self.at)
+        if fine:
+            self.at = fine.end()
+        level = self._level(self._skip(self.at))
+        comma = _COMMA.match(self.text, self.at)
+        if level is None and comma:  # `Abs. 1, Satz 2`
+            level = self._level(comma.end())
+            level = level if level and level[0] == "Satz" else None
+        if level:
+            self._set(len(self.path), *level)
+        return level is not None or fine is not None
+
+    def _skip(self, at: int) -> int:
+        gap = _SPACE.match(self.text, at)
+        return gap.end() if gap else at
+
+    def _level(self, at: int) -> tuple[str, str, int] | None:
+        match = _LEVEL.match(self.text, at)
+        if match is None:
+            return None
+        name = next(name for i, name in enumerate(_LEVELS) if match[f"L{i}"])
+        value = match["number"] or match["letter"]
+        if (name == "lit.") != (match["letter"] is not None):
+            return None
+        return name, value, match.end("number" if match["number"] else "letter")
+
+    def _join(self) -> bool:
+        """What a comma or an `and` adds: an article, a sibling of the last subdivision, or nothing of ours."""
+        join = _JOIN.match(self.text, self.at)
+        if join is None:
+            return False
+        before = tuple(self.path)
+        added = self._article(join.end(), join["anchor"]) if join["article"] else self._sibling(join.end())
+        if added:
+            self.done.append(before)
+        return added
+
+    def _article(self, at: int, anchor: str) -> bool:
+        label = label_of(anchor)
+        value = _FIRST[label].match(self.text, at)
+        if value:
+            self._set(0, label, value[0], value.end())
+        return value is not None
+
+    def _sibling(self, at: int) -> bool:
+        level = self._level(at)
+        if level:
+            depth = next((i for i, (name, _) in enumerate(self.path) if name == level[0]), None)
+            if depth is None and level[0] == "Ziff.":  # of an annex: `Art. 28 und Ziff. 3.2 Anhang 3`
+                return False
+            self._set(1 if depth is None else depth, *level)
+            return True
+        bare = _BARE.match(self.text, at)
+        if bare is None:
+            return False
+        if bare["letter"]:
+            return self._sibling_letter(bare[0], bare.end())
+        depth = self._depth(bare[0], bare.end())
+        self._set(depth, self.path[depth][0], bare[0], bare.end())
+        return True
+
+    def _sibling_letter(self, letter: str, end: int) -> bool:
+        depth = next((i for i, (name, _) in enumerate(self.path) if name == "lit."), None)
+        if depth is None or not 0 < ord(letter[0]) - ord(self.path[depth][1][-1]) < 9:  # `lett. a e a seguito`
+            return False
+        self._set(depth, "lit.", letter, end)
+        return True
+
+    def _depth(self, number: str, end: int) -> int:
+        """Whether a bare number goes on the list of paragraphs, say, or is the next article."""
+        level = self._level(self._skip(end))
+        names = [name for name, _ in self.path]
+        if level and level[0] == "Abs.":
+            return 0
+        deepest = names.index(level[0]) - 1 if level and level[0] in names else len(names) - 1
+        return next((i for i in range(deepest, 0, -1) if names[i] != "lit." and self._goes_on(i, number)), 0)
+
+    def _goes_on(self, depth: int, number: str) -> bool:
+        """`Abs. 1 und 2`, `2 und 2bis`, `Ziff. 9, 10` go on; `Abs. 1 und 29`, `Abs. 1 und 9a` are articles."""
+        new, old, article = (_leading(value) for value in (number, self.path[depth][1], self.path[0][1]))
+        if number[-1].isalpha() and not re.search(_LATIN, number):
+            return self.path[depth][0] == "Ziff." and new == old
+        if new < old or (new == old and number.isdigit()):
+            return False
+        if new > 9:
+            return new - old <= 3 and new < article
+        return not (article < new and new >= 5 and new - old >= 3)
+
+
+def _sentence(ordinal: str) -> tuple[str, str]:
+    """`zweiter Satz` is `Satz 2`; so is a half of one, which French and Italian call a sentence."""
+    number = ordinal[0] if ordinal[0].isdigit() else _ORDINALS.get(ordinal[:3])
+    return ("Satz", number) if number else ("letzter Satz", "")
+
+
+def label_of(anchor: str) -> str:
+    """`Art.`, `§` or `Anhang`."""
+    return "§" if "§" in anchor else "Art." if "rt" in anchor else "Anhang"
+
+
+def _leading(value: str) -> int:
+    """The number that a value ends or begins with: 3 of `1-3`, 2 of `2bis`."""
+    digits = re.findall(r"\d+", value)
+    return int(digits[-1]) if digits else 0
+
+
+def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[list[tuple[Path, str]], int]:
+    """The articles cited after an `Art.` that ends at `start`, each with its act, and where the last one ends.
+
+    The act is empty where none is abbreviated.
+    """
+    found: list[tuple[Path, str]] = []
+    at, end = start, start
+    while True:
+        chain = _Chain(text, language, at, anchor)
+        if not chain.read():
+            return found, end
+        act, act_end = _act(text, chain.at, language, after_sentence="Satz" in chain.path[-1][0])
+        if found and not act:  # a number after an act is an article only if an act follows it
+            return found, end
+        sentence = _SENTENCE.match(text, act_end) if act else None
+        if sentence:  # `art. 80 cpv. 4 LPP, seconda frase`
+            chain.done[-1] += (_sentence(sentence["ordinal"]),)
+            act_end = sentence.end()
+        found += [(_form(path, act), act) for path in chain.done if act or path[0][0] != "Anhang"]
+        end = act_end
+        join = _JOIN.match(text, end) if act else None
+        if join is None or join["article"]:
+            return found, end
+        at = join.end()
+
+
+def _act(text: str, at: int, language: str, after_sentence: bool) -> tuple[str, int]:
+    """The act after the articles, with the annex that they stand in; empty if none is abbreviated here.
+
+    In French a comma goes before it when the articles end in `, 2e phrase`.
+    """
+    annex = _ANNEX.match(text, at)
+    start = annex.end() if annex else at
+    of = _OF.match(text, start)
+    act = read_act(text, of.end(), language, known=bool(of["of"] or of["comma"])) if of else None
+    if of is None or act is None or (of["comma"] and not after_sentence):
+        return _titled(text, at, language) if of and of["of"] else ("", at)
+    return (f"Anhang {annex['number']} {act[0]}" if annex else act[0]), act[1]
+
+
+def _titled(text: str, at: int, language: str) -> tuple[str, int]:
+    """The abbreviation in brackets after an act's title, before any other article."""
+    title = _TITLE.match(text, at)
+    act = read_act(text, title.end(), language) if title and "rt. " not in title[0] else None
+    return act if act else ("", at)
+
+
+def _form(path: Path, act: str) -> Path:
+    """One form of what the languages call differently: the first level of a treaty's article is its paragraph."""
+    if base(act) not in treaties() and not act.startswith(("VO ", "RL ")):
+        return path
+    level = "Ziff." if act == "EMRK" else "Abs."
+    return tuple((level, v) if i == 1 and n in ("Abs.", "Ziff.") else (n, v) for i, (n, v) in enumerate(path))
