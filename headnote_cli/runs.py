@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -51,11 +52,15 @@ def write_text(path: Path, text: str) -> None:
     """Write beside, flush to the disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk needs the room
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_lines(path: Path, values: Iterable[object]) -> int:
@@ -152,6 +157,21 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in a run folder now; nothing is written to find out."""
+    try:
+        probe = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
+    except OSError:
+        return True
+    finally:
+        os.close(probe)
+    return False
 
 
 def checkpoints(output_dir: Path) -> list[Checkpoint]:
