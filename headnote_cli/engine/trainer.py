@@ -221,6 +221,14 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             )
         self.accelerator.wait_for_everyone()
 
+    def _finalize_training(self, *args: Any, **options: Any) -> Any:
+        """Without the library's own clearing up: with a limit of one it deletes the last checkpoint for the best."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **options)
+        finally:
+            self.args.save_total_limit = limit
+
     def _note_best(self, run: Path, written: Path) -> None:
         """The best checkpoint by its final name."""
         if not self.state.best_global_step:
