@@ -182,6 +182,9 @@ def train(
     ignore_memory: Annotated[
         bool, typer.Option("--ignore-memory", help="Train although the estimate says that it does not fit.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume although a change makes the run a different one.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Write so many headnotes of the eval split each time.")] = 0,
     num_processes: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) that train together.")] = 1,
@@ -221,7 +224,9 @@ def train(
             screen.text(loaded.to_yaml().rstrip())
             screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
             return
-        report = run(loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows, ignore_memory, sample)
+        report = run(
+            loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows, ignore_memory, sample, force
+        )
         screen.close()
         screen.show(training_view(report, str(loaded.path)))
         if push and not dry_run and not screen.muted:

@@ -55,6 +55,22 @@ class Settings(DataKeys, ModelKeys, TrainingKeys):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+def own_defaults(settings: Settings) -> dict[str, object]:
+    """Values in place of the libraries' defaults, for keys that were not set."""
+    values: dict[str, object] = {
+        "train_sampling_strategy": "group_by_length",  # rows of like length together: little padding
+        "per_device_eval_batch_size": settings.per_device_train_batch_size,
+    }
+    if settings.eval_strategy != "no":
+        values["metric_for_best_model"] = "eval_loss"  # the best checkpoint is kept beside the last
+    return {key: value for key, value in values.items() if key not in settings.model_fields_set}
+
+
+def effective_values(settings: Settings) -> dict[str, object]:
+    """The value of every key, whether a file, a library or slds decided it."""
+    return settings.model_dump() | own_defaults(settings)
+
+
 # Smallest and largest value that makes sense, both included, of every key that takes a number.
 RANGES: dict[str, tuple[float, float]] = {
     "adam_beta1": (0, 1),

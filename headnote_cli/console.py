@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headnote_cli import libraries
-from headnote_cli.errors import DoesNotFitError, ExitCode, Interrupted, SldsError
+from headnote_cli.errors import DoesNotFitError, ExitCode, Interrupted, SldsError, is_out_of_memory
 from headnote_cli.events import (
     Evaluated,
     Event,
@@ -363,7 +363,7 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
 
 def _told(error: Exception) -> SldsError:
     """An unexpected failure in words: out of memory, or one to report."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         hint = "see `slds check-memory` for what fits: a smaller batch or `max_length`, 4-bit, gradient checkpointing"
         return DoesNotFitError(f"out of memory: {error}", hint=hint)
     return SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback")

@@ -70,3 +70,13 @@ class Interrupted(SldsError):
     """The user or the system asked the run to stop; its state is saved."""
 
     exit_code: ExitCode = ExitCode.INTERRUPTED
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a failure is one of memory: Python's own, the GPU's, or the CPU allocator's plain RuntimeError."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+    )

@@ -15,7 +15,22 @@ from typing import Any
 from headnote_cli.config import Settings
 from headnote_cli.errors import UsageError
 
-PACKAGES = ("bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", "wandb", "tensorboard")
+# The package behind each name that `report_to` may hold.
+REPORTERS = {
+    "azure_ml": "azureml",
+    "clearml": "clearml",
+    "codecarbon": "codecarbon",
+    "comet_ml": "comet_ml",
+    "dagshub": "dagshub",
+    "dvclive": "dvclive",
+    "flyte": "flytekit",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
+PACKAGES = ("bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", *REPORTERS.values())
 SIXTEEN_BIT = ("bfloat16", "float16")
 AMPERE = (8, 0)
 
@@ -176,12 +191,14 @@ def resolve(settings: Settings, machine: Machine, model_type: str, allow_remote_
     """
     device = "cpu" if settings.use_cpu else machine.device
     dtype = _dtype(settings, machine, model_type)
+    attention = _attention(settings, machine, dtype.effective)
     return Plan(
         (
             PlanRow("device", device, device),
             dtype,
             *_mixed_precision(settings, machine, dtype.effective),
-            _attention(settings, machine, dtype.effective),
+            attention,
+            _padding_free(settings, attention.effective),
             _liger(settings, machine),
             _optimizer(settings, machine),
             _quantization(settings, machine),
@@ -253,6 +270,17 @@ def _attention(settings: Settings, machine: Machine, dtype: str) -> PlanRow:
     return PlanRow("attn_implementation", asked, "sdpa", why)
 
 
+def _padding_free(settings: Settings, attention: str) -> PlanRow:
+    """Off unless asked for: rows of like length stand together, so that padding is a few per cent of the tokens, and
+    a padded batch needs the memory that was estimated. Only flash attention keeps rows in one sequence apart without
+    a mask over all of their tokens together, which costs more than the padding.
+    """
+    asked = settings.padding_free
+    possible = "flash" in attention
+    why = "" if possible or not asked else "needs flash attention; rows of like length stand together instead"
+    return PlanRow("padding_free", _flag(asked), _flag(asked and possible), why)
+
+
 def _liger(settings: Settings, machine: Machine) -> PlanRow:
     asked = settings.use_liger_kernel
     why = ""
@@ -289,24 +317,61 @@ def _quantization(settings: Settings, machine: Machine) -> PlanRow:
     return PlanRow("quantization", asked, asked)
 
 
+@dataclass(frozen=True)
+class _Login:
+    """How a reporter logs in, and the environment variable that keeps it on this machine instead."""
+
+    key: str
+    file: str  # under the home folder
+    mode: str
+    offline: str
+
+
+# The others never ask: trackio and MLflow write local files unless a server is named, the rest raise an error.
+_LOGINS = {
+    "wandb": _Login("WANDB_API_KEY", ".netrc", "WANDB_MODE", "offline"),
+    "swanlab": _Login("SWANLAB_API_KEY", ".swanlab/.netrc", "SWANLAB_MODE", "local"),
+}
+_OFFLINE = " (offline)"
+
+
 def _report(settings: Settings, machine: Machine) -> PlanRow:
-    """Reporting never asks for a login: wandb without one goes offline."""
+    """Reporting never asks for a login: without one it goes offline.
+
+    Raises:
+        UsageError: A name that no reporter has.
+    """
     names = [settings.report_to] if isinstance(settings.report_to, str) else settings.report_to or []
-    asked = ",".join(names) or "none"
-    kept = [name for name in names if name not in ("wandb", "tensorboard") or name in machine.packages]
-    if kept != names:
-        return PlanRow("report_to", asked, ",".join(kept) or "none", "the package is not installed")
-    if "wandb" in names and not (os.environ.get("WANDB_API_KEY") or _has_wandb_login() or os.environ.get("WANDB_MODE")):
-        return PlanRow("report_to", asked, asked.replace("wandb", "wandb (offline)"), "no wandb login on this machine")
-    return PlanRow("report_to", asked, asked)
+    if names == ["all"]:
+        names = [name for name, package in REPORTERS.items() if package in machine.packages]
+    names = [name for name in names if name != "none"]
+    if unknown := [name for name in names if name not in REPORTERS]:
+        raise UsageError(f"`report_to: {', '.join(unknown)}`: write none, all, {', '.join(REPORTERS)}")
+    missing = [name for name in names if REPORTERS[name] not in machine.packages]
+    alone = [name for name in names if name not in missing and name in _LOGINS and not _logged_in(name)]
+    effective = [name + _OFFLINE * (name in alone) for name in names if name not in missing]
+    reasons = [f"the `{REPORTERS[name]}` package is not installed" for name in missing]
+    reasons += [f"no {name} login on this machine" for name in alone]
+    return PlanRow("report_to", ",".join(names) or "none", ",".join(effective) or "none", "; ".join(reasons))
 
 
-def _has_wandb_login() -> bool:
-    netrc = Path.home() / ".netrc"
+def _logged_in(name: str) -> bool:
+    """Whether a reporter has a key or was told where to write."""
+    login = _LOGINS[name]
+    if os.environ.get(login.key) or os.environ.get(login.mode):
+        return True
     try:
-        return "api.wandb.ai" in netrc.read_text(encoding="utf-8")
+        return name in (Path.home() / login.file).read_text(encoding="utf-8")
     except OSError:
         return False
+
+
+def reporters(plan: Plan) -> tuple[list[str], dict[str, str]]:
+    """The libraries' names of what reports, and the environment that keeps those without a login offline."""
+    names = plan.effective("report_to").split(",")
+    offline = [name.removesuffix(_OFFLINE) for name in names if name.endswith(_OFFLINE)]
+    environment = {_LOGINS[name].mode: _LOGINS[name].offline for name in offline}
+    return [name.removesuffix(_OFFLINE) for name in names], environment
 
 
 def _workers(settings: Settings, machine: Machine) -> PlanRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -57,11 +58,15 @@ def write_text(path: Path, text: str) -> None:
     """Write beside, flush to the disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk needs the room
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_lines(path: Path, values: Iterable[object]) -> int:
@@ -231,15 +236,17 @@ def _remove(*folders: Path) -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a run folder."""
-    if not (folder / LOCK).is_file():
-        return False
-    lock = FileLock(folder / LOCK, timeout=0)
+    """Whether a process is at work in a run folder now; nothing is written to find out."""
     try:
-        lock.acquire()
-    except Timeout:
+        probe = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
+    except OSError:
         return True
-    lock.release()
+    finally:
+        os.close(probe)
     return False
 
 

@@ -32,6 +32,16 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a model is asked: as token ids, and as messages for a server."""
+
+    name: Any  # the caller's, handed back with what was written
+    ids: list[int]
+    messages: list[dict[str, str]]
+    seed: int
+
+
+@dataclass(frozen=True)
 class Headnote:
     """What the model wrote. `finish_reason` is `length` where the token limit cut it off."""
 

@@ -18,7 +18,15 @@ from headnote_cli.config import SECRETS, Config, Settings
 from headnote_cli.curves import CURVES, draw_curves
 from headnote_cli.data import load_split
 from headnote_cli.encoding import Encoder
-from headnote_cli.errors import ConfigError, DataError, DoesNotFitError, Interrupted, UnreachableError, UsageError
+from headnote_cli.errors import (
+    ConfigError,
+    DataError,
+    DoesNotFitError,
+    Interrupted,
+    UnreachableError,
+    UsageError,
+    is_out_of_memory,
+)
 from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
 from headnote_cli.hardware import Machine, Plan, available_memory, resolve
 from headnote_cli.memory.advice import advice
@@ -26,7 +34,9 @@ from headnote_cli.memory.cards import Card
 from headnote_cli.memory.estimate import estimate
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
+from headnote_cli.processes import require_all_processes, world_size
 from headnote_cli.prompts import PromptTemplates
+from headnote_cli.resuming import changes_since
 from headnote_cli.runs import (
     LOCK,
     METRICS,
@@ -71,14 +81,6 @@ STORED_PACKAGES = (
 # What the plan answers, and what is done to the rows before the trainer sees them.
 PLANNED = tuple("dtype bf16 fp16 attn_implementation optim use_liger_kernel use_cpu load_in_4bit load_in_8bit".split())
 DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token")
-# Keys that may change between a run and its continuation: they decide what is shown and kept, not what is learnt.
-FREE_ON_RESUME = frozenset(
-    "dataset_num_proc disable_tqdm eval_on_start eval_steps eval_strategy extends logging_first_step logging_steps "
-    "logging_strategy mode output_dir peft_base_model_path peft_output_model_path peft_peft_model_path project "
-    "report_to resume_from_checkpoint run_name save_steps save_strategy save_total_limit dataset_test_split "
-    "evaluate_vllm_model_name_or_path evaluate_vllm_tensor_parallel_size "
-    "evaluate_vllm_sampling_params_max_tokens".split()
-)
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,18 @@ def train(
     skip_bad_rows: bool = False,
     ignore_memory: bool = False,
     samples: int = 0,
+    force: bool = False,
 ) -> TrainingReport:
     """Train a config from its start, or go on where its run folder ends.
 
     Args:
         samples: Headnotes of the evaluation split to write at each evaluation.
+        force: Go on although something changed that makes the resumed run a different one.
 
     Raises:
         DoesNotFitError: The estimate says that this machine's memory cannot hold a step.
         UsageError: `strict` and the machine cannot do what is asked; a resumed run would be a different one; another
-            process is at work in the run's folder.
+            process is at work in the run's folder; a launcher started fewer processes than it was asked for.
         DataError: Rows that cannot be trained on.
         Interrupted: A signal came; the run is saved.
     """
@@ -133,6 +137,7 @@ def train(
     from headnote_cli.engine.training import check_arguments
 
     laps.lap("imports")
+    require_all_processes()
     folder = output_dir(config)
     base = base_model(config, allow_remote_code)
     model_type = load_model_config(base).model_type
@@ -143,8 +148,8 @@ def train(
     emit(PlanResolved(plan))
     record = read_json(folder / RECORD)
     if resume and record is not None:
-        _require_same_run(config, record, folder)
-        if record.get("state") == "finished" and not dry_run:
+        same = _require_same_run(config, plan, record, folder, force, emit)
+        if same and record.get("state") == "finished" and not dry_run:
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
             return report_of(folder, record, plan)
     arguments = check_arguments(config.settings, plan, folder)
@@ -162,7 +167,7 @@ def train(
     laps.lap("data")
     facts = _facts(config, base, model_type, splits, plan, expected)
     if resume and record is not None and not dry_run:
-        _require_same_rows(record, splits, folder)
+        _require_same_rows(record, splits, folder, force, emit)
     if dry_run:
         emit(RunDescribed(facts))
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
@@ -286,6 +291,7 @@ def planned(settings: Settings, plan: Plan) -> Settings:
             "optim": plan.effective("optim"),
             "use_liger_kernel": plan.is_on("use_liger_kernel"),
             "use_cpu": plan.effective("device") == "cpu",
+            "padding_free": plan.is_on("padding_free"),
             "load_in_4bit": plan.effective("quantization").startswith("4-bit"),
             "load_in_8bit": plan.effective("quantization").startswith("8-bit"),
         }
@@ -327,31 +333,44 @@ def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool,
     return _Splits(train, evaluation, lines)
 
 
-def _require_same_run(config: Config, record: Mapping[str, Any], folder: Path) -> None:
-    before = record.get("config", {})
-    after = config.written()
-    changed = [
-        f"{key}: {before.get(key)!r} → {after.get(key)!r}"
-        for key in sorted({*before, *after} - FREE_ON_RESUME)
-        if before.get(key) != after.get(key)
-    ]
-    if changed:
-        raise UsageError(
-            f"the config is not the one of the run in this folder: {'; '.join(changed)}",
-            str(folder),
-            "set another `output_dir`, undo the change, or start afresh with --no-resume (the old run is set aside)",
+def _require_same_run(
+    config: Config, plan: Plan, record: Mapping[str, Any], folder: Path, force: bool, emit: Listener
+) -> bool:
+    """Tell what changed since the run began.
+
+    Returns:
+        Whether it is the same run.
+
+    Raises:
+        UsageError: It is not, and that is not forced.
+    """
+    changes = changes_since(record, config.settings, plan, world_size())
+    if changes.free:
+        emit(Note(f"since the run began: {', '.join(changes.free)}"))
+    if changes.binding:
+        _refuse(
+            f"the config is not the one of the run in this folder: {', '.join(changes.binding)}", folder, force, emit
         )
+    return not changes.binding
 
 
-def _require_same_rows(record: Mapping[str, Any], splits: _Splits, folder: Path) -> None:
+def _require_same_rows(record: Mapping[str, Any], splits: _Splits, folder: Path, force: bool, emit: Listener) -> None:
     """A resumed run must see the rows, prompts and tokenizer that it began with."""
     before = record.get("data", {}).get("fingerprint")
     if before != splits.train.fingerprint:
-        raise UsageError(
-            "the rows, the prompts or the tokenizer are not those that the run in this folder began with",
-            str(folder),
-            "undo the change, set another `output_dir`, or start afresh with --no-resume (the old run is set aside)",
-        )
+        what = "the rows, the prompts or the tokenizer are not those that the run in this folder began with"
+        _refuse(what, folder, force, emit)
+
+
+def _refuse(what: str, folder: Path, force: bool, emit: Listener) -> None:
+    """A change that makes the resumed run a different one: an error, or a warning when it is forced."""
+    if force:
+        emit(Note(f"{what}; --force goes on all the same", warning=True))
+        return
+    hint = (
+        "undo the change, set another `output_dir`, start afresh with --no-resume (the old run is set aside), or go on"
+    )
+    raise UsageError(what, str(folder), f"{hint} with --force")
 
 
 def report_of(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingReport:
@@ -477,8 +496,10 @@ def _run(
     try:
         result = run_trainer(job, listen)
     except BaseException as error:
-        keep("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", ended=now())
-        if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        with suppress(OSError):  # a full disk would hide what happened
+            keep(state, ended=now())
+        if is_out_of_memory(error):
             raise _out_of_memory(config, plan, folder, error) from error
         raise
     finally:
@@ -504,15 +525,13 @@ def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
 
 def _out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:
     """Out of memory in words: where, what is kept, and what would help most."""
-    lines = read_metrics(folder)
-    step = int(lines[-1]["step"]) + 1 if lines else 1
     whole = newest_whole(folder)
     settings = planned(config.settings, plan)
     shapes = shapes_for(config)
     helping = [one for one in advice(shapes, settings, partial(setup_of, shapes=shapes)) if one.saved > 0][:3]
     told = "; ".join(f"{one.what} (saves {one.saved / 2**30:.1f} GiB): {', '.join(one.lines)}" for one in helping)
     return DoesNotFitError(
-        f"out of memory at step {step}: {str(error).splitlines()[0] if str(error) else 'main memory'}; "
+        f"out of memory {str(error).splitlines()[0] if str(error) else ''}; "
         f"last whole checkpoint: {whole.path if whole else 'none yet'}",
         str(folder),
         told or f"`slds check-memory --config {config.path}` says what would help",
@@ -549,6 +568,7 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "data": {"dataset_name": settings.dataset_name, "fingerprint": splits.train.fingerprint} | splits.train.summary,
         "packages": {name: _version(name) for name in STORED_PACKAGES},
         "seed": settings.seed,
+        "num_processes": world_size(),
     }
 
 

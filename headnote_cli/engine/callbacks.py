@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.trainer import CompletionTrainer, EvaluationCut
@@ -98,7 +99,10 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 class SoundGradients(TrainerCallback):  # type: ignore[misc]
-    """Ends the run before the optimizer takes gradients that are not finite. One norm a step, of what is trained."""
+    """Ends the run before the optimizer takes gradients that are not finite. One norm a step, of what is trained.
+
+    A gradient scaler (float16) looks for them itself: it leaves out the step and halves its scale, as it should.
+    """
 
     def __init__(self, trainer: CompletionTrainer) -> None:
         self.trainer = trainer
@@ -109,10 +113,36 @@ class SoundGradients(TrainerCallback):  # type: ignore[misc]
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
         sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
-        if not sharded and gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        if sharded or self.trainer.accelerator.scaler is not None:
+            return
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             raise self.trainer.diverged("the gradients are not finite numbers")
+
+
+class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
+    """Ends a run after so many evaluations without improvement; a resumed run goes on counting.
+
+    The libraries' own begins to count anew at a resume, and keeps nothing of the steps after the last checkpoint.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **options)
+        # The checkpoint's state stands here; a run that began without early stopping has none.
+        kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
+        super().on_evaluate(args, state, control, metrics)
+        if control.should_training_stop and args.save_strategy != SaveStrategy.NO:
+            control.should_save = True
 
 
 class Sampler(TrainerCallback):  # type: ignore[misc]

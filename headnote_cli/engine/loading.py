@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
@@ -116,6 +119,17 @@ def weight_bytes(model: torch.nn.Module) -> int:
     return total
 
 
+def unquantized_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
+    """Bytes that the weights would take with the 4-bit and 8-bit ones in `dtype`."""
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        packed = state is not None or parameter.dtype == torch.int8
+        count = state.shape.numel() if state is not None else parameter.numel()
+        total += count * (dtype.itemsize if packed else parameter.element_size())
+    return total
+
+
 def _model_arguments(settings: Settings, plan: Plan) -> ModelConfig:
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     values = {name: getattr(settings, name) for name in names}
@@ -128,10 +142,56 @@ def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:
     if lora is None:
         return None
     targets = lora.target_modules if isinstance(lora.target_modules, str) else " ".join(lora.target_modules or [])
+    if isinstance(settings.lora_target_modules, list) and settings.lora_target_modules != ["all-linear"]:
+        lora.target_modules = set(settings.lora_target_modules)  # TRL makes a lone name a regex for whole paths
     asked_for = any(word in targets for word in ("vision", "visual", "multi_modal"))
     if settings.model_class == "AutoModelForImageTextToText" and not asked_for:
         lora.exclude_modules = VISION_MODULES
     return lora
+
+
+def require_targets(model: torch.nn.Module, lora: LoraConfig) -> None:
+    """Every name in the LoRA settings stands for a part of the model, by PEFT's own rule; PEFT is content with one.
+
+    Raises:
+        ConfigError: Names that nothing has; the message gives the nearest ones.
+    """
+    modules = dict(model.named_modules())
+    linear = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
+    parameters = [name for name, _ in model.named_parameters()]
+    faults = [
+        *_unknown("lora_target_modules", _missing_targets(lora, list(modules)), linear),
+        *_unknown("lora_target_parameters", _missing(lora.target_parameters, parameters), parameters),
+        *_unknown("lora_modules_to_save", _missing(lora.modules_to_save, list(modules)), linear),
+    ]
+    if faults:
+        hint = "a list names the ends of layers' names, a string is a regular expression for the whole name"
+        raise ConfigError("; ".join(faults), hint=hint)
+
+
+def _missing_targets(lora: LoraConfig, modules: list[str]) -> list[str]:
+    wanted = lora.target_modules
+    if isinstance(wanted, str):
+        found = wanted.lower() == "all-linear" or any(check_target_module_exists(lora, name) for name in modules)
+        return [] if found else [wanted]
+    missing = []
+    for target in sorted(wanted or ()):
+        alone = copy.copy(lora)
+        alone.target_modules = {target}
+        if not any(check_target_module_exists(alone, name) for name in modules):
+            missing.append(target)
+    return missing
+
+
+def _missing(wanted: list[str] | None, names: list[str]) -> list[str]:
+    return [one for one in wanted or () if not any(name == one or name.endswith(f".{one}") for name in names)]
+
+
+def _unknown(key: str, missing: list[str], known: Iterable[str]) -> Iterator[str]:
+    """What to say of each name that nothing in the model has."""
+    for name in missing:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:12]
+        yield f"`{key}`: the model has no {name}; nearest: {', '.join(near)}"
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,23 +17,29 @@ from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import Sampler
 from transformers.trainer_callback import TrainerControl, TrainerState
-from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from headnote_cli.encoding import IGNORED
+from headnote_cli.engine.divergence import LossWatch
 from headnote_cli.errors import DivergedError
 from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.runs import RECORD, STAGING, newest_whole, read_json, seal, write_text
 
-CHANCES = 3.0  # a loss of so many times that of a uniform guess over the vocabulary is no longer learning
+MEGA_BATCH = 50  # batches whose rows are sorted by length together, transformers' own number
 
 
 class GroupedByLength(Sampler[int]):  # type: ignore[misc]
     """Rows of like length together, in batches of random order, the longest batch first.
 
-    As transformers' `group_by_length`, which draws each epoch's order from the global random state: a run resumed in
-    its second epoch would see other batches. Here seed and epoch alone decide.
+    As transformers' `group_by_length`, with two differences. Its order within 50 batches is from long to short, which
+    shows in the loss; here whole batches are shuffled. It draws from the global random state, so that a run resumed in
+    its second epoch would see other batches; here seed and epoch alone decide. The longest batch comes first: what does
+    not fit in memory shows at once. A last batch with fewer rows stays last, so every step has the rows it should.
+
+    Args:
+        lengths: Tokens of each row.
+        batch: Rows of one optimizer step, over all processes and accumulated batches.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
@@ -50,7 +57,20 @@ class GroupedByLength(Sampler[int]):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[int]:
         dice = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=dice))
+        batches = self._batches(torch.randperm(len(self), generator=dice).tolist())
+        short = [batches.pop()] if len(self) % self.batch else []
+        batches = [batches[index] for index in torch.randperm(len(batches), generator=dice).tolist()]
+        if batches:  # each begins with its longest row
+            longest = max(range(len(batches)), key=lambda index: self.lengths[batches[index][0]])
+            batches.insert(0, batches.pop(longest))
+        return itertools.chain.from_iterable(batches + short)
+
+    def _batches(self, rows: list[int]) -> list[list[int]]:
+        """Rows in a random order, cut into batches of like length; a shorter one is the last."""
+        size = self.batch * max(1, min(len(rows) // (self.batch * 4), MEGA_BATCH))
+        mega = [rows[start : start + size] for start in range(0, len(rows), size)]
+        longest_first = [row for part in mega for row in sorted(part, key=self.lengths.__getitem__, reverse=True)]
+        return [longest_first[start : start + self.batch] for start in range(0, len(rows), self.batch)]
 
 
 class EvaluationCut(Exception):
@@ -62,8 +82,9 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     On the CPU it runs the output layer on label positions only: TRL's fused head does so where Triton is at hand, but
     scores every position on the CPU. The loss and its gradients are the same. A loss or gradient that is not finite, or
-    a loss far beyond chance, ends the run before the optimizer uses it. A checkpoint is written beside, sealed with its
-    files' hashes, and renamed; only then are older ones deleted.
+    a loss far beyond chance or the run's own, ends the run before the optimizer uses it. The evaluation loss is the
+    mean over the split's labels, whatever the batch. A checkpoint is written beside, sealed with its files' hashes, and
+    renamed; only then are older ones deleted.
     """
 
     control: TrainerControl
@@ -74,6 +95,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self.stopping = False  # all processes agreed to stop
         self._saved_step = -1
         self._staging: Path | None = None
+        self._watch = LossWatch(math.log(max(2, self.model.get_input_embeddings().num_embeddings)))
+        self._evaluated = (0.0, 0)  # sum of token losses, labels
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -116,7 +139,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             return super()._get_train_sampler(train_dataset)
         chunks = rows.with_format("arrow").iter(1000)
         lengths = [length for chunk in chunks for length in pc.list_value_length(chunk["input_ids"]).to_pylist()]
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return GroupedByLength(lengths, batch, self.args.data_seed or self.args.seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -126,17 +149,48 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         mean = float(loss)
         if labelled is not None and num_items_in_batch is not None and math.isfinite(mean):
             mean *= float(num_items_in_batch) / max(1, int(labelled)) / self.accelerator.num_processes
-        chance = math.log(max(2, self.model.get_input_embeddings().num_embeddings))
-        if not math.isfinite(mean):
-            raise self.diverged("the loss is not a finite number")
-        if mean > CHANCES * chance:
-            raise self.diverged(f"the loss is {mean:.1f}; blind guessing would give {chance:.1f}")
+        if (fault := self._watch.fault(mean)) is not None:
+            raise self.diverged(fault)
         return loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """The mean token loss of a batch, added up with the number of its labels."""
+        inputs["labels"] = self._without_repeated_rows(inputs["labels"])
+        outputs = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        total, count = self._evaluated
+        self._evaluated = (total + float(outputs[0]) * labels, count + labels)
+        return outputs
+
+    def _without_repeated_rows(self, labels: torch.Tensor) -> torch.Tensor:
+        """Several processes fill up the last batch with rows of the first: those score nothing."""
+        state, batch = self.accelerator.gradient_state, self.args.eval_batch_size
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return labels
+        real = max(0, state.remainder - self.accelerator.process_index * batch)
+        return torch.cat([labels[:real], torch.full_like(labels[real:], IGNORED)])
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
+        """The library's loop, with the mean over all labels of the split, and not over its batches, as the loss."""
+        self._evaluated = (0.0, 0)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **options)
+        sums = torch.tensor(self._evaluated, dtype=torch.float64, device=self.accelerator.device)
+        total, count = self.accelerator.reduce(sums, "sum").tolist()
+        if count:
+            output.metrics[f"{metric_key_prefix}_loss"] = total / count
+        return output
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """A run that ends as it begins (resumed when its patience was spent) takes no further step."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **options)
 
     def diverged(self, what: str) -> DivergedError:
         """The error for a step that must not be learnt from."""
         whole = newest_whole(Path(self.args.output_dir))
-        rows = ", ".join(self._rows_of_step()) or "unknown"
+        rows = ", ".join(self.rows_of_step()) or "unknown"
         return DivergedError(
             f"{what}, at step {self.state.global_step + 1}; rows of this step: {rows}",
             f"last healthy checkpoint: {whole.path if whole else 'none yet'}",
@@ -144,7 +198,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             "`warmup_steps`, a smaller `max_grad_norm`, or bf16 in place of fp16; --no-resume starts afresh",
         )
 
-    def _rows_of_step(self) -> list[str]:
+    def rows_of_step(self) -> list[str]:
         """Names of the rows of the current step, found by their ids."""
         if not isinstance(self.train_dataset, Dataset) or "name" not in self.train_dataset.column_names:
             return []
@@ -222,6 +276,14 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
                 use_mtime=False,
             )
         self.accelerator.wait_for_everyone()
+
+    def _finalize_training(self, *args: Any, **options: Any) -> Any:
+        """Without the library's own clearing up: with a limit of one it deletes the last checkpoint for the best."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **options)
+        finally:
+            self.args.save_total_limit = limit
 
     def _note_best(self, run: Path, written: Path) -> None:
         """The best checkpoint by its final name."""

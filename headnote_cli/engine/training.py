@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,14 @@ from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerState
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerState
+from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
 from trl import SFTConfig
 
-from headnote_cli.config import Settings
+from headnote_cli.config import Settings, own_defaults
 from headnote_cli.engine.base import BaseModel
 from headnote_cli.engine.callbacks import (
+    EarlyStopping,
     Reporter,
     Sampler,
     SoundGradients,
@@ -36,15 +39,18 @@ from headnote_cli.engine.loading import (
     load_for_training,
     lora_config,
     quantized_layers,
+    require_targets,
+    torch_dtype,
     trainable_adapter,
+    unquantized_bytes,
     weight_bytes,
 )
 from headnote_cli.engine.trainer import CompletionTrainer
-from headnote_cli.errors import ConfigError, SldsError
+from headnote_cli.errors import ConfigError, SldsError, is_out_of_memory
 from headnote_cli.events import Listener, ModelLoaded, Note
-from headnote_cli.hardware import Plan
+from headnote_cli.hardware import Plan, reporters
 from headnote_cli.processes import asked_processes
-from headnote_cli.runs import newest_whole, read_metrics
+from headnote_cli.runs import STAGING, newest_whole, read_metrics
 from headnote_cli.timings import Laps
 
 disable_progress_bar()
@@ -100,6 +106,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     Raises:
         ConfigError: What was loaded is not what the config asks for.
         DivergedError: A loss or gradient that must not be learnt from.
+        MemoryError: Out of memory, with the step and its rows.
         Interrupted: A signal came; a checkpoint of the last step is saved.
     """
     job.output_dir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +117,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     stopper = Stopper(trainer)
     _add_callbacks(trainer, reporter, stopper, job, emit)
     trainer.args.eval_on_start |= _owes_evaluation(job)
-    with stopping_on_signals(stopper, emit), _telling_of_a_full_disk(job.output_dir):
+    with stopping_on_signals(stopper, emit), _telling_of_a_full_disk(job.output_dir), _telling_of_memory(trainer):
         outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     saved = newest_whole(job.output_dir)
     newest = saved.path if saved else None
@@ -133,10 +140,16 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
     model: torch.nn.Module = load_for_training(job.base, job.settings, job.plan)
     layers, size = len(quantized_layers(model)), weight_bytes(model)
     job.laps.lap("model")
+    if layers:
+        before = unquantized_bytes(model, torch_dtype(job.plan.effective("dtype")))
+        weights = f"weights {before / 2**20:,.0f} → {size / 2**20:,.0f} MiB"
+        emit(Note(f"quantized layers counted after loading: {layers}; {weights}"))
     if job.start_adapter is not None:
         model = trainable_adapter(model, job.start_adapter)
         emit(Note(f"starting from the adapter {job.start_adapter}"))
     lora = lora_config(job.settings, job.plan) if job.start_adapter is None else None
+    if lora is not None:
+        require_targets(model, lora)
     arguments = training_arguments(job.settings, job.plan, job.output_dir)
     if arguments.ddp_find_unused_parameters is None:
         arguments.ddp_find_unused_parameters = _trains_idle_parts(model, lora)
@@ -186,7 +199,7 @@ def _add_callbacks(
     trainer.add_callback(reporter)
     trainer.add_callback(SoundGradients(trainer))
     if job.settings.early_stopping is not None:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job.settings.early_stopping))
+        trainer.add_callback(EarlyStopping(early_stopping_patience=job.settings.early_stopping))
     if job.samples and job.eval_rows is not None:
         trainer.add_callback(Sampler(trainer, stopper, job.output_dir, job.samples, longest=256, emit=emit))
     trainer.add_callback(stopper)  # the last: what it decides stays
@@ -200,7 +213,7 @@ def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: Tr
     """
     faults = []
     attention = job.plan.effective("attn_implementation")
-    if attention not in loaded.attention:  # the kernels package loads under a longer name
+    if not same_attention(attention, loaded.attention):
         faults.append(f"attention is {loaded.attention} and not {attention}")
     dtype = job.plan.effective("dtype")
     weights = {name: count for name, count in loaded.dtypes.items() if name not in ("uint8", "int8")}
@@ -217,6 +230,28 @@ def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: Tr
         raise ConfigError(f"what was loaded is not the plan: {'; '.join(faults)}", job.base.name)
 
 
+def same_attention(planned: str, loaded: str) -> bool:
+    """Whether a model's attention is the planned one: flash attention out of the `kernels` package has its own name."""
+    return loaded in (planned, FLASH_ATTN_KERNEL_FALLBACK.get(planned))
+
+
+@contextmanager
+def _telling_of_memory(trainer: CompletionTrainer) -> Iterator[None]:
+    """Out of memory with the step and its rows."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        step = trainer.state.global_step
+        rows = ", ".join(trainer.rows_of_step()) or "unknown"
+        place = (
+            f"at step {step + 1}; rows of this step: {rows}" if trainer.model.training else f"evaluating step {step}"
+        )
+        said = str(error).splitlines()[0] if str(error) else "main memory"
+        raise MemoryError(f"{place}: {said}") from error
+
+
 @contextmanager
 def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
     """A failure to write, in words; checkpoints that were whole stay whole."""
@@ -229,6 +264,7 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
         words = ("No space left", "File too large", "quota exceeded", "file write failed", "unexpected pos")
         if getattr(error, "errno", None) not in full and not any(word in str(error) for word in words):
             raise
+        shutil.rmtree(folder / STAGING, ignore_errors=True)  # half a checkpoint: its room is for the record
         whole = newest_whole(folder)
         kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
         hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
@@ -253,19 +289,20 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
     checkpointing_options = values.pop("gradient_checkpointing_kwargs", None)
     values.setdefault("activation_checkpointing", checkpointing)
     values.setdefault("activation_checkpointing_kwargs", checkpointing_options)
-    values.setdefault("per_device_eval_batch_size", settings.per_device_train_batch_size)
-    values.setdefault("train_sampling_strategy", "group_by_length")  # rows of like length together: little padding
-    if settings.eval_strategy != "no":
-        values.setdefault("metric_for_best_model", "eval_loss")  # the best checkpoint is kept beside the last
-    for name in ("bf16", "fp16", "use_liger_kernel", "torch_compile", "trust_remote_code"):
+    values |= own_defaults(settings)
+    for name in ("bf16", "fp16", "padding_free", "use_liger_kernel", "torch_compile", "trust_remote_code"):
         values[name] = plan.is_on(name)
     if not plan.is_on("tf32"):
         values.pop("tf32", None)
+    if plan.is_on("padding_free") and not settings.packing:
+        values["max_length"] = None  # TRL wants rows that were cut before, as they are
+    names_of_reporters, offline = reporters(plan)
+    os.environ.update(offline)
     values.update(
         output_dir=str(output_dir),
         resume_from_checkpoint=None,
         optim=plan.effective("optim"),
-        report_to=plan.effective("report_to").replace(" (offline)", "").split(","),
+        report_to=names_of_reporters,
         use_cpu=plan.effective("device") == "cpu",
         dataset_num_proc=None,  # rows come encoded
         completion_only_loss=True,
@@ -274,8 +311,6 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         disable_tqdm=True,
         dataloader_pin_memory=plan.effective("device") == "cuda" and settings.dataloader_pin_memory,
     )
-    if "(offline)" in plan.effective("report_to"):
-        os.environ["WANDB_MODE"] = "offline"
     try:
         return SFTConfig(**values)
     except (ValueError, TypeError) as error:

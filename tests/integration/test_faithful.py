@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,8 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from headnote_cli.config import load_config
 from headnote_cli.encoding import Encoder
+from headnote_cli.engine.base import base_model
+from headnote_cli.engine.loading import (
+    load_for_training,
+    load_model,
+    lora_config,
+    require_targets,
+    this_machine,
+    unquantized_bytes,
+    weight_bytes,
+)
+from headnote_cli.engine.training import same_attention
+from headnote_cli.errors import ConfigError
+from headnote_cli.hardware import resolve
 from headnote_cli.prompts import PromptTemplates
 from tests.conftest import PROMPTS, ROOT, sample_rows
 
@@ -127,6 +143,89 @@ def test_the_loss_equals_an_independent_computation_from_logits(trainer: Callabl
     with torch.no_grad():
         loss = built.compute_loss(built.model, built.data_collator(rows))
     assert float(loss) == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_evaluation_loss_is_the_mean_over_all_labels_of_the_split(batch: int, trainer: Callable[..., Any]) -> None:
+    """Whatever the batch: a mean of the batches' means would be another number."""
+    import torch
+
+    built = trainer(load_in_4bit=False, per_device_eval_batch_size=batch)
+    rows = built.train_dataset.select(range(7))
+    total, count = 0.0, 0
+    built.model.eval()
+    for row in rows:  # one by one, no padding, by hand
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            logits = built.model(input_ids=ids).logits[0, :-1].double()
+        total += float(torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum"))
+        count += int((labels[1:] != -100).sum())
+    assert built.evaluate(rows)["eval_loss"] == pytest.approx(total / count, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"lora_target_modules": ["q_proj", "k_porj"]}, "no k_porj; nearest: k_proj"),
+        ({"lora_target_modules": ["nonexistent"]}, "no nonexistent; nearest: down_proj"),
+        ({"lora_target_modules": "q_proj"}, "no q_proj"),  # a string is a regular expression for the whole name
+        ({"lora_modules_to_save": ["q_nrom"]}, "no q_nrom"),
+        ({"lora_target_parameters": ["mlp.gate.weight"], "lora_target_modules": None}, "no mlp.gate.weight"),
+    ],
+)
+def test_a_target_that_the_model_lacks_is_named_with_the_nearest(
+    keys: dict[str, Any], said: str, tiny_training: Callable[..., Path]
+) -> None:
+    lora, model = lora_and_model(tiny_training(**keys))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        require_targets(model, lora)
+
+
+@pytest.mark.parametrize(
+    ("keys", "adapted"),
+    [
+        ({"lora_target_modules": ["q_proj"]}, 2),
+        ({"lora_target_modules": ["layers.0.self_attn.q_proj", "v_proj"]}, 3),
+        ({"lora_target_modules": r".*\.(q|v)_proj"}, 4),
+        ({"lora_target_modules": "all-linear"}, 14),
+        ({"lora_target_modules": ["all-linear"]}, 14),
+    ],
+)
+def test_targets_are_found_by_pefts_rule(
+    keys: dict[str, Any], adapted: int, tiny_training: Callable[..., Path]
+) -> None:
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    lora, model = lora_and_model(tiny_training(**keys))
+    require_targets(model, lora)
+    assert sum(isinstance(module, LoraLayer) for module in get_peft_model(model, lora).modules()) == adapted
+
+
+def lora_and_model(file: Path) -> tuple[Any, Any]:
+    """A config's LoRA settings, and its base model."""
+    config = load_config(file)
+    plan = resolve(config.settings, this_machine(), "gemma3_text")
+    model = load_model(base_model(config), torch.float32)
+    return lora_config(config.settings, plan), model
+
+
+def test_flash_attention_of_the_kernels_package_is_the_planned_one() -> None:
+    from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
+
+    assert same_attention("flash_attention_2", "flash_attention_2")
+    assert same_attention("flash_attention_2", FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"])
+    assert same_attention("sdpa", "sdpa")
+    assert not same_attention("flash_attention_2", "sdpa")
+    assert not same_attention("flash_attention_2", FLASH_ATTN_KERNEL_FALLBACK["flash_attention_3"])
+
+
+def test_the_bytes_before_and_after_4_bit_are_told(tiny_training: Callable[..., Path]) -> None:
+    config = load_config(tiny_training())
+    base, plan = base_model(config), resolve(config.settings, this_machine(), "gemma3_text")
+    whole, packed = load_model(base, torch.float32), load_for_training(base, config.settings, plan)
+    assert unquantized_bytes(packed, torch.float32) == unquantized_bytes(whole, torch.float32) == weight_bytes(whole)
+    assert weight_bytes(packed) < weight_bytes(whole)
 
 
 def test_adapters_are_float32_and_on_the_language_model_alone(trainer: Callable[..., Any]) -> None:

@@ -40,6 +40,11 @@ def losses(run: Path) -> list[float]:
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
 
 
+def evaluations(run: Path) -> list[float]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry["eval_loss"] for entry in map(json.loads, lines) if "eval_loss" in entry]
+
+
 def start(config: Path, *options: str, launcher: tuple[str, ...] = SLDS, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*launcher, "train", "--config", str(config), *options],
@@ -73,7 +78,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_training: Callable
     """Rows of unequal length: a mean of the processes' means would differ."""
     keys: dict[str, Any] = {
         "max_steps": 4, "load_in_4bit": False, "train_sampling_strategy": "sequential", "learning_rate": 1e-3,
-        "overflow": "middle",
+        "overflow": "middle", "eval_strategy": "steps", "eval_steps": 4, "eval_on_start": True,
+        "per_device_eval_batch_size": 4,
     }  # fmt: skip
     two = start(
         tiny_training(name="two.yaml", output_dir=str(tmp_path / "two"), per_device_train_batch_size=2, **keys),
@@ -90,6 +96,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_training: Callable
     )
     assert code == 0, errors
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    before = [evaluations(tmp_path / name)[0] for name in ("two", "one")]
+    assert abs(before[0] - before[1]) < 1e-5, "six rows in batches of 2 × 4: the two that fill up score nothing"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

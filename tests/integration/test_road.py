@@ -108,7 +108,7 @@ def test_a_changed_config_does_not_continue_another_run(tiny_training: Callable[
     slds_json("train", "--config", config)
     result = slds("train", "--config", config, "--set", "lora_r=8")
     assert result.exit_code == 2
-    assert "lora_r: 4 → 8" in result.stderr
+    assert "lora_r 4 → 8" in result.stderr
     assert "--no-resume" in result.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,13 +14,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli import app
-from headnote_cli.runs import MANIFEST, checkpoints, locked, seal, tampered
+from headnote_cli.errors import is_out_of_memory
+from headnote_cli.runs import MANIFEST, checkpoints, locked, read_metrics, seal, tampered, write_json
 
 
 def slds(*arguments: object) -> Result:
@@ -36,37 +39,59 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.slow
-def test_five_random_kills_and_the_adapter_is_the_same_bit_for_bit(
-    tiny_training: Callable[..., Path], tmp_path: Path
-) -> None:
-    """Forty steps with dropout, a checkpoint every three, killed five times at random moments."""
-    keys = {"max_steps": 40, "save_steps": 3, "lora_dropout": 0.1, "load_in_4bit": False, "save_total_limit": 2}
+def killed_and_whole(
+    tiny_training: Callable[..., Path], folder: Path, kills: int, **keys: Any
+) -> tuple[int, Path, Path]:
+    """The same config trained undisturbed and killed at random steps; how often, and the two run folders.
+
+    The steps are drawn from a fixed seed, the moment within a step is not: that is what a kill is.
+    """
+    keys = {"save_steps": 3, "lora_dropout": 0.1, "load_in_4bit": False, "save_total_limit": 2} | keys
+    whole, killed = folder / "whole", folder / "killed"
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    whole = start(tiny_training(name="whole.yaml", output_dir=str(tmp_path / "whole"), **keys), **silent)
-    assert whole.wait(timeout=300) == 0
-    config = tiny_training(name="killed.yaml", output_dir=str(tmp_path / "killed"), **keys)
-    dice, kills = random.Random(), 0
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    while kills < 5:
+    undisturbed = start(tiny_training(name="whole.yaml", output_dir=str(whole), **keys), **silent)
+    assert undisturbed.wait(timeout=300) == 0
+    config = tiny_training(name="killed.yaml", output_dir=str(killed), **keys)
+    dice, done = random.Random(7), 0
+    for step in sorted(dice.sample(range(1, keys["max_steps"] - 3), kills)):
         process = start(config, **silent)
-        lines = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
-        while process.poll() is None and (
-            not metrics.is_file() or len(metrics.read_text().splitlines()) < lines + dice.randint(1, 5)
-        ):
-            time.sleep(0.02)
-        time.sleep(dice.uniform(0, 0.3))
-        if process.poll() is not None:
-            break
+        while process.poll() is None and logged(killed) < step:
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 0.05))
+        done += process.poll() is None
         process.kill()
         process.wait()
-        kills += 1
     last = start(config)
     _, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors
-    assert kills >= 3, "the run ended before it could be killed often enough"
+    return done, whole, killed
+
+
+def logged(run: Path) -> int:
+    """The last step in the metrics of a run that is being written."""
+    return max((line["step"] for line in read_metrics(run)), default=0)
+
+
+@pytest.mark.slow
+def test_six_random_kills_and_the_adapter_is_the_same_bit_for_bit(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Forty steps with dropout, a checkpoint every three."""
+    kills, whole, killed = killed_and_whole(tiny_training, tmp_path, kills=6, max_steps=40)
+    assert kills >= 5, "the run ended before it could be killed often enough"
     name = "checkpoint-40/adapter_model.safetensors"
-    assert digest(tmp_path / "killed" / name) == digest(tmp_path / "whole" / name)
+    assert digest(killed / name) == digest(whole / name)
+
+
+def test_a_random_kill_and_the_adapter_is_the_same_bit_for_bit(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The image-text class, a few steps."""
+    keys: dict[str, Any] = {"model_class": "AutoModelForImageTextToText", "save_steps": 2}
+    kills, whole, killed = killed_and_whole(tiny_training, tmp_path, kills=1, max_steps=10, **keys)
+    assert kills == 1
+    name = "checkpoint-10/adapter_model.safetensors"
+    assert digest(killed / name) == digest(whole / name)
 
 
 def test_altered_and_half_written_checkpoints_are_set_aside_and_named(
@@ -125,6 +150,86 @@ def test_a_full_disk_is_told_and_the_state_is_kept(tiny_training: Callable[..., 
     assert "resuming from" in errors
 
 
+def test_a_disk_too_full_for_the_record_does_not_hide_what_happened(
+    tiny_training: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(path: Path, value: Any) -> None:
+        if value.get("state") == "failed":
+            assert not (tmp_path / "run" / ".saving").exists(), "half a checkpoint would take the record's room"
+            full()
+        write_json(path, value)
+
+    monkeypatch.setattr("torch.save", full)
+    monkeypatch.setattr("headnote_cli.commands.train.write_json", write)
+    stopped = slds("train", "--config", tiny_training(max_steps=2, save_steps=1, load_in_4bit=False))
+    assert stopped.exit_code == 1
+    assert "nothing more can be written" in stopped.stderr
+    assert "no checkpoint was saved yet" in stopped.stderr
+
+
+def test_out_of_memory_is_told_with_step_rows_and_what_would_help(
+    tiny_training: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU's allocator raises a plain RuntimeError."""
+    import torch
+
+    from headnote_cli.engine.trainer import CompletionTrainer
+
+    inner = CompletionTrainer.compute_loss
+
+    def greedy(self: Any, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == 2:
+            torch.empty(10**15)
+        return inner(self, *arguments, **options)
+
+    monkeypatch.setattr(CompletionTrainer, "compute_loss", greedy)
+    stopped = slds("train", "--config", tiny_training(max_steps=4, save_steps=1, load_in_4bit=False, logging_steps=4))
+    assert stopped.exit_code == 3, stopped.stderr
+    told = " ".join(stopped.stderr.split())
+    assert "out of memory at step 3; rows of this step: " in told
+    assert "unknown" not in told.split("rows of this step")[1].split("→")[0]
+    assert "can't allocate memory" in told
+    assert "checkpoint-2" in told
+    assert "saves" in told
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: 1 bytes"),
+            True,
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+    ],
+)
+def test_a_failure_of_memory_is_known_by_its_words(error: Exception, memory: bool) -> None:
+    assert is_out_of_memory(error) is memory
+
+
+def test_a_gradient_scaler_is_left_to_skip_the_step_itself() -> None:
+    import torch
+
+    from headnote_cli.engine.callbacks import SoundGradients
+
+    weight = torch.nn.Linear(1, 1)
+    weight.weight.grad = torch.tensor([[float("inf")]])
+    scaled = SimpleNamespace(
+        model=weight, is_fsdp_enabled=False, is_deepspeed_enabled=False, accelerator=SimpleNamespace(scaler=object())
+    )
+    plain = SimpleNamespace(**vars(scaled) | {"accelerator": SimpleNamespace(scaler=None), "diverged": ValueError})
+    SoundGradients(scaled).on_pre_optimizer_step(None, None, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not finite"):
+        SoundGradients(plain).on_pre_optimizer_step(None, None, None)  # type: ignore[arg-type]
+
+
 def test_a_diverging_run_stops_with_step_rows_and_last_healthy_checkpoint(
     tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -141,10 +246,13 @@ def test_a_diverging_run_stops_with_step_rows_and_last_healthy_checkpoint(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
 
 
-def test_the_best_and_the_last_checkpoint_are_kept(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [42, 43])
+def test_the_best_and_the_last_checkpoint_are_kept(
+    seed: int, tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
     config = tiny_training(
         max_steps=6, save_steps=1, load_in_4bit=False, save_total_limit=1, eval_strategy="steps", eval_steps=1,
-        learning_rate=0.5, lr_scheduler_type="constant",
+        learning_rate=0.5, lr_scheduler_type="constant", seed=seed,
     )  # fmt: skip
     shown = slds("train", "--config", config)
     run = tmp_path / "run"

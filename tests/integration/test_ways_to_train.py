@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,53 @@ from typer.testing import CliRunner, Result
 
 from headnote_cli.cli import app
 from headnote_cli.runs import tampered
+from tests.conftest import PROMPTS, SAMPLES
+
+# The keys of the workshop's `sft_liger_peft.yaml`, with a smaller batch, wandb, workers and remote code.
+RECIPE = """
+mode: train
+model_class: AutoModelForImageTextToText
+dataset_name: {data}
+dataset_train_split: train
+dataset_eval_split: validation
+dataset_test_split: test
+prompts_path: {prompts}
+fine_tuning_data_format: conversational_prompt_completion
+model_name_or_path: {model}
+trust_remote_code: true
+dtype: bfloat16
+attn_implementation: flash_attention_2
+use_peft: true
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.1
+lora_target_modules: all-linear
+lora_task_type: CAUSAL_LM
+load_in_4bit: true
+use_liger_kernel: true
+output_dir: {output}
+dataset_num_proc: 8
+max_length: 8192
+per_device_train_batch_size: 3
+per_device_eval_batch_size: 1
+gradient_accumulation_steps: 1
+gradient_checkpointing: true
+gradient_checkpointing_kwargs:
+  use_reentrant: false
+ddp_find_unused_parameters: true
+optim: adamw_torch_4bit
+learning_rate: 2.0e-4
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+num_train_epochs: 1
+bf16: true
+logging_steps: 1
+logging_first_step: true
+save_strategy: epoch
+save_total_limit: 2
+seed: 42
+report_to: wandb
+"""
 
 
 def slds(*arguments: object) -> Result:
@@ -99,6 +147,85 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_training: Callab
     shown = slds("train", "--config", config, "--json")
     assert shown.exit_code == 0, shown.stderr
     assert json.loads(shown.stdout)["steps"] <= 4
+
+
+def test_a_resumed_run_keeps_its_patience(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
+    """Nothing improves at a rate of zero: the fourth evaluation is the third without a gain."""
+    keys: dict[str, Any] = {
+        "load_in_4bit": False, "max_steps": 40, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
+        "early_stopping": 3, "learning_rate": 0.0,
+    }  # fmt: skip
+    config = tiny_training(output_dir=str(tmp_path / "run"), **keys)
+    assert json.loads(slds("train", "--config", config, "--json").stdout)["steps"] == 4
+    for stopped_after in (2, 3, 4):  # as a kill leaves it, after the last step too
+        shutil.rmtree(tmp_path / f"run/checkpoint-{stopped_after + 1}", ignore_errors=True)
+        forget_the_end(tmp_path / "run")
+        resumed = slds("train", "--config", config, "--json")
+        assert resumed.exit_code == 0, resumed.stderr
+        assert json.loads(resumed.stdout)["steps"] == 4, f"after step {stopped_after}"
+
+
+def test_a_run_that_stops_early_keeps_what_it_learnt(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
+    config = tiny_training(
+        load_in_4bit=False, max_steps=40, save_steps=30, eval_strategy="steps", eval_steps=1, early_stopping=1,
+        learning_rate=0.0,
+    )  # fmt: skip
+    shown = slds("train", "--config", config, "--json")
+    assert shown.exit_code == 0, shown.stderr
+    assert json.loads(shown.stdout)["checkpoint"] == str(tmp_path / "run" / "checkpoint-2")
+
+
+def forget_the_end(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps(record | {"state": "running"}), encoding="utf-8")
+
+
+def test_a_resume_tells_what_changed_and_goes_on_with_another_run_when_forced(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = tiny_training(load_in_4bit=False)
+    assert slds("train", "--config", config).exit_code == 0
+    same = slds("train", "--config", config, "--set", "seed=42", "--set", "save_steps=3")
+    assert same.exit_code == 0, same.stderr
+    assert "since the run began: save_steps 2 → 3" in same.stderr
+    longer = ("train", "--config", config, "--set", "max_steps=6")
+    refused = slds(*longer)
+    assert refused.exit_code == 2
+    assert "max_steps 4 → 6" in refused.stderr
+    assert "--force" in refused.stderr
+    forced = slds(*longer, "--force", "--json")
+    assert forced.exit_code == 0, forced.stderr
+    assert json.loads(forced.stdout)["steps"] == 6
+    assert "max_steps 4 → 6; --force goes on all the same" in forced.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["num_processes"] == 1
+
+
+def test_a_target_that_the_model_lacks_ends_the_command(tiny_training: Callable[..., Path]) -> None:
+    config = tiny_training(load_in_4bit=False, lora_target_modules=["q_proj", "nonexistent_proj"])
+    refused = slds("train", "--config", config)
+    assert refused.exit_code == 2
+    assert "the model has no nonexistent_proj; nearest: " in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_recipes_own_file_trains_here(tiny_models: Callable[[str], Path], tmp_path: Path) -> None:
+    """Unchanged but for the names of model, data, prompts and output; torchao compiles its optimizer step."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        RECIPE.format(
+            model=tiny_models("AutoModelForImageTextToText"), data=SAMPLES, prompts=PROMPTS, output=tmp_path / "run"
+        ),
+        encoding="utf-8",
+    )
+    shown = slds("train", "--config", file, "--set", "max_steps=2", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    plan = {row["setting"]: row for row in json.loads(shown.stdout)["plan"]}
+    assert plan["optim"]["effective"] in ("adamw_torch_4bit", "adamw_torch"), "the latter without a compiler"
+    assert plan["quantization"]["effective"] == "4-bit nf4"
+    assert plan["trust_remote_code"]["effective"] == "false"
+    assert plan["report_to"]["effective"] in ("none", "wandb (offline)")
+    assert len(losses(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "checkpoint-2" / "adapter_model.safetensors").is_file()
 
 
 def test_runs_are_listed_and_compared(tiny_training: Callable[..., Path], tmp_path: Path) -> None:

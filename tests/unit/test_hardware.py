@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 
 from headnote_cli.config import Settings, load_config
 from headnote_cli.errors import UsageError
-from headnote_cli.hardware import Gpu, Machine, detect, resolve
+from headnote_cli.hardware import REPORTERS, Gpu, Machine, detect, reporters, resolve
 from tests.conftest import ROOT
 
 ALL = frozenset({"bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", "wandb", "tensorboard"})
@@ -113,17 +116,56 @@ def test_the_load_dtype_is_always_explicit(
     )
 
 
+@pytest.fixture
+def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "SWANLAB_API_KEY", "SWANLAB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+
+
+@pytest.mark.usefixtures("no_login")
 def test_wandb_without_a_login_goes_offline(
     write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = load_config(write_config(report_to="wandb")).settings
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert resolve(settings, machine(), "gemma3").effective("report_to") == "wandb (offline)"
+    plan = resolve(settings, machine(), "gemma3")
+    assert plan.effective("report_to") == "wandb (offline)"
+    assert reporters(plan) == (["wandb"], {"WANDB_MODE": "offline"})
     assert resolve(settings, machine(packages=ALL - {"wandb"}), "gemma3").effective("report_to") == "none"
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n", encoding="utf-8")
+    assert reporters(resolve(settings, machine(), "gemma3")) == (["wandb"], {})
+    (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "x")
     assert resolve(settings, machine(), "gemma3").effective("report_to") == "wandb"
+
+
+@pytest.mark.usefixtures("no_login")
+@pytest.mark.parametrize("name", [name for name in REPORTERS if name not in ("wandb", "tensorboard")])
+def test_a_reporter_without_its_package_is_left_out_and_told(write_config: Callable[..., Path], name: str) -> None:
+    settings = load_config(write_config(report_to=[name, "tensorboard"])).settings
+    plan = resolve(settings, machine(), "gemma3")
+    assert reporters(plan)[0] == ["tensorboard"]
+    assert plan.changes()[-1].why == f"the `{REPORTERS[name]}` package is not installed"
+    installed = resolve(settings, machine(packages=ALL | {REPORTERS[name]}), "gemma3")
+    assert reporters(installed)[0] == [name, "tensorboard"]
+
+
+@pytest.mark.usefixtures("no_login")
+def test_all_reporters_are_those_installed_and_an_unknown_one_is_refused(write_config: Callable[..., Path]) -> None:
+    plan = resolve(load_config(write_config(report_to="all")).settings, machine(), "gemma3")
+    assert reporters(plan) == (["tensorboard", "wandb"], {"WANDB_MODE": "offline"})
+    with pytest.raises(UsageError, match="tensorbord"):
+        resolve(load_config(write_config(report_to="tensorbord")).settings, machine(), "gemma3")
+
+
+def test_padding_free_needs_flash_attention(write_config: Callable[..., Path]) -> None:
+    flash = {"padding_free": True, "attn_implementation": "flash_attention_2"}
+    settings = load_config(write_config(**flash)).settings
+    assert resolve(settings, machine((8, 0)), "gemma3").is_on("padding_free")
+    assert not resolve(settings, machine(), "gemma3").is_on("padding_free")
+    assert not resolve(load_config(write_config(padding_free=True)).settings, machine((8, 0)), "gemma3").is_on(
+        "padding_free"
+    )
 
 
 def test_remote_code_only_with_the_option(write_config: Callable[..., Path]) -> None:
@@ -137,3 +179,14 @@ def test_this_machine_is_detected_without_torch() -> None:
     assert here.cores >= 1
     assert here.memory > 0
     assert "bitsandbytes" in here.packages
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process to a core")
+@pytest.mark.parametrize(("environment", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)])
+def test_torch_takes_as_many_threads_as_it_may(environment: dict[str, str], threads: int) -> None:
+    """The cores that this process may use, or what the user said: so nothing has to be set."""
+    core = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); import torch; print(torch.get_num_threads())"
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    shown = subprocess.run([sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True)
+    assert int(shown.stdout) == threads, shown.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from headnote_cli.commands.list_runs import list_runs
 from headnote_cli.config import load_config
 from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.runs import (
+    LOCK,
     RECORD,
     checkpoints,
     find_checkpoint,
@@ -100,3 +103,24 @@ def test_setting_aside_never_overwrites(tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         names.add(set_aside(tmp_path / "run"))
     assert len(names) == 3
+
+
+def test_a_lock_can_be_seen_without_touching_it(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    assert (tmp_path / LOCK).exists()
+    assert not is_locked(tmp_path), "the file stays, nobody holds it"
+
+
+def test_a_failed_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_json(tmp_path / "a.json", {"a": 1})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(tmp_path / "a.json", {"a": 2})
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert read_json(tmp_path / "a.json") == {"a": 1}

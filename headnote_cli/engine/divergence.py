@@ -1,0 +1,45 @@
+"""When a loss says that a run is lost: no number, far beyond a blind guess, or far from where it already was."""
+
+from __future__ import annotations
+
+import math
+
+CHANCES = 3.0  # times the loss of a blind guess: hopeless from the first batch on
+JUMP = 4.0  # times the running mean, and worse than a blind guess: the last update broke the model
+DRIFT = 3.0  # times the lowest running mean, and half way back to a blind guess: what was learnt is lost
+WARM_UP = 20  # batches before the running mean is trusted
+WEIGHT = 0.1  # of a new loss in the running mean: it remembers about ten batches
+
+
+class LossWatch:
+    """Watches the mean token loss of batches.
+
+    Single batches of real rows lie between a third and three times the running mean, and never come near the loss of a
+    blind guess, `ln(vocabulary)`: so a fault needs both, a loss far from the run's own and far from a trained model's.
+    """
+
+    def __init__(self, chance: float) -> None:
+        self.chance = chance
+        self.mean = 0.0
+        self.lowest = math.inf
+        self.seen = 0
+
+    def fault(self, loss: float) -> str | None:
+        """What is wrong with the next batch's loss, None if it may be learnt from."""
+        if not math.isfinite(loss):
+            return "the loss is not a finite number"
+        if loss > CHANCES * self.chance:
+            return f"the loss is {loss:.1f}; blind guessing would give {self.chance:.1f}"
+        if self.seen >= WARM_UP and loss > max(self.chance, JUMP * self.mean):
+            return f"the loss jumped to {loss:.1f} from a running mean of {self.mean:.2f}"
+        self._remember(loss)
+        if self.seen >= WARM_UP and self.mean > max(self.chance / 2, DRIFT * self.lowest):
+            return f"the running mean of the loss rose to {self.mean:.2f}; it had been {self.lowest:.2f}"
+        return None
+
+    def _remember(self, loss: float) -> None:
+        self.seen += 1
+        weight = max(WEIGHT, 1 / self.seen)  # the plain mean at first
+        self.mean += weight * (loss - self.mean)
+        if self.seen >= WARM_UP:
+            self.lowest = min(self.lowest, self.mean)
