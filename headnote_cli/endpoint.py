@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headnote_cli.errors import DataError, UnreachableError, UsageError
-from headnote_cli.sampling import Headnote, Sampling
-
-if TYPE_CHECKING:
-    from headnote_cli.commands.generate_many import Prompted
+from headnote_cli.sampling import Headnote, Prompt, Sampling
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 6  # of the client, with growing pauses: 429, 5xx, time-outs, broken connections
@@ -47,23 +44,24 @@ class Endpoint:
         except openai.OpenAIError as error:
             raise UnreachableError(f"the server cannot be reached: {error}", address, "is it running?") from error
 
-    def write(self, prompts: Iterable[Prompted], sampling: Sampling) -> Iterator[tuple[Prompted, Headnote | Exception]]:
-        """Ask for many at a time; they come as they are done."""
-        waiting: dict[Future[Headnote], Prompted] = {}
+    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
+        """Ask for many at a time; they come as they are done, with the prompt's name."""
+        waiting: dict[Future[Headnote], Any] = {}
         stream = iter(prompts)
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
                 while True:
-                    while len(waiting) < self.concurrency and (prompted := next(stream, None)) is not None:
-                        waiting[pool.submit(self._ask, prompted, sampling)] = prompted
+                    while len(waiting) < self.concurrency and (prompt := next(stream, None)) is not None:
+                        waiting[pool.submit(self._ask, prompt, sampling)] = prompt.name
                     if not waiting:
                         return
                     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                        yield waiting.pop(future), future.exception() or future.result()  # type: ignore[misc]
+                        failure = future.exception()
+                        yield waiting.pop(future), failure if isinstance(failure, Exception) else future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, prompted: Prompted, sampling: Sampling) -> Headnote:
+    def _ask(self, prompt: Prompt, sampling: Sampling) -> Headnote:
         more: dict[str, Any] = {}
         if sampling.top_k:
             more["top_k"] = sampling.top_k
@@ -71,11 +69,11 @@ class Endpoint:
             more["repetition_penalty"] = sampling.repetition_penalty
         answer = self.client.chat.completions.create(
             model=self.model,
-            messages=prompted.encoded.conversation.prompt,
+            messages=prompt.messages,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=prompted.request.seed,
+            seed=prompt.seed,
             extra_body=more or None,
         )
         if not answer.choices or answer.choices[0].message.content is None:

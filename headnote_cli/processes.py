@@ -26,9 +26,9 @@ def rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
-def world_size() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+def world_size(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes train together, by what the launcher told each of them."""
+    return int(environment.get("WORLD_SIZE") or 1)
 
 
 def require_all_processes(environment: Mapping[str, str] = os.environ) -> None:
@@ -37,7 +37,7 @@ def require_all_processes(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         UsageError: Fewer; the message says how many of how many.
     """
-    started = world_size()
+    started = world_size(environment)
     asked = asked_processes(environment)
     if asked > started:
         raise UsageError(
@@ -57,7 +57,7 @@ def asked_processes(environment: Mapping[str, str] = os.environ) -> int:
         return int(environment["SLDS_PROCESSES"])
     # Only accelerate's launcher for one process needs a look: the others tell WORLD_SIZE.
     if "WORLD_SIZE" in environment:
-        return int(environment["WORLD_SIZE"] or 1)
+        return world_size(environment)
     if "ACCELERATE_MIXED_PRECISION" not in environment:
         return 1
     asked = asked_of_accelerate(_command_of(os.getppid()))

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -19,7 +18,7 @@ from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.runs import read_json, set_aside, sha256, write_json, write_lines
-from headnote_cli.sampling import Headnote, Sampling
+from headnote_cli.sampling import Headnote, Prompt, Sampling
 
 Key = tuple[str, str, int]  # sample, language, candidate
 
@@ -46,8 +45,9 @@ class Prompted:
 class Backend(Protocol):
     """What writes: a local model, or a server."""
 
-    def write(self, prompts: Iterable[Prompted], sampling: Sampling) -> Iterator[tuple[Prompted, Headnote | Exception]]:
-        """The headnotes in whatever order they are done; a failure stands in the place of its headnote."""
+    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
+        """The headnotes in whatever order they are done, each with its prompt's name; a failure stands in the place of
+        its headnote."""
         ...
 
 
@@ -260,20 +260,19 @@ def _written(
             finished += 1
             yield _failure(request, error)
     prompts.sort(key=lambda one: len(one.encoded.prompt_ids), reverse=True)  # of like length together
-    with closing(_generator(backend.write(prompts, sampling))) as results:
-        for prompted, result in results:
-            finished += 1
-            if isinstance(result, Exception):
-                line = _failure(prompted.request, result)
-            else:
-                tokens += result.tokens
-                line = _line(prompted, result)
-            emit(RowWritten(finished, total, total - len(todo), tokens, time.monotonic() - began))
-            yield line
-
-
-def _generator(results: Iterator[Any]) -> Any:
-    yield from results
+    asked = (
+        Prompt(one, one.encoded.prompt_ids, [dict(m) for m in one.encoded.conversation.prompt], one.request.seed)
+        for one in prompts
+    )
+    for prompted, result in backend.write(asked, sampling):
+        finished += 1
+        if isinstance(result, Exception):
+            line = _failure(prompted.request, result)
+        else:
+            tokens += result.tokens
+            line = _line(prompted, result)
+        emit(RowWritten(finished, total, total - len(todo), tokens, time.monotonic() - began))
+        yield line
 
 
 def _encoded(request: Request, encoder: Encoder) -> Encoded:

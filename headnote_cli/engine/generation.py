@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
@@ -14,10 +14,7 @@ from headnote_cli.engine.decoding import Decoder, Row
 from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
-from headnote_cli.sampling import Headnote, Sampling
-
-if TYPE_CHECKING:
-    from headnote_cli.commands.generate_many import Prompted
+from headnote_cli.sampling import Headnote, Prompt, Sampling
 
 
 class Writer:
@@ -82,9 +79,9 @@ class BatchWriter:
         self.writer = writer
         self.decoder = Decoder(writer.model, writer.stop_ids, slots)
 
-    def write(self, prompts: Iterable[Prompted], sampling: Sampling) -> Iterator[tuple[Prompted, Headnote | Exception]]:
-        """The headnotes as they are done; the longest prompts come first."""
-        rows = (Row(prompted, prompted.encoded.prompt_ids, prompted.request.seed) for prompted in prompts)
+    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
+        """The headnotes as they are done, each with its prompt's name; the longest prompts come first."""
+        rows = (Row(prompt.name, prompt.ids, prompt.seed) for prompt in prompts)
         for row in self.decoder.write(rows, sampling):
             yield row.name, self.writer.headnote(row.written)
 

@@ -254,7 +254,12 @@ def test_generate_without_a_merged_model_says_what_to_run(write_config: Callable
 
 @pytest.mark.parametrize(
     ("content", "message", "code"),
-    [(b"", "empty", 5), (b"  \n", "empty", 5), (b"\0\1\2", "not a text file", 5), (b"%PDF-1.7", "not a text file", 5)],
+    [
+        (b"", "empty", 5),
+        (b"  \n", "empty", 5),
+        (b"\0\1\2", "not a text file", 5),
+        (b"%PDF-1.7", "the PDF cannot be read", 5),
+    ],
 )
 def test_a_decision_without_text_is_bad_data(
     content: bytes, message: str, code: int, write_config: Callable[..., Path], tmp_path: Path
