@@ -107,6 +107,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         targets = labels[:, 1:]
         positions = (targets != IGNORED).any(dim=0).nonzero().flatten()
         others = {name: value for name, value in inputs.items() if name != "labels"}
+        if _padded_right(inputs["attention_mask"]):
+            del others["attention_mask"]
         logits = model(**others, use_cache=False, logits_to_keep=positions).logits
         targets = targets[:, positions]
         total = torch.nn.functional.cross_entropy(
@@ -294,6 +296,13 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             self.state.best_model_checkpoint = str(best)
         state: TrainerState = self.state
         state.save_to_json(str(written / "trainer_state.json"))
+
+
+def _padded_right(mask: torch.Tensor) -> bool:
+    """Whether padding only follows a row's tokens, (batch, seq). Causal attention then needs no mask: no token looks at
+    what follows it, and padding has no label. Without one the kernel computes half of the scores, and no mask.
+    """
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 def _publish(written: Path, final: Path) -> None:

@@ -1,0 +1,241 @@
+"""Whole splits: resumed, shared out, failing row by row, written here or by a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import build_text_model, sample_rows
+from tests.integration.test_road import slds, slds_json
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def model(gemma_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_text_model(gemma_tokenizer, tmp_path_factory.mktemp("many") / "model")
+
+
+@pytest.fixture
+def config(model: Path, write_config: Callable[..., Path]) -> Callable[..., Path]:
+    def write(**keys: Any) -> Path:
+        own = {"model_name_or_path": str(model), "model_class": "AutoModelForCausalLM", "max_length": 768}
+        splits = {"dataset_test_split": "test", "dataset_eval_split": "validation"}
+        return write_config(**(own | splits | keys))
+
+    return write
+
+
+def command(config: Path, model: Path, output: Path, *more: object) -> list[str]:
+    options = ["--config", config, "--split", "test", "--model", model, "--max-new-tokens", 12, "--output", output]
+    return ["generate", *map(str, options), *map(str, more)]
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_split_is_written_in_its_order_and_as_one_by_one(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    report = slds_json(*command(config(), model, output))
+    assert report["headnotes"] == len(sample_rows("test"))
+    assert report["failed"] == report["before"] == 0
+    rows = lines(output)
+    assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in sample_rows("test")]
+    assert [row["lang"] for row in rows] == [row["headnote_language"] for row in sample_rows("test")]
+    assert not output.with_name("out.jsonl.part").exists()
+    first = sample_rows("test")[0]
+    decision = tmp_path / "first.txt"
+    decision.write_text(first["decision"], encoding="utf-8")
+    alone = slds_json(
+        "generate", "--decision", decision, "--lang", first["headnote_language"], "--from", first["decision_language"],
+        "--model", model, "--config", config(), "--max-new-tokens", 12,
+    )  # fmt: skip
+    assert alone["headnote"] == rows[0]["headnote"]
+    assert alone["tokens"] == rows[0]["tokens"]
+
+
+def test_a_finished_file_is_not_written_again_and_other_settings_are_refused(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    slds_json(*command(config(), model, output))
+    before = output.read_bytes()
+    again = slds_json(*command(config(), model, output))
+    assert again["before"] == again["headnotes"] == len(sample_rows("test"))
+    assert output.read_bytes() == before
+    refused = slds(*command(config(), model, output, "--repetition-penalty", 1.2))
+    assert refused.exit_code == 2
+    assert "was begun with another sampling" in refused.stderr
+    assert output.read_bytes() == before
+    assert slds(*command(config(), model, output, "--repetition-penalty", 1.2, "--force")).exit_code == 0
+    assert output.read_bytes() != before
+    assert len(list(tmp_path.glob("out.jsonl.old-*"))) == 1
+
+
+def test_parts_of_several_machines_make_the_whole(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.jsonl"
+    slds_json(*command(config(), model, whole))
+    for number in (1, 2):
+        slds_json(*command(config(), model, tmp_path / "part.jsonl", "--shard", f"{number}/2"))
+    parts = [lines(tmp_path / f"part.{number}-of-2.jsonl") for number in (1, 2)]
+    assert sorted(row["headnote"] for part in parts for row in part) == sorted(r["headnote"] for r in lines(whole))
+    assert lines(whole)[::2] == parts[0]
+    assert slds(*command(config(), model, whole, "--shard", "3/2")).exit_code == 2
+
+
+def test_a_row_that_fails_is_recorded_and_tried_again(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = sample_rows("test")[:3]
+    rows[1]["decision"] = rows[1]["decision"] * 20
+    rows[0]["decision"], rows[2]["decision"] = rows[0]["decision"][:300], rows[2]["decision"][:300]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    arguments = ["generate", "--decision", data, "--model", model, "--max-new-tokens", 3, "--output", output]
+    strict = config(overflow="error", max_length=2048)
+    result = slds(*arguments, "--config", strict)
+    assert result.exit_code == 5, result.stderr
+    written = lines(output)
+    assert ["error" in row for row in written] == [False, True, False]
+    assert "tokens are more than" in written[1]["error"]["message"]
+    data.write_text("".join(json.dumps(row | {"decision": row["decision"][:300]}) + "\n" for row in rows))
+    again = slds_json(*arguments, "--config", strict)
+    assert (again["before"], again["headnotes"], again["failed"]) == (2, 3, 0)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_kill_9_and_the_same_command_end_in_the_same_file(
+    kills: int, config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    rows = 40 if kills > 1 else 12
+    data = tmp_path / "rows.jsonl"
+    many = [row | {"sample_id": i} for i, row in enumerate((sample_rows("train") + sample_rows("test"))[:rows])]
+    many += [row | {"sample_id": 100 + i} for i, row in enumerate(many[: max(0, rows - len(many))])]
+    data.write_text("".join(json.dumps(row) + "\n" for row in many), encoding="utf-8")
+    file = config()
+
+    def arguments(output: Path) -> list[str]:
+        options = ["--decision", data, "--config", file, "--model", model, "--max-new-tokens", 24, "--output", output]
+        return ["generate", *map(str, options), "--concurrency", "3"]
+
+    slds_json(*arguments(tmp_path / "whole.jsonl"))
+    output = tmp_path / "killed.jsonl"
+    part = output.with_name("killed.jsonl.part")
+    dice = random.Random(kills)
+    for kill in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headnote_cli", *arguments(output)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wanted = rows * (kill + 1) // (kills + 1)
+        while process.poll() is None and (not part.exists() or part.read_bytes().count(b"\n") < wanted):
+            time.sleep(0.005)
+        time.sleep(dice.choice([0, 0.01, 0.03]))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    report = slds_json(*arguments(output))
+    assert 0 < report["before"] < rows
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+class Server(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server with faults: the first answers to each request are bad ones."""
+
+    faults = ("429", "500", "reset", "half", "slow")
+    seen: dict[str, int]
+    keys: set[str]
+
+    def do_GET(self) -> None:
+        self._answer(200, json.dumps({"object": "list", "data": []}).encode())
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][-1]["content"]
+        self.keys.add(str(self.headers["Authorization"]))
+        number = self.seen[text] = self.seen.get(text, 0) + 1
+        fault = self.faults[(len(text) + number) % len(self.faults)] if number <= 2 else "none"
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": f"Regeste {len(text)}"},
+        }
+        usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+        told = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        data = json.dumps(told).encode()
+        match fault:
+            case "429" | "500":
+                self._answer(int(fault), b"{}")
+            case "reset":
+                self.connection.close()
+            case "half":
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+            case _:
+                if fault == "slow":
+                    time.sleep(0.2)
+                self._answer(200, data)
+
+    def _answer(self, code: int, data: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Server.seen, Server.keys = {}, set()
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    httpd.handle_error = lambda *_: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}/v1"
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+def test_a_server_with_faults_writes_every_row_and_the_key_stays_secret(
+    server: str, config: Callable[..., Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret")
+    output = tmp_path / "out.jsonl"
+    result = slds(*command(config(), model, output, "--endpoint", server, "--served-model", "m", "--concurrency", 4))
+    assert result.exit_code == 0, result.stderr
+    rows = lines(output)
+    assert len(rows) == len(sample_rows("test"))
+    assert all(row["headnote"].startswith("Regeste ") and row["finish_reason"] == "stop" for row in rows)
+    assert Server.keys == {"Bearer sk-planted-secret"}
+    told = result.stdout + result.stderr + "".join(file.read_text() for file in tmp_path.glob("out*"))
+    assert "planted" not in told
+
+
+def test_a_server_that_is_not_there_is_unreachable(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
+    arguments = command(config(), model, tmp_path / "out.jsonl", "--endpoint", "http://127.0.0.1:9/v1")
+    result = slds(*arguments)
+    assert result.exit_code == 4
+    assert "the server cannot be reached" in result.stderr
+    assert not list(tmp_path.glob("out.jsonl*.part")) or not os.path.getsize(tmp_path / "out.jsonl.part")
