@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-fast test-all style bench bench-memory check-forms gpu-smoke picture clean
+.PHONY: help demo test test-fast test-all fuzz style bench bench-memory check-forms gpu-smoke picture clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -27,7 +27,10 @@ test-fast: $(STAMP) ## Unit tests only, under a minute.
 	$(BIN)/python -m pytest tests/unit -n 2
 
 test-all: style ## Everything, the slow suites too.
-	$(BIN)/python -m pytest -n 2
+	SLDS_FULL=1 $(BIN)/python -m pytest -n 2
+
+fuzz: $(STAMP) ## Thousands of random configs, rows, templates, weights and citations.
+	SLDS_FULL=1 $(BIN)/python -m pytest -n 2 -k "any_ or fuzz or random or hypothesis"
 
 style: $(STAMP) ## Lint, format check and types.
 	$(BIN)/ruff check .

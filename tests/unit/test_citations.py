@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from headnote_cli.acts import name_of, numbers, table
 from headnote_cli.citations import check, citations, unsupported
 from headnote_cli.language import LANGUAGES, detect_language
-from tests.conftest import ROOT, every_real_row, real_rows, sample_rows
+from tests.conftest import ROOT, every_real_row, examples, real_rows, sample_rows
 
 LABELS = ROOT / "tests" / "data" / "headnote_citations.jsonl"
 
@@ -230,7 +230,7 @@ def test_any_text_can_be_read(text: str) -> None:
     citations(text)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(st.sampled_from(PIECES), max_size=20), st.sampled_from((" ", "")), st.sampled_from(LANGUAGES))
 def test_the_form_of_a_citation_is_its_own_form(pieces: list[str], space: str, language: str) -> None:
     for citation in citations(space.join(pieces), language):

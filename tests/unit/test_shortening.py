@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.shortening import CUT_MARK, Offsets, considerations, inserted_marks, sentence_ends, shorten
-from tests.conftest import real_rows, sample_rows
+from tests.conftest import examples, real_rows, sample_rows
 
 DECISIONS = [row["decision"] for row in sample_rows("train")[::3]]
 
@@ -94,7 +94,7 @@ def test_a_text_without_structure_is_cut_in_the_middle() -> None:
     assert shorten(text, words(text), 40, "structure") == shorten(text, words(text), 40, "middle")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     parts=st.lists(
         st.sampled_from(["Erwägungen ", "1. ", "1.1 ", "2. ", "Satz. ", "Art. 5 OR ", "\n", "wort ", "ü. "]),

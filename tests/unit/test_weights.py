@@ -25,6 +25,7 @@ from headnote_cli.weights import (
     read_weights,
     shard_names,
 )
+from tests.conftest import examples
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_broken_file_is_named_and_nothing_large_is_allocated(fault: str, store
 
 
 @given(st.binary(max_size=400), st.integers(0, 300), st.binary(max_size=24))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_any_bytes_are_read_or_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, patch: bytes
 ) -> None:
