@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from headnote_cli.errors import DataError, UnreachableError
 
 SINGLE = "model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's
 INDEX = "model.safetensors.index.json"
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,

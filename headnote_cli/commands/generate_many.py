@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from headnote_cli.commands.generate import Decision, checked, choose_model, encoder_of, headnote_room, load_writer
+from headnote_cli.commands.generate import (
+    Decision,
+    ModelChoice,
+    checked,
+    choose_model,
+    encoder_of,
+    headnote_room,
+    load_writer,
+)
 from headnote_cli.config import Config
 from headnote_cli.data import Row, load_split, sound, stream_rows
 from headnote_cli.encoding import Encoded, Encoder
@@ -19,6 +27,7 @@ from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.runs import read_json, set_aside, sha256, write_json, write_lines
 from headnote_cli.sampling import Headnote, Prompt, Sampling
+from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
 
 Key = tuple[str, str, int]  # sample, language, candidate
 
@@ -112,7 +121,7 @@ def generate_many(
     choice = choose_model(config, model)
     encoder = encoder_of(config, choice)
     requests = _requests(rows, encoder.overflow_field, options)
-    settings = _settings(choice.name, choice.base, encoder, options)
+    settings = _settings(choice, encoder, options)
     _require_same(settings, options, emit)
     part = options.output.with_name(f"{options.output.name}.part")
     done = _done(part)
@@ -162,13 +171,14 @@ def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> 
     return list(requests.values())[part - 1 :: of]
 
 
-def _settings(name: str, base: str, encoder: Encoder, options: ManyOptions) -> dict[str, Any]:
+def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> dict[str, Any]:
     """All that decides what is written: a file of headnotes is of one model and one way of writing."""
-    folder = Path(base)
-    config = folder / "config.json"
+    base = Path(choice.base)
+    adapter = choice.adapter / ADAPTER_WEIGHTS if choice.adapter else None
     return {
-        "model": name,
-        "model_config": sha256(config) if config.is_file() else None,
+        "model": choice.name,
+        "weights": fingerprint(base) if has_weights(base) else None,
+        "adapter": sha256(adapter) if adapter and adapter.is_file() else None,
         "prompt": encoder.fingerprint(),
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
@@ -234,7 +244,7 @@ def _append(stream: IO[str], line: dict[str, Any]) -> None:
     os.fsync(stream.fileno())
 
 
-def _backend(config: Config, choice: Any, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
+def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
     if options.endpoint is not None:
         from headnote_cli.endpoint import Endpoint
 

@@ -37,7 +37,7 @@ from headnote_cli.runs import (
     write_json,
     write_text,
 )
-from headnote_cli.weights import PICKLES, fingerprint, has_weights, read_weights
+from headnote_cli.weights import ADAPTER_WEIGHTS, PICKLES, fingerprint, has_weights, read_weights
 
 if TYPE_CHECKING:
     from headnote_cli.engine.merging import MergeJob, Written
@@ -317,9 +317,9 @@ def _manifest(
         "base_model": job.base.name,
         "base_files": written.base_files,
         "adapters": [
-            {"path": str(path), "sha256": sha256(path / "adapter_model.safetensors")}
+            {"path": str(path), "sha256": sha256(path / ADAPTER_WEIGHTS)}
             for path in job.adapters
-            if (path / "adapter_model.safetensors").is_file()
+            if (path / ADAPTER_WEIGHTS).is_file()
         ],
         "onto": asdict(job.onto) if job.onto else "base",
         "dtype": written.dtype,

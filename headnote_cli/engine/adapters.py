@@ -22,9 +22,8 @@ from transformers import Conv1D
 
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.runs import ADAPTER_CONFIG
-from headnote_cli.weights import PICKLES, Stored, read_header
+from headnote_cli.weights import ADAPTER_WEIGHTS, PICKLES, Stored, read_header
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
