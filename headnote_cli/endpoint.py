@@ -36,7 +36,7 @@ class Endpoint:
         key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own want none
         self.client: Any = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=retries)
         try:
-            self.client.models.list()
+            self.client.with_options(max_retries=1).models.list()
         except openai.AuthenticationError as error:
             raise UnreachableError("the server refuses the key", address, f"set ${KEY_VARIABLE}") from error
         except openai.APIStatusError:

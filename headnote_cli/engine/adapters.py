@@ -114,11 +114,12 @@ class WeightDecomposed:
         delta_of, magnitude = self.low_rank.open_delta(), as_float32(self.magnitude)
 
         def scale(block: torch.Tensor, rows: slice) -> torch.Tensor:
-            changed = delta_of(rows).add_(block.float())
-            if self.low_rank.transposed:  # all rows are here
-                factor = (magnitude / torch.linalg.norm(changed.T, dim=1)).view(1, -1)
-            else:
-                factor = (magnitude[rows] / torch.linalg.norm(changed, dim=1)).view(-1, 1)
+            delta = delta_of(rows)
+            if self.low_rank.transposed:  # all rows are here; the norm's bits depend on how its tensor lies in memory
+                factor = (magnitude / torch.linalg.norm(block.T + delta.T, dim=1)).view(1, -1)
+                return (factor * (block + delta)).to(block.dtype)
+            changed = delta.add_(block.float())
+            factor = (magnitude[rows] / torch.linalg.norm(changed, dim=1)).view(-1, 1)
             return changed.mul_(factor).to(block.dtype)
 
         return scale
