@@ -388,9 +388,7 @@ def merge_view(report: MergeReport, config: str) -> RenderableType:
     }
     trained = report.verification.trained if report.verification else None
     if trained is not None:
-        rows["trained in 4 bits"] = (
-            f"the merged model's {_apart(trained)} from the one that was trained (--onto nf4 is nearer)"
-        )
+        rows["trained in 4 bits"] = f"{_apart(trained)}, from the 4-bit model that was trained; --onto nf4 is nearer"
     rows["next"] = f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}"
     rows["or a server"] = f"vllm serve {report.output}"
     return facts_table(rows)

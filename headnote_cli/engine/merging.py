@@ -229,6 +229,7 @@ def _head_name(head: str, disk: Mapping[str, str], names: ParameterNames) -> str
 
 def _quantizable(model: nn.Module) -> frozenset[str]:
     """The weights that transformers brings to 4 bits, by its own rule."""
+    import bitsandbytes  # noqa: F401 (here and now: two threads that import it at once each find half of it)
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
