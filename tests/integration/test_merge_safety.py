@@ -265,3 +265,13 @@ def test_merging_imports_no_peft(base: Path, adapter: Path, write_config: Callab
         "assert not {'peft', 'trl', 'bitsandbytes', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, *arguments, "--output", str(tmp_path / "out")], check=True)
+
+
+def test_four_bit_weights_in_a_fresh_process(base: Path, write_config: Callable[..., Path], tmp_path: Path) -> None:
+    """The threads that merge must find bitsandbytes whole."""
+    adapter = make_adapter(base, TEXT, tmp_path / "all-linear", target_modules="all-linear")
+    config = write_config(model_name_or_path=str(base), model_class=TEXT)
+    arguments = ["merge", "--checkpoint", str(adapter), "--config", str(config), "--onto", "nf4", "--no-verify"]
+    command = [sys.executable, "-m", "headnote_cli", *arguments, "--output", str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert slds_json("merge", "--check", tmp_path / "out")["sound"]
