@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from headnote_cli.hardware import Plan
+if TYPE_CHECKING:  # else a help text would load the whole configuration
+    from headnote_cli.hardware import Plan
 
 
 @dataclass(frozen=True)
