@@ -178,11 +178,6 @@ class Screen:
         for name, value in facts.items():
             self.note(f"{name}: {value}")
 
-    def listen_quietly(self, event: Event) -> None:
-        """Draw all but the text itself, which goes into a file."""
-        if not isinstance(event, TextWritten):
-            self.listen(event)
-
     def close(self) -> None:
         """End any live display; the terminal is as it was."""
         if self._progress is not None:
