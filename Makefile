@@ -50,7 +50,7 @@ bench-memory: $(STAMP) ## The memory estimate against counted steps and against 
 	$(BIN)/python benchmarks/published_peaks.py
 	$(BIN)/python benchmarks/estimators.py
 
-check-forms: $(STAMP) ## Count forms.json again with the installed libraries, and say whether it changed.
+check-forms: $(STAMP) ## Count forms_by_type again with the installed libraries, and say whether they changed.
 	$(BIN)/python scripts/memory_forms.py --check
 
 gpu-smoke: $(STAMP) ## For the first GPU it meets: a few steps through each path, and one report.

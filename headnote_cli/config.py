@@ -28,6 +28,8 @@ SECRETS = frozenset({"hub_token"})
 class DataKeys(BaseModel):
     """The keys of the data, the prompts and the paths: the workshop's own, then ours."""
 
+    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone
+
     mode: Literal["train", "evaluate", "interact"] | None = None
     model_class: Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"] = "AutoModelForCausalLM"
     dataset_name: str | None = None
@@ -52,7 +54,9 @@ class DataKeys(BaseModel):
 class Settings(DataKeys, ModelKeys, TrainingKeys):
     """Every key that a config may hold, typed. Unknown keys and other types are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, defer_build=False, frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def own_defaults(settings: Settings) -> dict[str, object]:

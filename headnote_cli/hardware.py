@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,6 +158,7 @@ def available_memory() -> int:
         return main_memory()
 
 
+@cache
 def _cpu_build_of_torch() -> bool:
     try:
         return version("torch").endswith("+cpu")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from headnote_cli.config import Config
 from headnote_cli.errors import DataError, SldsError, UnreachableError, UsageError
+from headnote_cli.files import altered, flush, read_json, sha256, write_json
 from headnote_cli.prompts import template_files
 
 RECORD = "run.json"
@@ -49,62 +49,6 @@ class Checkpoint:
     fault: str | None = None
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write beside and rename, so that a reader never meets half a file."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, flush to the disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError:  # a full disk needs the room
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_lines(path: Path, values: Iterable[object]) -> int:
-    """Write JSON lines as they come, each flushed, into `NAME.part`; it gets its name when all are there.
-
-    Returns:
-        How many there were.
-    """
-    part = path.with_name(f"{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with part.open("w", encoding="utf-8") as stream:
-        for value in values:
-            stream.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-            stream.flush()
-            count += 1
-        os.fsync(stream.fileno())
-    part.replace(path)
-    return count
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file, None where there is no file.
-
-    Raises:
-        DataError: The file is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", str(path)) from error
-    if not isinstance(value, dict):
-        raise DataError("is not a JSON object", str(path))
-    return value
-
-
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -123,24 +67,10 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
 
 
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def seal(folder: Path) -> None:
     """Flush a checkpoint's files and write its manifest, the last of them: without one it is not whole."""
     flush(folder)
     write_json(folder / MANIFEST, {"files": hashes_of(folder), "sealed": now()})
-
-
-def flush(folder: Path) -> None:
-    """Everything in a folder, and the folder's own list of names, onto the disk."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
 
 
 def hashes_of(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -155,19 +85,6 @@ def hashes_of(folder: Path, known: Mapping[str, str] | None = None) -> dict[str,
         if file.is_file() and name not in (MANIFEST, MERGED):
             files[name] = {"bytes": file.stat().st_size, "sha256": (known or {}).get(name) or sha256(file)}
     return files
-
-
-def altered(folder: Path, name: str, noted: Any, by_hash: bool = True) -> str | None:
-    """What is wrong with a file of which a manifest notes size and hash; None if it is as it was."""
-    file = folder / name
-    size = noted.get("bytes") if isinstance(noted, dict) else noted
-    if not file.is_file():
-        return f"{name} is missing"
-    if file.stat().st_size != size:
-        return f"{name} has {file.stat().st_size} bytes instead of {size}"
-    if by_hash and isinstance(noted, dict) and sha256(file) != noted.get("sha256"):
-        return f"{name} is not the file that was saved: its SHA-256 differs"
-    return None
 
 
 @contextmanager

@@ -4,11 +4,13 @@
 # ruff: noqa: E501
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class ModelKeys(BaseModel):
     """The fields of TRL's `ModelConfig`."""
+
+    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone
 
     model_name_or_path: str | None = None
     model_revision: str = 'main'
@@ -33,6 +35,8 @@ class ModelKeys(BaseModel):
 
 class TrainingKeys(BaseModel):
     """The fields of TRL's `SFTConfig`."""
+
+    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone
 
     output_dir: str | None = None
     per_device_train_batch_size: int = 8

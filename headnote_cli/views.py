@@ -12,21 +12,20 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from headnote_cli.commands.check_memory import Fit, MemoryCheck
-from headnote_cli.commands.generate import GeneratedHeadnote
-from headnote_cli.commands.generate_many import ManyReport
-from headnote_cli.commands.merge import CheckReport, MergeReport
-from headnote_cli.commands.preview import Preview, PreviewedRow
-from headnote_cli.commands.train import TrainingReport
 from headnote_cli.console import duration, facts_table, printable, size
-from headnote_cli.hardware import Plan
-from headnote_cli.memory.advice import Change
-from headnote_cli.memory.estimate import Estimate
-from headnote_cli.runs import is_adapter
 from headnote_cli.shortening import CUT_MARK
 
 if TYPE_CHECKING:
+    from headnote_cli.commands.check_memory import Fit, MemoryCheck
+    from headnote_cli.commands.generate import GeneratedHeadnote
+    from headnote_cli.commands.generate_many import ManyReport
+    from headnote_cli.commands.merge import CheckReport, MergeReport
+    from headnote_cli.commands.preview import Preview, PreviewedRow
+    from headnote_cli.commands.train import TrainingReport
     from headnote_cli.engine.verification import Distance, Verification
+    from headnote_cli.hardware import Plan
+    from headnote_cli.memory.advice import Change
+    from headnote_cli.memory.estimate import Estimate
 
 PROMPT, COMPLETION, CONTROL, CUT = "cyan", "bold green", "magenta", "bold red"
 BAR = 30  # widest bar of a histogram, in characters
@@ -370,7 +369,7 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
         "checkpoint": str(report.checkpoint or "none"),
         "time": duration(report.seconds),
     }
-    if report.checkpoint and is_adapter(report.checkpoint):
+    if report.checkpoint and report.has_adapter:
         rows["next"] = f"slds merge --checkpoint {report.checkpoint.name} --config {config}"
     elif report.checkpoint:  # full fine-tuning: nothing to merge
         rows["next"] = f"slds generate --decision FILE.txt --lang de --config {config}"

@@ -71,11 +71,12 @@ def generated() -> str:
         "# ruff: noqa: E501",
         "from typing import Literal",
         "",
-        "from pydantic import BaseModel",
+        "from pydantic import BaseModel, ConfigDict",
     ]
     for name, source in (("ModelKeys", trl.ModelConfig), ("TrainingKeys", trl.SFTConfig)):
         hints = typing.get_type_hints(source)
         lines += ["", "", f"class {name}(BaseModel):", f'    """The fields of TRL\'s `{source.__name__}`."""', ""]
+        lines += ["    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone", ""]
         for field in dataclasses.fields(source):
             default = field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[operator]
             lines.append(f"    {field.name}: {annotation(field, hints[field.name])} = {plain(default)!r}")

@@ -1,4 +1,4 @@
-"""Write `headnote_cli/memory/forms.json`: for each kind of step, what lives at its fullest moments.
+"""Write `headnote_cli/memory/forms_by_type/`: for each kind of step, what lives at its fullest moments.
 
 One step of every kind is run with two and with three layers on real, tiny tensors (`memory_simulation`). The sizes are
 such that the number of a tensor's elements tells its shape. What a third layer adds after forward is what a layer
@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from headnote_cli.memory.forms import FILE, Form, Kind, fused_tile, value
+from headnote_cli.memory.forms import FOLDER, Form, Kind, fused_tile, value
 
 MODEL_TYPES = ("llama", "gemma3_text", "qwen2", "gemma2", "gemma", "qwen3", "phi3", "apertus")
 TINY: dict[str, Any] = {"hidden": 90, "heads": 6, "kv_heads": 2, "head_dim": 16, "mlp": 208, "vocabulary": 523}
@@ -192,37 +192,33 @@ def of_type(model_type: str) -> dict[str, dict[str, list[list[Form]]]]:
     return {"layers": layers, "losses": losses}
 
 
-def table(model_types: Iterable[str]) -> dict[str, object]:
-    """The whole table, every form written once."""
+def table(model_type: str) -> str:
+    """The text of one model type's file, every form written once."""
     forms: dict[str, int] = {}
 
     def index(form: Form) -> int:
         return forms.setdefault(json.dumps(form, sort_keys=True), len(forms))
 
-    layers, losses = {}, {}
-    names = list(model_types)
-    with ProcessPoolExecutor(2) as pool:
-        for name, found in zip(names, pool.map(of_type, names), strict=True):
-            layers[name] = {
-                key: [[index(form) for form in part] for part in parts] for key, parts in found["layers"].items()
-            }
-            losses[name] = {
-                key: [[index(form) for form in part] for part in parts] for key, parts in found["losses"].items()
-            }
-            print(f"{name}: {len(layers[name])} kinds", file=sys.stderr)
-    return {"forms": [json.loads(form) for form in forms], "layers": layers, "losses": losses}
+    counted = {
+        part: {key: [[index(form) for form in moment] for moment in moments] for key, moments in entries.items()}
+        for part, entries in of_type(model_type).items()
+    }
+    return json.dumps({"forms": [json.loads(form) for form in forms]} | counted, separators=(",", ":")) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_types", nargs="*", default=MODEL_TYPES)
-    parser.add_argument("--check", action="store_true", help="only say whether the file would change")
+    parser.add_argument("--check", action="store_true", help="only say whether a file would change")
     options = parser.parse_args()
-    text = json.dumps(table(options.model_types), separators=(",", ":")) + "\n"
-    if not options.check:
-        FILE.write_text(text, encoding="utf-8")
-    elif text != FILE.read_text(encoding="utf-8"):
-        raise SystemExit(f"{FILE.name} is not what the installed libraries give: run this script without --check")
+    with ProcessPoolExecutor(2) as pool:
+        for name, text in zip(options.model_types, pool.map(table, options.model_types), strict=True):
+            file = FOLDER / f"{name}.json"
+            if not options.check:
+                file.write_text(text, encoding="utf-8")
+            elif text != file.read_text(encoding="utf-8"):
+                raise SystemExit(f"{file.name} is not what the installed libraries give: run this without --check")
+            print(f"{name}: {len(json.loads(text)['layers'])} kinds", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from headnote_cli.commands.rows import encoder_for, lengths_lines
 from headnote_cli.config import Config, Settings
 from headnote_cli.errors import ConfigError, DataError, UsageError
 from headnote_cli.hardware import Machine, Plan, available_memory, detect, resolve
@@ -22,6 +21,7 @@ from headnote_cli.memory.advice import (
     largest,
     largest_batch,
     longest,
+    peaks,
     with_batch,
 )
 from headnote_cli.memory.cards import Card, card, usual_cards
@@ -190,12 +190,13 @@ def check_memory(
         return merging(shapes, setup, one.memory - one.used) if purpose == "merge" else at_batch(rows)
 
     setup = setup_for(settings)
+    peak = peaks(shapes, settings, setup_for)
     fits = []
     for one in cards:
         most = length = 0
         if training:
-            most = largest_batch(shapes, settings, one.usable, setup_for)
-            length = longest(shapes, settings, one.usable, setup_for)
+            most = largest_batch(peak, setup.length, one.usable)
+            length = longest(peak, rows, one.usable)
         elif purpose == "generate":
             most = largest(lambda rows, usable=one.usable: at_batch(rows).total <= usable, MOST_ROWS)  # type: ignore[misc]
         fits.append(Fit(one, one.verdict(needed(one).total), most, length))
@@ -211,7 +212,7 @@ def check_memory(
         advice(shapes, settings, setup_for) if training else [],
         resolve(settings, machine, shapes.model_type),
         at_batch,
-        grid(shapes, settings, setup_for) if with_grid and training else None,
+        grid(peak) if with_grid and training else None,
         _grid_card(fits, chosen=bool(gpus)),
         data,
     )
@@ -305,6 +306,7 @@ def _training_order(lengths: list[int], settings: Settings) -> list[int]:
 
 def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], list[str]]:
     """Tokens of each training row, how many of them are labelled, and what preparing did to the rows."""
+    from headnote_cli.commands.rows import encoder_for, lengths_lines
     from headnote_cli.data import load_split
     from headnote_cli.engine.base import base_model, load_tokenizer
     from headnote_cli.engine.preparation import lengths_of, prepare

@@ -14,6 +14,7 @@ from headnote_cli.config import Config, Overflow
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
+from headnote_cli.files import read_json
 from headnote_cli.hardware import Quantization, quantization_of
 from headnote_cli.language import detect_language
 from headnote_cli.prompts import PromptTemplates
@@ -25,7 +26,6 @@ from headnote_cli.runs import (
     newest_whole,
     noted_base,
     output_dir,
-    read_json,
     record_of,
 )
 from headnote_cli.sampling import Headnote, Sampling

@@ -25,7 +25,8 @@ from headnote_cli.data import Row, load_split, sound, stream_rows
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
-from headnote_cli.runs import read_json, set_aside, sha256, write_json, write_lines
+from headnote_cli.files import read_json, sha256, write_json, write_lines
+from headnote_cli.runs import set_aside
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
 

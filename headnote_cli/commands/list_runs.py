@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import UnreachableError
-from headnote_cli.runs import RECORD, checkpoints, is_locked, read_json, read_metrics
+from headnote_cli.files import read_json
+from headnote_cli.runs import RECORD, checkpoints, is_locked, read_metrics
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:

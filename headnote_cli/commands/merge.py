@@ -15,6 +15,7 @@ from headnote_cli.config import Config
 from headnote_cli.data import sound, stream_rows
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
+from headnote_cli.files import altered, flush, read_json, sha256, write_json, write_text
 from headnote_cli.hardware import Quantization, quantization_of
 from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.runs import (
@@ -22,20 +23,14 @@ from headnote_cli.runs import (
     MERGED,
     MERGED_SUFFIX,
     PROMPTS,
-    altered,
     copy_prompts,
     find_checkpoint,
-    flush,
     hashes_of,
     is_adapter,
     noted_base,
     now,
-    read_json,
     record_of,
     replacing,
-    sha256,
-    write_json,
-    write_text,
 )
 from headnote_cli.weights import ADAPTER_WEIGHTS, PICKLES, fingerprint, has_weights, read_weights
 

@@ -8,8 +8,8 @@ from typing import Any
 from headnote_cli.config import Config
 from headnote_cli.data import Rows, available_splits, leaks
 from headnote_cli.encoding import Encoder
+from headnote_cli.files import read_json, write_json
 from headnote_cli.prompts import PromptTemplates
-from headnote_cli.runs import read_json, write_json
 
 LEAKS_VERSION = "2"  # raise it whenever the same rows would give another answer
 

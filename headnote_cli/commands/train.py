@@ -28,6 +28,7 @@ from headnote_cli.errors import (
     is_out_of_memory,
 )
 from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
+from headnote_cli.files import read_json, write_json, write_text
 from headnote_cli.hardware import Machine, Plan, available_memory, resolve
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
@@ -52,12 +53,9 @@ from headnote_cli.runs import (
     newest_whole,
     now,
     output_dir,
-    read_json,
     read_metrics,
     set_aside,
     tampered,
-    write_json,
-    write_text,
 )
 from headnote_cli.timings import Laps
 from headnote_cli.weights import fingerprint, has_weights
@@ -96,6 +94,11 @@ class TrainingReport:
     tokens: int
     seconds: float
     plan: Plan
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the checkpoint is an adapter, to be merged, and not a whole model."""
+        return self.checkpoint is not None and is_adapter(self.checkpoint)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {

@@ -23,8 +23,9 @@ from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.trainer import CompletionTrainer, EvaluationCut
 from headnote_cli.errors import ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
+from headnote_cli.files import write_lines
 from headnote_cli.processes import orphaned
-from headnote_cli.runs import METRICS, SAMPLES, write_lines
+from headnote_cli.runs import METRICS, SAMPLES
 from headnote_cli.timings import Laps
 
 # torchrun repeats a Ctrl-C that its workers have had from the terminal already: seconds in which two count as one.

@@ -32,8 +32,8 @@ from headnote_cli.engine.adapters import TORCH_DTYPES, Adapter, Edit, NotOurs, e
 from headnote_cli.engine.base import BaseModel, load_model_config, weights_folder
 from headnote_cli.errors import DataError, SldsError
 from headnote_cli.events import Listener, WeightsWritten
+from headnote_cli.files import sha256
 from headnote_cli.hardware import Quantization
-from headnote_cli.runs import sha256
 from headnote_cli.weights import (
     INDEX,
     SINGLE,

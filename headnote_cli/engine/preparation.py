@@ -22,7 +22,7 @@ from datasets import Dataset
 from headnote_cli.data import Located, Rows, row_fault
 from headnote_cli.encoding import IGNORED, Encoded, Encoder, LengthReport
 from headnote_cli.errors import DataError
-from headnote_cli.runs import read_json, write_json
+from headnote_cli.files import read_json, write_json
 
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "name": pa.string()})
 CHUNK = 16  # rows that a thread takes at a time

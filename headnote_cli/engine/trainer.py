@@ -23,8 +23,9 @@ from trl import SFTTrainer
 from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.divergence import LossWatch
 from headnote_cli.errors import DivergedError
+from headnote_cli.files import read_json, write_text
 from headnote_cli.modelcard import CARD, model_card
-from headnote_cli.runs import RECORD, STAGING, newest_whole, read_json, seal, write_text
+from headnote_cli.runs import RECORD, STAGING, newest_whole, seal
 
 MEGA_BATCH = 50  # batches whose rows are sorted by length together, transformers' own number
 

@@ -10,8 +10,8 @@ from headnote_cli.engine.loading import load_model, torch_dtype, with_adapter
 from headnote_cli.engine.merging import FLOATING, NAMES_OF_DTYPES, MergeJob, Written
 from headnote_cli.errors import DoesNotFitError, UsageError
 from headnote_cli.events import Listener, Note
+from headnote_cli.files import sha256
 from headnote_cli.hardware import available_memory
-from headnote_cli.runs import sha256
 from headnote_cli.weights import DTYPE_BYTES, read_header, read_weights
 
 ROOM = 1.2  # of the weights: the adapter, one layer's delta in float32, the libraries

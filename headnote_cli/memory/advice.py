@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from headnote_cli.config import Settings
@@ -13,6 +14,7 @@ from headnote_cli.memory.setup import ALL_LINEAR, DEFAULT_LENGTH, Setup, checkpo
 from headnote_cli.memory.shapes import Shapes
 
 SetupFor = Callable[[Settings], Setup]  # with the stack and the devices that are asked about
+Peak = Callable[[int, int], int]  # of a batch and a length, in bytes
 WORTH_SAYING = 0.001  # of the peak
 MOST_ROWS, LONGEST = 1024, 131_072
 GRID_BATCHES = (1, 2, 4, 8, 16)
@@ -110,31 +112,26 @@ def largest(fits: Callable[[int], bool], highest: int) -> int:
     return low
 
 
-def largest_batch(shapes: Shapes, settings: Settings, budget: int, setup_for: SetupFor) -> int:
+def peaks(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> Peak:
+    """The peak in bytes by rows a step and tokens a row; each is estimated once, whatever cards ask for it."""
+
+    @cache
+    def peak(batch: int, length: int) -> int:
+        return estimate(shapes, with_batch(settings, batch, length, setup_for)).total
+
+    return peak
+
+
+def largest_batch(peak: Peak, length: int, budget: int) -> int:
     """The most rows a step that fit in `budget` bytes, 0 if not even one does."""
-    length = settings.max_length or DEFAULT_LENGTH
-
-    def fits(batch: int) -> bool:
-        return estimate(shapes, with_batch(settings, batch, length, setup_for)).total <= budget
-
-    return largest(fits, MOST_ROWS)
+    return largest(lambda batch: peak(batch, length) <= budget, MOST_ROWS)
 
 
-def longest(shapes: Shapes, settings: Settings, budget: int, setup_for: SetupFor) -> int:
-    """The most tokens a row, in steps of 128, that fit in `budget` bytes at the config's batch."""
-    batch = settings.per_device_train_batch_size
-
-    def fits(steps: int) -> bool:
-        return estimate(shapes, with_batch(settings, batch, 128 * steps, setup_for)).total <= budget
-
-    return 128 * largest(fits, LONGEST // 128)
+def longest(peak: Peak, batch: int, budget: int) -> int:
+    """The most tokens a row, in steps of 128, that fit in `budget` bytes."""
+    return 128 * largest(lambda steps: peak(batch, 128 * steps) <= budget, LONGEST // 128)
 
 
-def grid(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> dict[int, dict[int, int]]:
+def grid(peak: Peak) -> dict[int, dict[int, int]]:
     """Peaks by length and batch."""
-    return {
-        length: {
-            batch: estimate(shapes, with_batch(settings, batch, length, setup_for)).total for batch in GRID_BATCHES
-        }
-        for length in GRID_LENGTHS
-    }
+    return {length: {batch: peak(batch, length) for batch in GRID_BATCHES} for length in GRID_LENGTHS}

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from headnote_cli.memory.forms import (
     Kind,
@@ -147,7 +147,7 @@ def estimate(shapes: Shapes, setup: Setup) -> Estimate:
     tensors = {name: size for name, size in phases[phase].items() if size}
     coming = sum(size for name, size in moving[phase].items() if name not in fixed)
     beside = {"allocator slack": math.ceil(ALLOCATOR_SLACK * coming), "CUDA context": CUDA_CONTEXT}
-    used = nearest_kind(shapes, setup.kind)
+    used = nearest_kind(shapes.model_type, setup.kind)
     return Estimate(
         tensors | (beside if setup.on_gpu else {}),
         phase,
@@ -234,10 +234,11 @@ def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
 
 def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
     """The counted forms of a kind of layer, or of the nearest one."""
-    return layer_forms(shapes.model_type, nearest_kind(shapes, kind))
+    return layer_forms(shapes.model_type, nearest_kind(shapes.model_type, kind))
 
 
-def nearest_kind(shapes: Shapes, kind: Kind) -> Kind:
+@cache
+def nearest_kind(model_type: str, kind: Kind) -> Kind:
     """The kind itself if it was counted, else the nearest counted one that holds no less."""
     for nearest in (
         kind,
@@ -246,7 +247,7 @@ def nearest_kind(shapes: Shapes, kind: Kind) -> Kind:
         dataclasses.replace(kind, targets="all", amp=True, adapters="float32"),
         dataclasses.replace(kind, targets="all", amp=True, adapters="float32", attention="eager"),
     ):
-        if is_counted(shapes.model_type, nearest):
+        if is_counted(model_type, nearest):
             return nearest
     raise KeyError(kind.key)
 

@@ -1,6 +1,6 @@
 """What lives at the fullest moments of a step, as sums of bytes times sizes: read from a table that a script counts.
 
-`forms.json` comes out of `scripts/memory_forms.py`, which runs one step of transformers' own model classes on tiny
+`forms_by_type/` comes out of `scripts/memory_forms.py`, which runs one step of transformers' own model classes on tiny
 sizes and names every live tensor by its shape. So a form is exact for the operators that were run, and its terms can
 be read: `{"T*h": 2}` is one 16-bit tensor of tokens × hidden.
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 Form = Mapping[str, int]  # bytes by product of sizes
-FILE = Path(__file__).with_name("forms.json")
+FOLDER = Path(__file__).with_name("forms_by_type")  # a file for each model type
 # Model types whose layers hold the same tensors as another's.
 SAME_LAYERS = {
     "gemma3": "gemma3_text",
@@ -107,19 +107,28 @@ def fullest(forms: tuple[Form, ...], sizes: Mapping[str, int]) -> int:
 
 
 @cache
-def _table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+def _table(model_type: str) -> dict[str, Any]:
+    """What was counted for a model type.
+
+    Raises:
+        KeyError: Nothing was.
+    """
+    name = SAME_LAYERS.get(model_type, model_type)
+    if name not in known_types():
+        raise KeyError(model_type)
+    table: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return table
 
 
-def known_types() -> list[str]:
+@cache
+def known_types() -> tuple[str, ...]:
     """Model types whose layers have been counted."""
-    return sorted({*_table()["layers"], *SAME_LAYERS})
+    return tuple(sorted({*(file.stem for file in FOLDER.glob("*.json")), *SAME_LAYERS}))
 
 
 def is_counted(model_type: str, kind: Kind) -> bool:
     """Whether a kind of layer was counted for a model type."""
-    return kind.key in _table()["layers"][SAME_LAYERS.get(model_type, model_type)]
+    return kind.key in _table(model_type)["layers"]
 
 
 def layer_forms(model_type: str, kind: Kind) -> LayerForms:
@@ -128,8 +137,8 @@ def layer_forms(model_type: str, kind: Kind) -> LayerForms:
     Raises:
         KeyError: No such model type, or a kind that was not counted.
     """
-    table = _table()
-    entry = table["layers"][SAME_LAYERS.get(model_type, model_type)][kind.key]
+    table = _table(model_type)
+    entry = table["layers"][kind.key]
     forms = table["forms"]
     stored, kept, forward, backward = (tuple(forms[index] for index in part) for part in entry)
     return LayerForms(stored[0], kept[0], forward, backward)
@@ -142,7 +151,7 @@ def loss_forms(model_type: str, kind: Kind, loss: str) -> tuple[tuple[Form, ...]
         loss: `fused`, `full`, `held` (`full`, the model's output kept through backward), or `shifted` (models before
             transformers 4.45: float32 logits and a shifted copy).
     """
-    table = _table()
-    forward, backward = table["losses"][SAME_LAYERS.get(model_type, model_type)][f"{kind.head_key} {loss}"]
+    table = _table(model_type)
+    forward, backward = table["losses"][f"{kind.head_key} {loss}"]
     forms = table["forms"]
     return tuple(forms[index] for index in forward), tuple(forms[index] for index in backward)

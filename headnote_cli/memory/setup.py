@@ -124,7 +124,7 @@ def setup_of(
     method = "full" if not settings.use_peft else "lora" if quantization == "none" else "qlora"
     targets = _targets(settings)
     vision = settings.use_peft and not _vision_excluded(settings, stack)
-    adapted = adapted_modules(shapes, targets, vision) if settings.use_peft else ()
+    adapted = adapted_ends(shapes, targets, vision) if settings.use_peft else frozenset()
     kind = Kind(
         method=method,
         dtype="float32" if dtype == "float32" else "bfloat16",
@@ -134,7 +134,7 @@ def setup_of(
         checkpointing=checkpoints_activations(settings),
         dropout=settings.use_peft and settings.lora_dropout > 0,
         liger=settings.use_liger_kernel and on_gpu,
-        targets=_target_class({name.rsplit(".", 1)[-1] for name, _, _ in adapted}) if settings.use_peft else "all",
+        targets=_target_class(adapted) if settings.use_peft else "all",
     )
     return Setup(
         kind=kind,
@@ -188,6 +188,12 @@ def adapted_modules(
             f"{names[0][0]} (TRL reads a list of one as such an expression)",
         )
     return found
+
+
+@lru_cache(maxsize=64)
+def adapted_ends(shapes: Shapes, targets: str | tuple[str, ...], vision: bool) -> frozenset[str]:
+    """The last parts of the names of `adapted_modules`: `q_proj` and so on."""
+    return frozenset(name.rsplit(".", 1)[-1] for name, _, _ in adapted_modules(shapes, targets, vision))
 
 
 def _matches(targets: str | tuple[str, ...], name: str) -> bool:
@@ -279,7 +285,7 @@ def _saved_modules(settings: Settings) -> tuple[str, ...]:
     return tuple(name.rsplit(".", 1)[-1] for name in ([names] if isinstance(names, str) else names))
 
 
-def _target_class(names: set[str]) -> str:
+def _target_class(names: frozenset[str]) -> str:
     """The counted kind that holds at least what these targets hold."""
     if names <= {"q_proj", "v_proj"}:
         return "qv"
@@ -295,7 +301,7 @@ def _loss(settings: Settings, stack: str, on_gpu: bool) -> str:
     return "fused" if on_gpu or settings.loss_type == "dft" else "labelled"
 
 
-def _unknown(settings: Settings, stack: str, adapted: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:
+def _unknown(settings: Settings, stack: str, adapted: frozenset[str]) -> tuple[str, ...]:
     """What no term counts."""
     from headnote_cli.memory.estimate import OPTIMIZERS
 
@@ -314,6 +320,5 @@ def _unknown(settings: Settings, stack: str, adapted: tuple[tuple[str, int, int]
         "DeepSpeed's buckets": bool(settings.deepspeed),
     }
     saved = [f"`lora_modules_to_save: {name}`" for name in _saved_modules(settings) if name not in EMBEDDINGS]
-    reached = {name.rsplit(".", 1)[-1] for name, _, _ in adapted}
-    adapters = [f"what the adapter of {name} holds" for name in EMBEDDINGS if name in reached]
+    adapters = [f"what the adapter of {name} holds" for name in EMBEDDINGS if name in adapted]
     return (*(name for name, holds in named.items() if holds), *saved, *adapters)

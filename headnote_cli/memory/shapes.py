@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import ConfigError, UnreachableError
+from headnote_cli.files import read_json
 from headnote_cli.memory.forms import known_types
-from headnote_cli.runs import read_json
 
 # What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.
 DEFAULTS: dict[str, dict[str, int]] = {

@@ -22,7 +22,8 @@ from typer.testing import CliRunner, Result
 
 from headnote_cli.cli import app
 from headnote_cli.errors import is_out_of_memory
-from headnote_cli.runs import MANIFEST, checkpoints, locked, read_metrics, seal, tampered, write_json
+from headnote_cli.files import write_json
+from headnote_cli.runs import MANIFEST, checkpoints, locked, read_metrics, seal, tampered
 
 
 def slds(*arguments: object) -> Result:

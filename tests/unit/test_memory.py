@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from headnote_cli.cli import app
 from headnote_cli.config import Settings, load_config
 from headnote_cli.errors import ConfigError, UnreachableError, UsageError
-from headnote_cli.memory.advice import advice, largest, largest_batch, longest
+from headnote_cli.memory.advice import advice, largest, largest_batch, longest, peaks
 from headnote_cli.memory.cards import GIB, Card, card, usual_cards
 from headnote_cli.memory.estimate import (
     NF4,
@@ -207,9 +207,10 @@ def test_the_largest_batch_and_length_are_the_last_that_fit(name: str) -> None:
     def total(**keys: int) -> int:
         return estimate(gemma(), setup_of(base.model_copy(update=keys), gemma())).total
 
-    batch = largest_batch(gemma(), base, budget, setups())
+    peak = peaks(gemma(), base, setups())
+    batch = largest_batch(peak, base.max_length or 0, budget)
     assert total(per_device_train_batch_size=batch) <= budget < total(per_device_train_batch_size=batch + 1)
-    length = longest(gemma(), base, budget, setups())
+    length = longest(peak, base.per_device_train_batch_size, budget)
     assert total(max_length=length) <= budget < total(max_length=length + 128)
 
 

@@ -338,7 +338,7 @@ def test_a_kind_that_nobody_counted_says_which_stands_in() -> None:
     assert "amp" in found.nearest
     assert estimated(shipped("sft_liger_peft")).nearest is None
     setup = setup_of(settings, llama)
-    assert nearest_kind(llama, setup.kind) != setup.kind
+    assert nearest_kind(llama.model_type, setup.kind) != setup.kind
 
 
 @pytest.mark.parametrize("asked", ["sdpa", None])

@@ -13,18 +13,8 @@ import pytest
 from headnote_cli.commands.list_runs import list_runs
 from headnote_cli.config import load_config
 from headnote_cli.errors import DataError, UnreachableError
-from headnote_cli.runs import (
-    LOCK,
-    RECORD,
-    checkpoints,
-    find_checkpoint,
-    is_locked,
-    locked,
-    read_json,
-    seal,
-    set_aside,
-    write_json,
-)
+from headnote_cli.files import read_json, write_json
+from headnote_cli.runs import LOCK, RECORD, checkpoints, find_checkpoint, is_locked, locked, seal, set_aside
 
 
 def make_checkpoint(run: Path, step: int) -> Path:
