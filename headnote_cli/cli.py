@@ -18,6 +18,7 @@ from headnote_cli.errors import DataError, DoesNotFitError, ExitCode, UsageError
 if TYPE_CHECKING:
     from headnote_cli.commands.generate import Decision, GeneratedHeadnote
     from headnote_cli.config import Config
+    from headnote_cli.endpoint import Server
     from headnote_cli.sampling import Sampling
 
 app = typer.Typer(
@@ -392,7 +393,10 @@ def generate(
         str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server writes, such as vLLM's.")
     ] = None,
     served_model: Annotated[str | None, typer.Option(help="The server's name of the model. Default: --model.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Headnotes that are written at a time.")] = 8,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Headnotes at a time. Default: 8; on a GPU up to 64, as many as fit its memory."),
+    ] = None,
     set_: SetOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -404,6 +408,7 @@ def generate(
     """
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.config import load_config
+        from headnote_cli.endpoint import Server
         from headnote_cli.sampling import Sampling
 
         languages = tuple(lang or ())
@@ -415,23 +420,21 @@ def generate(
             raise UsageError("name a --decision, or a --split of the config's data")
         loaded = load_config(config, set_ or [])
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-        if output is None and endpoint is None and split is None:
-            _generate_here(screen, loaded, str(decision), languages, from_, model, sampling, num_candidates)
-            return
+        server = Server(endpoint, served_model) if endpoint else None
         if output is None:
-            raise UsageError("name a file for the headnotes with --output")
+            if split is not None or _is_rows(decision):
+                raise UsageError("name a file for the headnotes with --output")
+            _generate_here(screen, loaded, str(decision), languages, from_, model, sampling, num_candidates, server)
+            return
 
         from headnote_cli.commands.generate_many import ManyOptions, generate_many, read_shard, rows_of
-        from headnote_cli.data import SUFFIXES
         from headnote_cli.views import many_view
 
         part, output = read_shard(shard, output)
-        options = ManyOptions(
-            output, sampling, languages, num_candidates, limit, part, force, endpoint, served_model, concurrency
-        )
-        of_rows = decision is not None and decision.endswith(SUFFIXES)
-        decisions = _decisions(decision, from_) if decision is not None and not of_rows else []
-        rows = rows_of(loaded, split, Path(decision) if decision is not None and of_rows else None, decisions)
+        options = ManyOptions(output, sampling, languages, num_candidates, limit, part, force, server, concurrency)
+        file = Path(decision) if decision is not None and _is_rows(decision) else None
+        decisions = _decisions(decision, from_) if decision is not None and file is None else []
+        rows = rows_of(loaded, split, file, decisions)
         report = generate_many(loaded, rows, screen.listen, model, options)
         screen.close()
         screen.show(many_view(report))
@@ -449,6 +452,7 @@ def _generate_here(
     model: str | None,
     sampling: Sampling,
     candidates: int,
+    server: Server | None,
 ) -> None:
     """Headnotes of a few decisions, onto the screen as they are written."""
     from headnote_cli.commands.generate import generate
@@ -456,7 +460,7 @@ def _generate_here(
     if not languages:
         raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
     decisions = _decisions(decision, from_)
-    for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates):
+    for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates, server):
         _show_headnote(screen, headnote)
 
 
@@ -466,6 +470,13 @@ def _check_languages(option: str, languages: tuple[str, ...]) -> None:
     for language in languages:
         if language not in LANGUAGES:
             raise UsageError(f"{option} {language}: the court writes headnotes in {', '.join(LANGUAGES)}")
+
+
+def _is_rows(decision: str | None) -> bool:
+    """Whether a --decision is a file of rows: JSONL, parquet …"""
+    from headnote_cli.data import SUFFIXES
+
+    return decision is not None and decision.endswith(SUFFIXES)
 
 
 def _decisions(name: str, language: str | None) -> list[Decision]:

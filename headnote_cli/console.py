@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -302,13 +302,14 @@ def step_facts(event: StepDone, smoothed: float) -> str:
     )
 
 
-def facts_table(facts: dict[str, str]) -> Table:
+def facts_table(facts: Mapping[str, str | Text]) -> Table:
     """Facts by name, a row each."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text(printable(value)))
+        text = value if isinstance(value, Text) else Text(value)
+        table.add_row(name, Text(printable(text.plain), text.style))
     return table
 
 

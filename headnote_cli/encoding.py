@@ -52,6 +52,10 @@ class Encoded:
     def text(self) -> str:
         return self.prompt_text + self.completion_text
 
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt for a server, which renders it with the model's own chat template."""
+        return [dict(message) for message in self.conversation.prompt]
+
     def example(self) -> dict[str, list[int]]:
         """The row for the trainer: `input_ids` and `labels`, equally long, prompt labels ignored."""
         labels = [IGNORED] * len(self.prompt_ids) + self.completion_ids

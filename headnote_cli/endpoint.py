@@ -5,14 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.events import Listener, TextWritten
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 6  # of the client, with growing pauses: 429, 5xx, time-outs, broken connections
 TIMEOUT = 600.0  # seconds; a long decision on a busy server takes minutes
+
+
+AT_A_TIME = 8  # requests in flight
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where an OpenAI-compatible server answers, and its name of the model; None: the model's own."""
+
+    address: str
+    model: str | None = None
+
+    def connect(self, model: str, concurrency: int | None = None) -> Endpoint:
+        return Endpoint(self.address, self.model or model, concurrency or AT_A_TIME)
 
 
 class Endpoint:
@@ -60,6 +76,21 @@ class Endpoint:
                         yield waiting.pop(future), failure if isinstance(failure, Exception) else future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:
+        """
+        Raises:
+            UnreachableError: The server gave no answer.
+            DataError: Its answer holds no text.
+        """
+        import openai
+
+        try:
+            headnote = self._ask(prompt, sampling)
+        except openai.OpenAIError as error:
+            raise UnreachableError(f"the server failed: {error}", str(self.client.base_url)) from error
+        emit(TextWritten(headnote.text))
+        return headnote
 
     def _ask(self, prompt: Prompt, sampling: Sampling) -> Headnote:
         more: dict[str, Any] = {}

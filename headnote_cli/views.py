@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headnote_cli.memory.estimate import Estimate
 
 PROMPT, COMPLETION, CONTROL, CUT = "cyan", "bold green", "magenta", "bold red"
+FOUND, PARTLY, MISSING = "green", "yellow", "bold red"
 BAR = 30  # widest bar of a histogram, in characters
 
 
@@ -414,10 +415,10 @@ def check_view(report: CheckReport) -> RenderableType:
 
 def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
     """What was checked about a headnote, to stand below it."""
-    rows = {
-        "citations in the decision": ", ".join(headnote.found) or "none",
-        "in part": ", ".join(headnote.partly) or "none",
-        "not in the decision": ", ".join(headnote.unsupported) or "none",
+    rows: dict[str, str | Text] = {
+        "citations in the decision": Text(", ".join(headnote.found) or "none", FOUND),
+        "in part": Text(", ".join(headnote.partly) or "none", PARTLY if headnote.partly else ""),
+        "not in the decision": Text(", ".join(headnote.unsupported) or "none", MISSING if headnote.unsupported else ""),
         "language": f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
         "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
         "time": duration(headnote.seconds or 0.0),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
@@ -28,10 +28,18 @@ from headnote_cli.runs import (
     output_dir,
     record_of,
 )
-from headnote_cli.sampling import Headnote, Sampling
+from headnote_cli.sampling import Headnote, Prompt, Sampling
 
 if TYPE_CHECKING:
+    from headnote_cli.endpoint import Server
     from headnote_cli.engine.generation import Writer
+
+
+class OneWriter(Protocol):
+    """What writes one headnote while somebody waits: a local model, or a server."""
+
+    def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote: ...
+
 
 GREEDY = Sampling()
 MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
@@ -224,22 +232,22 @@ def generate(
     model: str | None = None,
     sampling: Sampling = GREEDY,
     candidates: int = 1,
+    server: Server | None = None,
 ) -> Iterator[GeneratedHeadnote]:
     """Write headnotes for each decision in each language, one by one.
 
     Args:
         candidates: Headnotes for each decision and language, drawn with one seed after the other.
+        server: What writes instead of a model here.
 
     Raises:
-        UnreachableError: No model.
+        UnreachableError: No model, or no server.
         DataError: A decision that does not fit and must not be cut.
     """
     choice = choose_model(config, model)
-    emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
-    if (differing := _other_prompts(config, choice)) is not None:
-        emit(Note(differing, warning=True))
+    announce(config, choice, server, emit)
     encoder = encoder_of(config, choice)
-    writer = load_writer(config, choice, encoder)
+    writer = server.connect(choice.name) if server else load_writer(config, choice, encoder)
     for decision in decisions:
         if decision.note:
             emit(Note(decision.note))
@@ -248,6 +256,16 @@ def generate(
                 drawn = replace(sampling, seed=sampling.seed + number)
                 written = _one(decision, language, encoder, writer, drawn, emit)
                 yield replace(written, candidate=number + 1 if candidates > 1 else None)
+
+
+def announce(config: Config, choice: ModelChoice, server: Server | None, emit: Listener) -> None:
+    """Which model writes, and where its prompts are others than the config's."""
+    if server is not None:
+        emit(Note(f"model: {server.model or choice.name} at {server.address}"))
+    else:
+        emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
+    if (differing := _other_prompts(config, choice)) is not None:
+        emit(Note(differing, warning=True))
 
 
 def encoder_of(config: Config, choice: ModelChoice) -> Encoder:
@@ -287,7 +305,7 @@ def _other_prompts(config: Config, choice: ModelChoice) -> str | None:
 
 
 def _one(
-    decision: Decision, language: str, encoder: Encoder, writer: Any, sampling: Sampling, emit: Listener
+    decision: Decision, language: str, encoder: Encoder, writer: OneWriter, sampling: Sampling, emit: Listener
 ) -> GeneratedHeadnote:
     started = time.monotonic()
     row = {encoder.overflow_field: decision.text, "decision_language": decision.language, "headnote_language": language}
@@ -297,7 +315,8 @@ def _one(
     if encoded.cut:
         gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
         emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))
-    written = writer.write(encoded.prompt_ids, sampling, emit)
+    prompt = Prompt(decision.name, encoded.prompt_ids, encoded.messages(), sampling.seed)
+    written = writer.write_one(prompt, sampling, emit)
     headnote = checked(decision.name, language, encoded, written, decision.text, decision.language)
     return replace(headnote, seconds=round(time.monotonic() - started, 3))
 

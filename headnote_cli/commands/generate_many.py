@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.commands.generate import (
     Decision,
     ModelChoice,
+    announce,
     checked,
     choose_model,
     encoder_of,
@@ -29,6 +30,9 @@ from headnote_cli.files import read_json, sha256, write_json, write_lines
 from headnote_cli.runs import set_aside
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
+
+if TYPE_CHECKING:
+    from headnote_cli.endpoint import Server
 
 Key = tuple[str, str, int]  # sample, language, candidate
 
@@ -72,9 +76,8 @@ class ManyOptions:
     limit: int | None = None
     shard: tuple[int, int] = (1, 1)  # this part of so many
     force: bool = False
-    endpoint: str | None = None
-    served_model: str | None = None
-    concurrency: int = 8
+    server: Server | None = None
+    concurrency: int | None = None  # headnotes at a time; None: as many as the machine does well
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def generate_many(
         emit(Note(f"{before} of {len(requests)} headnotes are there already"))
     if todo:
         write_json(_settings_file(options.output), settings)
-        backend = _backend(config, choice, encoder, options, emit)
+        announce(config, choice, options.server, emit)
+        backend = _backend(config, choice, encoder, options)
         with part.open("a", encoding="utf-8") as stream:
             for line in _written(todo, len(requests), encoder, backend, options.sampling, emit):
                 done[_key(line)] = line
@@ -184,8 +188,7 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
         "shard": list(options.shard),
-        "endpoint": options.endpoint,
-        "served_model": options.served_model,
+        "server": asdict(options.server) if options.server else None,
     }
 
 
@@ -245,14 +248,9 @@ def _append(stream: IO[str], line: dict[str, Any]) -> None:
     os.fsync(stream.fileno())
 
 
-def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
-    if options.endpoint is not None:
-        from headnote_cli.endpoint import Endpoint
-
-        served = options.served_model or choice.name
-        emit(Note(f"model: {served} at {options.endpoint}"))
-        return Endpoint(options.endpoint, served, options.concurrency)
-    emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
+def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> Backend:
+    if options.server is not None:
+        return options.server.connect(choice.name, options.concurrency)
     from headnote_cli.engine.generation import BatchWriter
 
     return BatchWriter(load_writer(config, choice, encoder), options.concurrency)
@@ -270,11 +268,12 @@ def _written(
         except SldsError as error:
             finished += 1
             yield _failure(request, error)
-    prompts.sort(key=lambda one: len(one.encoded.prompt_ids), reverse=True)  # of like length together
-    asked = (
-        Prompt(one, one.encoded.prompt_ids, [dict(m) for m in one.encoded.conversation.prompt], one.request.seed)
-        for one in prompts
-    )
+    longest: dict[str, int] = {}
+    for one in prompts:
+        longest[one.request.decision] = max(longest.get(one.request.decision, 0), len(one.encoded.prompt_ids))
+    # Of like length together, the longest first; those of one decision side by side, so that they share what they can.
+    prompts.sort(key=lambda one: (-longest[one.request.decision], one.request.decision, one.encoded.prompt_ids))
+    asked = (Prompt(one, one.encoded.prompt_ids, one.encoded.messages(), one.request.seed) for one in prompts)
     for prompted, result in backend.write(asked, sampling):
         finished += 1
         if isinstance(result, Exception):

@@ -22,9 +22,13 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
+from headnote_cli.hardware import available_memory
 from headnote_cli.sampling import Sampling
 
 SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left
+MOST_ROWS = {"cpu": 8, "cuda": 64}  # written together, if nothing else is said
+SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
+REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs more than reading them again
 
 
 @dataclasses.dataclass
@@ -136,14 +140,15 @@ class Slots:
 class Decoder:
     """Writes for many prompts with one model."""
 
-    def __init__(self, model: Any, stop_ids: list[int], slots: int) -> None:
+    def __init__(self, model: Any, stop_ids: list[int], slots: int | None = None) -> None:
         """
         Args:
-            slots: Rows that are written together.
+            slots: Rows that are written together, if their keys and values fit into free memory.
         """
         self.model = model
         self.stop_ids = frozenset(stop_ids)
-        self.count = slots
+        self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
+        self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
 
     @torch.inference_mode()
     def write(self, rows: Iterable[Row], sampling: Sampling) -> Iterator[Row]:
@@ -156,6 +161,7 @@ class Decoder:
                 read, logits = self._read(row)
                 if slots is None:
                     columns = len(row.prompt) + sampling.max_new_tokens + SLACK
+                    self.count = min(self.count, fitting(columns, read, free_memory(self.model.device)))
                     slots = Slots(self.count, columns, len(read.layers))
                 row.written.append(chooser.choose(row, logits))
                 if self._finished(row, sampling):
@@ -179,10 +185,20 @@ class Decoder:
         return row.written[-1] in self.stop_ids or len(row.written) >= sampling.max_new_tokens
 
     def _read(self, row: Row) -> tuple[DynamicCache, torch.Tensor]:
-        """The keys and values of a prompt, and the logits of its last position (vocabulary,)."""
-        ids = torch.tensor([row.prompt], device=self.model.device)
-        cache = DynamicCache()
+        """The keys and values of a prompt, and the logits of its last position (vocabulary,).
+
+        A prompt that mostly begins like the one before (the same decision, asked for in another language) is read from
+        where they part.
+        """
+        before, cache = self._last
+        shared = min(common_prefix(before, row.prompt), len(row.prompt) - 1)
+        if shared < REUSED_FROM * len(row.prompt):
+            shared, cache = 0, DynamicCache()
+        else:
+            cache.crop(shared)
+        ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        self._last = (row.prompt, cache)
         return cache, logits[0, -1]
 
     def _step(self, slots: Slots) -> torch.Tensor:
@@ -199,6 +215,29 @@ class Decoder:
             use_cache=True,
         ).logits
         return logits[:, -1]
+
+
+def common_prefix(one: list[int], other: list[int]) -> int:
+    """How many tokens two prompts begin with together."""
+    return next(
+        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def fitting(columns: int, read: DynamicCache, free: int) -> int:
+    """Rows of so many columns whose keys and values fit into `SHARE_OF_FREE` of `free` bytes, at least one.
+
+    Args:
+        read: A prompt's keys and values, each (1, heads, tokens, head size).
+    """
+    states = (states for layer in read.layers for states in (layer.keys, layer.values))
+    column = sum(int(one.element_size() * one.shape[1] * one.shape[3]) for one in states)
+    return max(1, int(SHARE_OF_FREE * free) // (column * columns))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where the model is."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 
 class Chooser:

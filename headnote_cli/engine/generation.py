@@ -51,19 +51,19 @@ class Writer:
         self.stop_ids = sorted({stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
 
     @torch.inference_mode()
-    def write(self, prompt_ids: list[int], sampling: Sampling, emit: Listener | None = None) -> Headnote:
+    def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:
         """Continue a prompt until the turn ends or the limit is reached, telling each piece as it comes."""
-        torch.manual_seed(sampling.seed)
-        ids = torch.tensor([prompt_ids], device=self.model.device)
+        torch.manual_seed(prompt.seed)
+        ids = torch.tensor([prompt.ids], device=self.model.device)
         output = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
-            streamer=_Pieces(self.tokenizer, emit) if emit else None,
+            streamer=_Pieces(self.tokenizer, emit),
             **sampling.options(),
         )
-        return self.headnote(output[0, len(prompt_ids) :].tolist())
+        return self.headnote(output[0, len(prompt.ids) :].tolist())
 
     def headnote(self, written: list[int]) -> Headnote:
         """Tokens as text; one that the limit cut off says so."""
@@ -75,7 +75,7 @@ class Writer:
 class BatchWriter:
     """A writer of many headnotes at a time."""
 
-    def __init__(self, writer: Writer, slots: int) -> None:
+    def __init__(self, writer: Writer, slots: int | None = None) -> None:
         self.writer = writer
         self.decoder = Decoder(writer.model, writer.stop_ids, slots)
 

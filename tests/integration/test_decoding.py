@@ -92,3 +92,42 @@ def test_the_image_text_class_too(tiny_models: Callable[[str], Path]) -> None:
     sampling = Sampling(max_new_tokens=10)
     together = {row.name: row.written for row in Decoder(loaded, [], 4).write(_rows(), sampling)}
     assert together == _one_by_one(loaded, sampling, [])
+
+
+def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(model: Any) -> None:
+    """The same decision asked for in another language; one that shares little is read whole."""
+    from headnote_cli.engine.decoding import Decoder, Row
+
+    decision = _rows()[0].prompt
+    prompts = [[*decision, 7, 8, 9], [*decision, 7, 11], [*decision, 7, 11], [*decision[:100], 5, *decision[101:]]]
+    read: list[int] = []
+    forward = model.forward
+
+    def counting(**arguments: Any) -> Any:
+        read.append(arguments["input_ids"].shape[1])
+        return forward(**arguments)
+
+    sampling = Sampling(max_new_tokens=6)
+    apart = [next(iter(Decoder(model, [], 1).write([Row(0, prompt, 0)], sampling))).written for prompt in prompts]
+    model.forward = counting
+    try:
+        rows = [Row(name, prompt, 0) for name, prompt in enumerate(prompts)]
+        together = {row.name: row.written for row in Decoder(model, [], 4).write(rows, sampling)}
+    finally:
+        del model.forward
+    assert read[:4] == [303, 1, 1, 300]
+    assert [together[name] for name in range(4)] == apart
+
+
+def test_as_many_rows_as_fit_the_free_memory_are_written_together(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headnote_cli.engine import decoding
+
+    config = model.config
+    width = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
+    sampling = Sampling(max_new_tokens=5)
+    row = width * (max(LENGTHS) + 5 + decoding.SLACK)
+    monkeypatch.setattr(decoding, "available_memory", lambda: int(3.5 * row / decoding.SHARE_OF_FREE))
+    decoder = decoding.Decoder(model, [])
+    assert decoder.count == decoding.MOST_ROWS["cpu"]
+    assert len(list(decoder.write(_rows(), sampling))) == len(LENGTHS)
+    assert decoder.count == 3

@@ -80,13 +80,13 @@ def test_a_checkpoint_writes_on_the_4_bit_base_that_it_was_trained_on(
     from headnote_cli.engine.loading import quantized_layers
 
     counted: list[int] = []
-    write = generation.Writer.write
+    write = generation.Writer.write_one
 
     def counting(writer: Any, *arguments: Any) -> Any:
         counted.append(sum(name.endswith("base_layer") for name in quantized_layers(writer.model)))
         return write(writer, *arguments)
 
-    monkeypatch.setattr(generation.Writer, "write", counting)
+    monkeypatch.setattr(generation.Writer, "write_one", counting)
     config = tiny_training(max_steps=1, save_steps=1)
     checkpoint = slds_json("train", "--config", config)["checkpoint"]
     arguments = ("generate", "--decision", decision, "--lang", "de", "--config", config, "--max-new-tokens", 3)

@@ -239,3 +239,17 @@ def test_a_server_that_is_not_there_is_unreachable(config: Callable[..., Path], 
     assert result.exit_code == 4
     assert "the server cannot be reached" in result.stderr
     assert not list(tmp_path.glob("out.jsonl*.part")) or not os.path.getsize(tmp_path / "out.jsonl.part")
+
+
+def test_one_decision_can_be_written_by_a_server_onto_the_screen(
+    server: str, config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    decision = tmp_path / "decision.txt"
+    decision.write_text(sample_rows("test")[0]["decision"], encoding="utf-8")
+    result = slds(
+        "generate", "--decision", decision, "--lang", "de", "--lang", "fr", "--model", model, "--config", config(),
+        "--endpoint", server, "--served-model", "m",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines() if line] == ["Regeste", "Regeste"]
+    assert f"model: m at {server}" in result.stderr

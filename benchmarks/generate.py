@@ -1,0 +1,179 @@
+"""Headnotes for many decisions: a plain loop of transformers' `generate`, and `slds generate`'s decoder, in turn.
+
+    python benchmarks/generate.py [--decisions 40] [--written 200] [--short] [--others] [--data FOLDER]
+
+The demo's SmolLM2-135M in float32, greedy; the same prompts and as many new tokens on both sides, whose tokens are
+compared. Prompts are as long as those of real decisions (read from `--data FOLDER/test.jsonl`, else the quantiles
+below). `--short`: 40 prompts of 64 to 256 tokens with long answers. `--others`: transformers' pipeline with a fixed
+batch, and its continuous batching.
+
+The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
+for each step of eight rows, with their keys and values, at the rate at which it reads memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+from transformers.utils import logging
+
+from headnote_cli.engine.decoding import Decoder, Row
+from headnote_cli.sampling import Sampling
+
+DEMO_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "demo" / "SmolLM2-135M-Instruct"
+# Tokens (Gemma's tokenizer) of real decisions at every tenth quantile.
+QUANTILES = (1200, 2800, 3600, 4500, 5400, 6307, 7300, 7680, 7680, 7680, 7680)
+LONGEST = 7680  # SmolLM2 reads 8,192 tokens, the answer among them
+SLOTS = 8
+
+Prompts = list[list[int]]
+
+
+def real_prompts(file: Path, count: int) -> Prompts:
+    """The first decisions of a file of rows, each once, as long as they are; the longest are cut."""
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    texts = dict.fromkeys(json.loads(line)["decision"] for line in file.read_text(encoding="utf-8").splitlines())
+    return [tokenizer(text).input_ids[:LONGEST] for text in list(texts)[:count]]
+
+
+def random_prompts(count: int, short: bool) -> Prompts:
+    """Random ids as long as real decisions, or short ones."""
+    dice = random.Random(1)
+
+    def length() -> int:
+        if short:
+            return dice.randint(64, 256)
+        place = dice.random() * (len(QUANTILES) - 1)
+        low = QUANTILES[int(place)]
+        return int(low + (QUANTILES[int(place) + 1] - low) * (place % 1))
+
+    return [[dice.randrange(10, 40_000) for _ in range(length())] for _ in range(count)]
+
+
+def plain_loop(model: Any, prompts: Prompts, new: int) -> Prompts:
+    """What one would write without a tool."""
+    written = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids = torch.tensor([prompt])
+            out = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
+                eos_token_id=[], pad_token_id=0,
+            )  # fmt: skip
+            written.append(out[0, len(prompt) :].tolist())
+    return written
+
+
+def slds(model: Any, prompts: Prompts, new: int) -> Prompts:
+    """The command's own decoder, longest prompts first as it sorts them."""
+    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    rows = [Row(place, prompts[place], 0) for place in order]
+    done = {row.name: row.written for row in Decoder(model, [], SLOTS).write(rows, Sampling(max_new_tokens=new))}
+    return [done[place] for place in range(len(prompts))]
+
+
+def fixed_batch(model: Any, prompts: Prompts, new: int) -> Prompts:
+    """transformers' pipeline, eight at a time, padded on the left."""
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL, padding_side="left")
+    writer = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    texts = [tokenizer.decode(prompt) for prompt in prompts]
+    writer(texts, batch_size=SLOTS, max_new_tokens=new, min_new_tokens=new, do_sample=False, return_full_text=False)
+    return []
+
+
+def continuous_batching(model: Any, prompts: Prompts, new: int) -> Prompts:
+    """transformers' `generate_batch`."""
+    config = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+    return []
+
+
+def matmul_rate(model: Any) -> float:
+    """Floating-point operations a second on the MLP's shapes with 2,048 tokens."""
+    width, inner = model.config.hidden_size, model.config.intermediate_size
+    left, right = torch.randn(2048, width), torch.randn(inner, width)
+    return 2 * 2048 * width * inner / _best(lambda: torch.nn.functional.linear(left, right))
+
+
+def memory_rate() -> float:
+    """Bytes a second that are read: a matrix that fits no cache, times a vector."""
+    matrix, vector = torch.randn(8192, 8192), torch.randn(8192)
+    return matrix.numel() * 4 / _best(lambda: matrix @ vector)
+
+
+def _best(work: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def bound(model: Any, prompts: Prompts, new: int) -> tuple[float, float]:
+    """Seconds that reading and writing take at least."""
+    config = model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    linear = sum(layer.weight.numel() for layer in model.model.modules() if isinstance(layer, torch.nn.Linear))
+    head = model.lm_head.weight.numel()
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * head_dim  # QKᵀ and AV, causal half
+    operations = sum(2 * linear * len(prompt) + attention * len(prompt) ** 2 + 2 * head for prompt in prompts)
+    states = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * 4  # bytes a token
+    rows = sum(states * (len(prompt) + new / 2) * new for prompt in prompts)
+    passes = -(-len(prompts) // SLOTS) * new * (linear + head) * 4
+    return operations / matmul_rate(model), (rows + passes) / memory_rate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decisions", type=int, default=40)
+    parser.add_argument("--written", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--others", action="store_true")
+    parser.add_argument("--data", type=Path)
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
+    model.config.head_dim = (
+        getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    )
+    if options.data:
+        prompts = real_prompts(options.data / "test.jsonl", options.decisions)
+    else:
+        prompts = random_prompts(options.decisions, options.short)
+    tokens = sum(map(len, prompts))
+    print(f"{len(prompts)} prompts, {tokens:,} tokens (longest {max(map(len, prompts)):,}); {options.written} new each")
+    sides: dict[str, Callable[..., Prompts]] = {"plain loop": plain_loop, "slds": slds}
+    if options.others:
+        sides |= {"pipeline, batch of 8": fixed_batch, "continuous batching": continuous_batching}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    written: dict[str, Prompts] = {}
+    for _ in range(options.repeats):
+        for name, side in sides.items():
+            began = time.perf_counter()
+            written[name] = side(model, prompts, options.written)
+            times[name].append(time.perf_counter() - began)
+            print(f"  {name}: {times[name][-1]:.1f} s", flush=True)
+    taken = {name: statistics.median(seconds) for name, seconds in times.items()}
+    same = sum(mine == theirs for mine, theirs in zip(written["slds"], written["plain loop"], strict=True))
+    print(f"the same tokens for {same} of {len(prompts)} prompts")
+    for name in sides:
+        if name != "slds":
+            print(f"slds against {name}: {taken[name] / taken['slds']:.2f} x")
+    reading, writing = bound(model, prompts, options.written)
+    share = (reading + writing) / taken["slds"]
+    print(f"bound: {reading:.1f} s of reading + {writing:.1f} s of writing; slds reaches {share:.0%} of it")
+
+
+if __name__ == "__main__":
+    main()
