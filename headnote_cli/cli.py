@@ -384,6 +384,9 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
     num_candidates: Annotated[int, typer.Option(min=1, help="Headnotes for each decision and language.")] = 1,
+    preset: Annotated[
+        str | None, typer.Option(help="slds-paper: prompts and sampling of the published benchmark.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows only.")] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Every N-th row from the I-th, for N machines.")
@@ -420,18 +423,25 @@ def generate(
             raise UsageError("name a --decision, or a --split of the config's data")
         loaded = load_config(config, set_ or [])
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+        prompts = None
+        if preset is not None:
+            sampling, prompts = _preset(preset, sampling)
         server = Server(endpoint, served_model) if endpoint else None
         if output is None:
             if split is not None or _is_rows(decision):
                 raise UsageError("name a file for the headnotes with --output")
-            _generate_here(screen, loaded, str(decision), languages, from_, model, sampling, num_candidates, server)
+            _generate_here(
+                screen, loaded, str(decision), languages, from_, model, sampling, num_candidates, server, prompts
+            )
             return
 
         from headnote_cli.commands.generate_many import ManyOptions, generate_many, read_shard, rows_of
         from headnote_cli.views import many_view
 
         part, output = read_shard(shard, output)
-        options = ManyOptions(output, sampling, languages, num_candidates, limit, part, force, server, concurrency)
+        options = ManyOptions(
+            output, sampling, languages, num_candidates, limit, part, force, server, concurrency, prompts
+        )
         file = Path(decision) if decision is not None and _is_rows(decision) else None
         decisions = _decisions(decision, from_) if decision is not None and file is None else []
         rows = rows_of(loaded, split, file, decisions)
@@ -453,6 +463,7 @@ def _generate_here(
     sampling: Sampling,
     candidates: int,
     server: Server | None,
+    prompts: Path | None,
 ) -> None:
     """Headnotes of a few decisions, onto the screen as they are written."""
     from headnote_cli.commands.generate import generate
@@ -460,8 +471,21 @@ def _generate_here(
     if not languages:
         raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
     decisions = _decisions(decision, from_)
-    for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates, server):
+    for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates, server, prompts):
         _show_headnote(screen, headnote)
+
+
+def _preset(name: str, sampling: Sampling) -> tuple[Sampling, Path]:
+    """How a published protocol draws, and its prompts."""
+    from headnote_cli.assets import assets_root
+    from headnote_cli.sampling import PRESETS, Sampling
+
+    if name not in PRESETS:
+        raise UsageError(f"--preset {name}: there is {', '.join(PRESETS)}")
+    if sampling != Sampling():
+        raise UsageError(f"--preset {name} says how to draw: leave the other options of sampling out")
+    fixed, prompts = PRESETS[name]
+    return fixed, assets_root() / prompts
 
 
 def _check_languages(option: str, languages: tuple[str, ...]) -> None:
@@ -507,6 +531,58 @@ def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
     if unfinished:
         screen.note("the headnote is unfinished: the token limit cut it off; raise --max-new-tokens", warning=True)
     screen.table(headnote_view(headnote))
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[
+        list[Path], typer.Option(help="A file that generate --output wrote; repeatable: others are compared with it.")
+    ],
+    config: ConfigOption = None,
+    split: Annotated[str, typer.Option(help="The split of the config's data with the official headnotes.")] = "test",
+    references: Annotated[
+        Path | None, typer.Option(help="A file of rows with the official headnotes, instead of a split.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="year, law_area, decision_language or headnote_language; repeatable.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="lead: the decision's first sentences; zero-shot: zero-shot.jsonl beside the predictions; or a file."
+        ),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="slds-paper: set the published results beside yours.")] = None,
+    bertscore: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="BERTScore with this model: xlm-roberta-large, or a folder.")
+    ] = None,
+    judge: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="URL MODEL", help="A model on an OpenAI-compatible server judges by five rubrics."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 2025,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Score headnotes against the official ones, each score with its 95 % interval.
+
+    Example: slds evaluate --predictions headnotes.jsonl --baseline lead
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.evaluate import EvaluateOptions
+        from headnote_cli.commands.evaluate import evaluate as run
+        from headnote_cli.config import load_config
+        from headnote_cli.views import evaluation_view
+
+        options = EvaluateOptions(
+            references, split, tuple(by or ()), tuple(baseline or ()), preset, bertscore, judge, seed=seed
+        )
+        report = run(load_config(config, set_ or []), predictions, screen.listen, options)
+        screen.close()
+        screen.show(evaluation_view(report))
+        screen.data(report.to_json())
 
 
 def main() -> None:

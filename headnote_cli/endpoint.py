@@ -15,8 +15,6 @@ from headnote_cli.sampling import Headnote, Prompt, Sampling
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 6  # of the client, with growing pauses: 429, 5xx, time-outs, broken connections
 TIMEOUT = 600.0  # seconds; a long decision on a busy server takes minutes
-
-
 AT_A_TIME = 8  # requests in flight
 
 
@@ -31,8 +29,33 @@ class Server:
         return Endpoint(self.address, self.model or model, concurrency or AT_A_TIME)
 
 
+def connect(address: str, timeout: float = TIMEOUT, retries: int = RETRIES) -> Any:
+    """A client of a server that answers. The API key comes from the environment alone.
+
+    Raises:
+        UsageError: The `openai` package is not installed.
+        UnreachableError: Nobody answers there, or not to this key.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        hint = "install it with `pip install 'headnote-cli[serve]'`"
+        raise UsageError("asking a server takes the `openai` package", hint=hint) from error
+    key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own want none
+    client = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=retries)
+    try:
+        client.with_options(max_retries=1).models.list()
+    except openai.AuthenticationError as error:
+        raise UnreachableError("the server refuses the key", address, f"set ${KEY_VARIABLE}") from error
+    except openai.APIStatusError:
+        pass  # it answers, and need not list its models
+    except openai.OpenAIError as error:
+        raise UnreachableError(f"the server cannot be reached: {error}", address, "is it running?") from error
+    return client
+
+
 class Endpoint:
-    """A server that writes. The API key comes from the environment alone."""
+    """A server that writes."""
 
     def __init__(
         self, address: str, model: str, concurrency: int, timeout: float = TIMEOUT, retries: int = RETRIES
@@ -42,23 +65,9 @@ class Endpoint:
             UsageError: The `openai` package is not installed.
             UnreachableError: Nobody answers there, or not to this key.
         """
-        try:
-            import openai
-        except ImportError as error:
-            hint = "install it with `pip install 'headnote-cli[serve]'`"
-            raise UsageError("--endpoint takes the `openai` package", hint=hint) from error
         self.model = model
         self.concurrency = concurrency
-        key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own want none
-        self.client: Any = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=retries)
-        try:
-            self.client.with_options(max_retries=1).models.list()
-        except openai.AuthenticationError as error:
-            raise UnreachableError("the server refuses the key", address, f"set ${KEY_VARIABLE}") from error
-        except openai.APIStatusError:
-            pass  # it answers, and need not list its models
-        except openai.OpenAIError as error:
-            raise UnreachableError(f"the server cannot be reached: {error}", address, "is it running?") from error
+        self.client = connect(address, timeout, retries)
 
     def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
         """Ask for many at a time; they come as they are done, with the prompt's name."""

@@ -31,6 +31,10 @@ class Sampling:
         }
 
 
+# The protocol of the SLDS benchmark (arXiv 2410.13456): how it draws, and the folder with its prompts.
+PRESETS = {"slds-paper": (Sampling(512, 0.7, 0.8, 20, 1.05, 2025), "prompts/ipst/slds_paper")}
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What a model is asked: as token ids, and as messages for a server."""

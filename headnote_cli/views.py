@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from headnote_cli.console import duration, facts_table, printable, size
+from headnote_cli.published import SOURCE
 from headnote_cli.shortening import CUT_MARK
 
 if TYPE_CHECKING:
     from headnote_cli.commands.check_memory import Fit, MemoryCheck
+    from headnote_cli.commands.evaluate import Report
     from headnote_cli.commands.generate import GeneratedHeadnote
     from headnote_cli.commands.generate_many import ManyReport
     from headnote_cli.commands.merge import CheckReport, MergeReport
     from headnote_cli.commands.preview import Preview, PreviewedRow
     from headnote_cli.commands.train import TrainingReport
+    from headnote_cli.engine.bootstrap import Interval
     from headnote_cli.engine.verification import Distance, Verification
     from headnote_cli.hardware import Plan
     from headnote_cli.memory.advice import Change
@@ -29,6 +32,18 @@ if TYPE_CHECKING:
 
 PROMPT, COMPLETION, CONTROL, CUT = "cyan", "bold green", "magenta", "bold red"
 FOUND, PARTLY, MISSING = "green", "yellow", "bold red"
+SCORES = {
+    "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
+    "rouge1_words": "ROUGE-1, words", "rouge2_words": "ROUGE-2, words", "rougeL_words": "ROUGE-L, words",
+    "bleu": "BLEU", "chrf": "chrF",
+    "bertscore_precision": "BERTScore precision", "bertscore_recall": "BERTScore recall", "bertscore": "BERTScore",
+    "judge": "judge", "judge_accuracy": "  accuracy", "judge_completeness": "  completeness",
+    "judge_clarity": "  clarity", "judge_legal_citations": "  citations", "judge_considerations": "  considerations",
+    "citations_precision": "citations: precision", "citations_recall": "citations: recall",
+    "citations_f1": "citations: F1", "citations_precision_in_decision": "citations in decision",
+    "right_language": "right language", "unfinished": "unfinished", "length_ratio": "length / official",
+}  # fmt: skip
+IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")
 BAR = 30  # widest bar of a histogram, in characters
 
 
@@ -424,6 +439,79 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
         "time": duration(headnote.seconds or 0.0),
     }
     return facts_table(rows)
+
+
+def evaluation_view(report: Report) -> RenderableType:
+    """Each score with its interval; by language pair; what differs by more than chance; the published results."""
+    first, *others = report.evaluations
+    title = f"{report.rows:,} headnotes of {report.decisions:,} decisions"
+    columns = [(one.name, {name: table.macro for name, table in one.tables.items()}) for one in report.evaluations]
+    if not others:
+        columns = [
+            ("mean of pairs", columns[0][1]),
+            ("all rows", {name: table.weighted for name, table in first.tables.items()}),
+        ]
+    views: list[RenderableType] = [_score_table(title, columns)]
+    for one in report.evaluations:
+        groups = {"pair": {name: table.groups for name, table in one.tables.items()}} | one.by
+        views += [_group_table(f"{one.name}, by {key.replace('_', ' ')}", found) for key, found in groups.items()]
+    views += [Text(one.sentence, "bold" if one.difference.real else "dim") for one in report.comparisons]
+    if report.published:
+        views.append(_published_table(report))
+    views += [Text(f"! {note}", "yellow") for note in report.notes]
+    told = dict.fromkeys(report.signatures.values())
+    views += [Text(f"{_scores_with(report, signature)}: {signature}", "dim") for signature in told]
+    views.append(Text("in brackets: 95 % bootstrap intervals, by decision", "dim"))
+    return Group(*views)
+
+
+def _scores_with(report: Report, signature: str) -> str:
+    named = [SCORES[name].strip() for name, own in report.signatures.items() if own == signature]
+    return named[0] if len(named) == 1 else f"{named[0]} to {named[-1]}"
+
+
+def _score_table(title: str, columns: list[tuple[str, dict[str, Interval]]]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("score", no_wrap=True)
+    for name, _ in columns:
+        table.add_column(printable(name), justify="right", overflow="fold")
+    for score, label in SCORES.items():
+        if score in columns[0][1]:
+            table.add_row(label, *(_interval(found[score]) for _, found in columns))
+    return table
+
+
+def _group_table(title: str, found: Mapping[str, Mapping[str, Interval]]) -> Table:
+    """The main scores of each group; all of them are in --json."""
+    table = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    shown = [score for score in IN_GROUPS if score in found]
+    table.add_column("", no_wrap=True)
+    for score in shown:
+        table.add_column(SCORES[score], justify="right")
+    for group in sorted(next(iter(found.values()))):
+        table.add_row(printable(group.replace("_", " → ")), *(_interval(found[score][group]) for score in shown))
+    return table
+
+
+def _published_table(report: Report) -> Table:
+    table = Table(title=f"Published ({SOURCE})", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("BERTScore", justify="right")
+    table.add_column("ROUGE-L", justify="right")
+    for one in report.published:
+        table.add_row(one.model, f"{one.bertscore:.1f}", f"{one.rouge_l:.1f}")
+    for evaluated in report.evaluations:
+        own = (evaluated.tables.get("bertscore"), evaluated.tables["rougeL"])
+        table.add_row(printable(evaluated.name), *("–" if score is None else _interval(score.macro) for score in own))
+    return table
+
+
+def _interval(found: Interval) -> str:
+    if found.value is None:
+        return "–"
+    if found.low is None or found.high is None:
+        return f"{found.value:.1f}"
+    return f"{found.value:.1f} ({found.low:.1f}–{found.high:.1f})"
 
 
 def many_view(report: ManyReport) -> RenderableType:

@@ -14,6 +14,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["COLUMNS"] = "100"
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes on few cores: more threads than cores wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("SLDS_CONFIG", None)
 os.environ.pop("RANK", None)
 

@@ -159,8 +159,11 @@ class ModelChoice:
     quantization: Quantization | None = None  # of the base, as the checkpoint was trained on it
 
 
-def choose_model(config: Config, model: str | None) -> ModelChoice:
+def choose_model(config: Config, model: str | None, prompts: Path | None = None) -> ModelChoice:
     """The model that `--model` names, else the newest one of the config's run that needs no adapter.
+
+    Args:
+        prompts: Templates in place of its own.
 
     Raises:
         UnreachableError: There is no such model yet.
@@ -181,7 +184,7 @@ def choose_model(config: Config, model: str | None) -> ModelChoice:
         base,
         adapter,
         str(folder) if own_tokenizer else base,
-        _prompts_beside(folder) if record and folder else config.path_of("prompts_path"),
+        prompts or (_prompts_beside(folder) if record and folder else config.path_of("prompts_path")),
         record.get("max_length", settings.max_length),
         record.get("overflow", settings.overflow),
         record.get("overflow_field", settings.overflow_field),
@@ -233,18 +236,20 @@ def generate(
     sampling: Sampling = GREEDY,
     candidates: int = 1,
     server: Server | None = None,
+    prompts: Path | None = None,
 ) -> Iterator[GeneratedHeadnote]:
     """Write headnotes for each decision in each language, one by one.
 
     Args:
         candidates: Headnotes for each decision and language, drawn with one seed after the other.
         server: What writes instead of a model here.
+        prompts: Templates in place of those that the model was trained with.
 
     Raises:
         UnreachableError: No model, or no server.
         DataError: A decision that does not fit and must not be cut.
     """
-    choice = choose_model(config, model)
+    choice = choose_model(config, model, prompts)
     announce(config, choice, server, emit)
     encoder = encoder_of(config, choice)
     writer = server.connect(choice.name) if server else load_writer(config, choice, encoder)

@@ -78,6 +78,7 @@ class ManyOptions:
     force: bool = False
     server: Server | None = None
     concurrency: int | None = None  # headnotes at a time; None: as many as the machine does well
+    prompts: Path | None = None  # in place of the model's own
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def generate_many(
         UnreachableError: No model, or no server.
     """
     began = time.monotonic()
-    choice = choose_model(config, model)
+    choice = choose_model(config, model, options.prompts)
     encoder = encoder_of(config, choice)
     requests = _requests(rows, encoder.overflow_field, options)
     settings = _settings(choice, encoder, options)

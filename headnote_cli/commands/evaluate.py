@@ -1,0 +1,324 @@
+"""`slds evaluate`: scores of files of headnotes, each with its interval, and what differs by more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.config import Config
+from headnote_cli.data import Row, load_split, sound, stream_rows
+from headnote_cli.engine.bootstrap import (
+    REPLICATES,
+    SEED,
+    Difference,
+    Draws,
+    Interval,
+    Table,
+    difference,
+    interval,
+    samples,
+)
+from headnote_cli.engine.scores import Metric, Scored, Sums, lead, metrics
+from headnote_cli.errors import DataError, UsageError
+from headnote_cli.events import Listener, Note
+from headnote_cli.predictions import Joined, Pair, Prediction, join, key_of, read_predictions
+from headnote_cli.published import Published, published_results
+
+BY = ("year", "law_area", "decision_language", "headnote_language")
+ZERO_SHOT = "zero-shot.jsonl"
+PRESET = "slds-paper"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the command line says. `bertscore` and `judge` name a model and what asks it."""
+
+    references: Path | None = None
+    split: str = "test"
+    by: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    preset: str | None = None
+    bertscore: str | None = None
+    judge: tuple[str, str] | None = None  # endpoint, model
+    replicates: int = REPLICATES
+    seed: int = SEED
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one file. `faults` counts rows of it, or of the references, that found no partner."""
+
+    name: str
+    tables: dict[str, Table]
+    by: dict[str, dict[str, dict[str, Interval]]]  # field → score → value of the field
+    faults: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        pairs: dict[str, dict[str, Any]] = {}
+        for metric, table in self.tables.items():
+            for pair, value in table.groups.items():
+                pairs.setdefault(pair, {})[metric] = value.to_json()
+        by = {
+            key: {metric: {group: one.to_json() for group, one in groups.items()} for metric, groups in found.items()}
+            for key, found in self.by.items()
+        }
+        return {
+            "predictions": self.name,
+            "metrics": {name: table.macro.to_json() for name, table in self.tables.items()},
+            "weighted": {name: table.weighted.to_json() for name, table in self.tables.items()},
+            "pairs": pairs,
+            "by": by,
+            **self.faults,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether one file is better than the first one."""
+
+    first: str
+    second: str
+    metric: str
+    difference: Difference
+    higher_is_better: bool = True
+
+    @property
+    def sentence(self) -> str:
+        apart = self.difference
+        word = "higher" if apart.value > 0 else "lower"
+        size = f"{abs(apart.value):.1f} {word}"
+        bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
+        verdict = "more than chance" if apart.real else "no more than chance may give"
+        return f"{self.metric}: {self.second} scores {size} than {self.first} ({bounds}): {verdict}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All files on the rows that they share."""
+
+    rows: int
+    decisions: int
+    evaluations: list[Evaluation]
+    comparisons: list[Comparison]
+    signatures: dict[str, str]
+    settings: dict[str, Any]
+    published: list[Published] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        first, *others = (one.to_json() for one in self.evaluations)
+        return first | {
+            "rows": self.rows,
+            "decisions": self.decisions,
+            "others": others,
+            "differences": [
+                asdict(one.difference) | {"first": one.first, "second": one.second, "metric": one.metric,
+                                          "more_than_chance": one.difference.real}
+                for one in self.comparisons
+            ],
+            "signatures": self.signatures,
+            "settings": self.settings,
+            "published": [asdict(one) for one in self.published],
+        }  # fmt: skip
+
+
+def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, options: EvaluateOptions) -> Report:
+    """Score files of headnotes against the official ones, on the rows that all files share.
+
+    Raises:
+        UsageError: An unknown field, preset or baseline, or a package that is missing.
+        DataError: A file cannot be read, or nothing is left to score.
+        UnreachableError: The references, a model or a judge is not to be had.
+    """
+    _check(options)
+    field_name = config.settings.overflow_field
+    references = _references(config, options)
+    files = {_name(path, predictions): join(read_predictions(path), references) for path in predictions}
+    for name in options.baselines:
+        files |= _baseline(name, predictions[0], references, next(iter(files.values())), field_name)
+    shared = _shared(files)
+    _tell_left_out(files, shared, emit)
+    scored = {name: [_scored(pair, field_name) for pair in pairs] for name, pairs in shared.items()}
+    about = [pair.row for pair in next(iter(shared.values()))]
+    draws = Draws([_decision(row, field_name) for row in about], options.replicates, options.seed)
+    chosen = [*metrics(), *_asked_for(config, options, predictions[0], emit)]
+    pairs = [_pair(pair) for pair in next(iter(shared.values()))]
+    parts = {name: _parts(rows, chosen) for name, rows in scored.items()}
+    sampled = {name: _sampled(parts[name], chosen, draws, pairs) for name in files}
+    by = {key: [str(row.get(key, "?")) for row in about] for key in options.by}
+    evaluations = [
+        Evaluation(
+            name,
+            {metric: _table(found) for metric, found in sampled[name].items()},
+            {key: _by(_sampled(parts[name], chosen, draws, groups)) for key, groups in by.items()},
+            {"missing": len(joined.extra), "extra": len(joined.missing), "duplicates": len(joined.duplicates),
+             "failed": len(joined.failed)},
+        )
+        for name, joined in files.items()
+    ]  # fmt: skip
+    notes = _preset_notes(config, options, pairs) if options.preset else []
+    return Report(
+        len(about),
+        draws.count,
+        evaluations,
+        _comparisons(sampled, chosen),
+        {metric.name: metric.signature for metric in chosen if metric.signature},
+        {"replicates": options.replicates, "seed": options.seed, "split": options.split, "preset": options.preset},
+        published_results() if options.preset else [],
+        notes,
+    )
+
+
+def _check(options: EvaluateOptions) -> None:
+    for key in options.by:
+        if key not in BY:
+            raise UsageError(f"--by {key}: write one of {', '.join(BY)}")
+    if options.preset not in (None, PRESET):
+        raise UsageError(f"--preset {options.preset}: there is {PRESET}")
+
+
+def _references(config: Config, options: EvaluateOptions) -> list[Row]:
+    stream = stream_rows(options.references) if options.references else load_split(config, options.split).stream()
+    return [sound(row) for _, row in stream]
+
+
+def _name(path: Path, all_paths: Sequence[Path]) -> str:
+    """A file by its name, by its path where two have the same."""
+    return path.name if [one.name for one in all_paths].count(path.name) == 1 else str(path)
+
+
+def _baseline(
+    name: str, predictions: Path, references: Sequence[Row], first: Joined, field_name: str
+) -> dict[str, Joined]:
+    """`lead`: the decision's first sentences for each row; `zero-shot` or a path: a file of headnotes.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    if name == "lead":
+        written: list[Prediction] = [
+            {**pair.prediction, "headnote": lead(str(pair.row[field_name])), "finish_reason": "stop"}
+            for pair in first.pairs
+        ]
+        return {"baseline: lead": join(written, references)}
+    path = predictions.with_name(ZERO_SHOT) if name == "zero-shot" else Path(name)
+    if not path.is_file():
+        hint = f"`slds generate --split test --model BASE --output {path}` writes it with the untrained model"
+        raise UsageError(f"--baseline {name}: there is no such file", str(path), hint)
+    return {f"baseline: {path.name}": join(read_predictions(path), references)}
+
+
+def _shared(files: Mapping[str, Joined]) -> dict[str, list[Pair]]:
+    """The pairs of each file whose samples all files have, in the same order.
+
+    Raises:
+        DataError: There is none.
+    """
+    keyed = {name: {key_of(pair.prediction): pair for pair in one.pairs} for name, one in files.items()}
+    first, *others = keyed.values()
+    keys = [key for key in first if all(key in other for other in others)]
+    if not keys:
+        raise DataError(
+            "no row has both a headnote and an official one",
+            ", ".join(files),
+            "predictions and references are joined by `sample_id` and language: name the split or --references",
+        )
+    return {name: [own[key] for key in keys] for name, own in keyed.items()}
+
+
+def _scored(pair: Pair, field_name: str) -> Scored:
+    written, row = pair.prediction, pair.row
+    return Scored(
+        written["headnote"],
+        str(row["headnote"]),
+        str(row.get(field_name, "")),
+        written["lang"],
+        row.get("decision_language"),
+        str(written.get("finish_reason", "stop")),
+    )
+
+
+def _pair(pair: Pair) -> str:
+    """`fr_de`: the language of the decision and that of the headnote."""
+    return f"{pair.row.get('decision_language') or '?'}_{pair.prediction['lang']}"
+
+
+def _decision(row: Row, field_name: str) -> Any:
+    """What is drawn as one: a decision by its id, else by its text."""
+    return row.get("decision_id") or row.get(field_name)
+
+
+def _tell_left_out(files: Mapping[str, Joined], shared: Mapping[str, list[Pair]], emit: Listener) -> None:
+    for name, joined in files.items():
+        for note in joined.notes():
+            emit(Note(f"{name}: {note}", warning=True))
+        lacking = len(joined.pairs) - len(shared[name])
+        if lacking:
+            emit(Note(f"{name}: {lacking} headnotes left out, which another file lacks"))
+
+
+def _asked_for(config: Config, options: EvaluateOptions, first: Path, emit: Listener) -> list[Metric]:
+    """The scores that take a model."""
+    chosen: list[Metric] = []
+    if options.bertscore:
+        from headnote_cli.engine.bertscore import bertscore
+
+        chosen += bertscore(str(config.locate(options.bertscore) or options.bertscore), emit)
+    if options.judge:
+        from headnote_cli.engine.judge import Judge, judged
+
+        address, model = options.judge
+        chosen += judged(Judge(address, model, first.with_name(f"{first.name}.judge.jsonl"), emit))
+    return chosen
+
+
+def _parts(rows: Sequence[Scored], chosen: Sequence[Metric]) -> dict[str, Sums]:
+    """What each row adds to each score; scores that count the same things are counted once."""
+    known: dict[Any, Sums] = {}
+    for metric in chosen:
+        if metric.parts_of not in known:
+            known[metric.parts_of] = metric.parts_of(rows)
+    return {metric.name: known[metric.parts_of] for metric in chosen}
+
+
+def _sampled(
+    parts: Mapping[str, Sums], chosen: Sequence[Metric], draws: Draws, groups: Sequence[str]
+) -> dict[str, dict[str, Sums]]:
+    """Each score as it is and in each replicate, by group."""
+    return {one.name: samples(draws, parts[one.name], groups, one.score_of) for one in chosen}
+
+
+def _table(sampled: Mapping[str, Sums]) -> Table:
+    groups = {name: interval(values) for name, values in sampled.items() if name not in ("macro", "weighted")}
+    return Table(dict(sorted(groups.items())), interval(sampled["macro"]), interval(sampled["weighted"]))
+
+
+def _by(sampled: Mapping[str, Mapping[str, Sums]]) -> dict[str, dict[str, Interval]]:
+    return {metric: _table(found).groups for metric, found in sampled.items()}
+
+
+def _comparisons(sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], chosen: Sequence[Metric]) -> list[Comparison]:
+    """Every other file against the first one, score by score."""
+    first, *others = sampled
+    found = []
+    for other in others:
+        for metric in chosen:
+            apart = difference(sampled[first][metric.name]["macro"], sampled[other][metric.name]["macro"])
+            if apart is not None:
+                found.append(Comparison(first, other, metric.name, apart, metric.higher_is_better))
+    return found
+
+
+def _preset_notes(config: Config, options: EvaluateOptions, pairs: Sequence[str]) -> list[str]:
+    """Where these numbers are not those of the published protocol."""
+    notes = []
+    settings = config.settings
+    if options.references or settings.dataset_name != "ipst/slds" or options.split != "test":
+        notes.append("these rows are not the test split of ipst/slds: the published numbers are of other decisions")
+    lacking = [f"{one}_{other}" for one in ("de", "fr", "it") for other in ("de", "fr", "it")]
+    lacking = [pair for pair in lacking if pair not in pairs]
+    if lacking:
+        notes.append(f"the published mean is over nine language pairs; here {', '.join(lacking)} are missing")
+    return notes
