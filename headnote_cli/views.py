@@ -18,7 +18,7 @@ from headnote_cli.shortening import CUT_MARK
 
 if TYPE_CHECKING:
     from headnote_cli.commands.check_memory import Fit, MemoryCheck
-    from headnote_cli.commands.evaluate import Report
+    from headnote_cli.commands.evaluate import Comparison, Report
     from headnote_cli.commands.generate import GeneratedHeadnote
     from headnote_cli.commands.generate_many import ManyReport
     from headnote_cli.commands.merge import CheckReport, MergeReport
@@ -39,9 +39,9 @@ SCORES = {
     "bertscore_precision": "BERTScore precision", "bertscore_recall": "BERTScore recall", "bertscore": "BERTScore",
     "judge": "judge", "judge_accuracy": "  accuracy", "judge_completeness": "  completeness",
     "judge_clarity": "  clarity", "judge_legal_citations": "  citations", "judge_considerations": "  considerations",
-    "citations_precision": "citations: precision", "citations_recall": "citations: recall",
-    "citations_f1": "citations: F1", "citations_precision_in_decision": "citations in decision",
-    "right_language": "right language", "unfinished": "unfinished", "length_ratio": "length / official",
+    "citations_precision": "cited: precision", "citations_recall": "cited: recall",
+    "citations_f1": "cited: F1", "citations_precision_in_decision": "cited in decision",
+    "right_language": "right language", "unfinished": "unfinished", "length_ratio": "length ratio",
 }  # fmt: skip
 IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")
 BAR = 30  # widest bar of a histogram, in characters
@@ -452,10 +452,10 @@ def evaluation_view(report: Report) -> RenderableType:
             ("all rows", {name: table.weighted for name, table in first.tables.items()}),
         ]
     views: list[RenderableType] = [_score_table(title, columns)]
-    for one in report.evaluations:
+    for one in report.evaluations[: report.files]:
         groups = {"pair": {name: table.groups for name, table in one.tables.items()}} | one.by
         views += [_group_table(f"{one.name}, by {key.replace('_', ' ')}", found) for key, found in groups.items()]
-    views += [Text(one.sentence, "bold" if one.difference.real else "dim") for one in report.comparisons]
+    views += [_difference(one) for one in report.comparisons if one.metric in IN_GROUPS]
     if report.published:
         views.append(_published_table(report))
     views += [Text(f"! {note}", "yellow") for note in report.notes]
@@ -465,13 +465,27 @@ def evaluation_view(report: Report) -> RenderableType:
     return Group(*views)
 
 
+def _difference(one: Comparison) -> Text:
+    """A plain sentence: which is better, by how much, and whether chance explains it."""
+    apart = one.difference
+    bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
+    if not apart.real:
+        verdict = f"{one.second} and {one.first} differ by no more than chance may give"
+        return Text(f"{SCORES[one.metric]}: {verdict} ({apart.value:+.1f}; {bounds})", "dim")
+    word = "higher" if apart.value > 0 else "lower"
+    size = f"{abs(apart.value):.1f} {word}"
+    return Text(
+        f"{SCORES[one.metric]}: {one.second} scores {size} than {one.first}, more than chance ({bounds})", "bold"
+    )
+
+
 def _scores_with(report: Report, signature: str) -> str:
     named = [SCORES[name].strip() for name, own in report.signatures.items() if own == signature]
     return named[0] if len(named) == 1 else f"{named[0]} to {named[-1]}"
 
 
 def _score_table(title: str, columns: list[tuple[str, dict[str, Interval]]]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("score", no_wrap=True)
     for name, _ in columns:
         table.add_column(printable(name), justify="right", overflow="fold")

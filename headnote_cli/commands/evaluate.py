@@ -76,22 +76,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether one file is better than the first one."""
+    """How another file differs from the first one in the mean over pairs."""
 
     first: str
     second: str
     metric: str
     difference: Difference
-    higher_is_better: bool = True
-
-    @property
-    def sentence(self) -> str:
-        apart = self.difference
-        word = "higher" if apart.value > 0 else "lower"
-        size = f"{abs(apart.value):.1f} {word}"
-        bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
-        verdict = "more than chance" if apart.real else "no more than chance may give"
-        return f"{self.metric}: {self.second} scores {size} than {self.first} ({bounds}): {verdict}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +90,8 @@ class Report:
 
     rows: int
     decisions: int
-    evaluations: list[Evaluation]
+    evaluations: list[Evaluation]  # of the files that were named, then of the baselines
+    files: int
     comparisons: list[Comparison]
     signatures: dict[str, str]
     settings: dict[str, Any]
@@ -132,7 +123,7 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
         DataError: A file cannot be read, or nothing is left to score.
         UnreachableError: The references, a model or a judge is not to be had.
     """
-    _check(options)
+    _check(predictions, options)
     field_name = config.settings.overflow_field
     references = _references(config, options)
     files = {_name(path, predictions): join(read_predictions(path), references) for path in predictions}
@@ -163,6 +154,7 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
         len(about),
         draws.count,
         evaluations,
+        len(predictions),
         _comparisons(sampled, chosen),
         {metric.name: metric.signature for metric in chosen if metric.signature},
         {"replicates": options.replicates, "seed": options.seed, "split": options.split, "preset": options.preset},
@@ -171,7 +163,10 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     )
 
 
-def _check(options: EvaluateOptions) -> None:
+def _check(predictions: Sequence[Path], options: EvaluateOptions) -> None:
+    for file in (*predictions, *([options.references] if options.references else [])):
+        if not file.is_file():
+            raise UsageError("there is no such file", str(file))
     for key in options.by:
         if key not in BY:
             raise UsageError(f"--by {key}: write one of {', '.join(BY)}")
@@ -307,7 +302,7 @@ def _comparisons(sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], chosen
         for metric in chosen:
             apart = difference(sampled[first][metric.name]["macro"], sampled[other][metric.name]["macro"])
             if apart is not None:
-                found.append(Comparison(first, other, metric.name, apart, metric.higher_is_better))
+                found.append(Comparison(first, other, metric.name, apart))
     return found
 
 

@@ -40,7 +40,8 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
     baselines = Path(bert_score.__file__).parent / "rescale_baseline"
     by_language = {file.parent.name: file for file in baselines.glob(f"*/{Path(model).name}.tsv")}
     scorers: dict[str, Any] = {}
-    layer = _layers(model)
+    config = _config(model)
+    layer, longest = config.num_hidden_layers, config.max_position_embeddings - 2  # XLM-R counts positions from 2
 
     def scorer(language: str) -> Any:
         if language not in scorers:
@@ -53,6 +54,8 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
             )
             first = next(iter(scorers.values()))
             scorers[language]._model = first._model  # one copy of the weights for all languages
+            tokenizer = scorers[language]._tokenizer
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)  # not every folder says it
         return scorers[language]
 
     rescaled = "rescaled" if by_language else "not rescaled: bert-score has no baseline of this model"
@@ -62,11 +65,11 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
     return means(NAMES, lambda rows: _scores(rows, scorer).tolist(), signature)
 
 
-def _layers(model: str) -> int:
+def _config(model: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return int(AutoConfig.from_pretrained(model).num_hidden_layers)
+        return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UnreachableError(f"the BERTScore model cannot be loaded: {error}", model) from error
 

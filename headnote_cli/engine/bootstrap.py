@@ -64,14 +64,21 @@ class Draws:
 
 
 def samples(draws: Draws, parts: Sums, groups: Sequence[str], score_of: Callable[[Sums], Sums]) -> dict[str, Sums]:
-    """The score as it is, then of each replicate, (1 + replicates,): of each group, and of `macro` and `weighted`."""
-    names, sums = draws.sums(parts, groups)
-    scores = score_of(sums)
+    """The score as it is, then of each replicate, (1 + replicates,): of each group, and of `macro` and `weighted`.
+
+    Not a number where no row of a group was drawn. A group of one decision has no replicates.
+    """
+    counted = np.hstack([parts, np.ones((len(parts), 1))])
+    names, sums = draws.sums(counted, groups)
+    scores = np.where(sums[..., -1] > 0, score_of(sums[..., :-1]), np.nan)
     found = {name: scores[:, index] for index, name in enumerate(names)}
+    for name in names:
+        if len({decision for decision, group in zip(draws.of_row, groups, strict=True) if group == name}) < 2:
+            found[name] = scores[:1, names.index(name)]
     with np.errstate(invalid="ignore"):
-        counted = (~np.isnan(scores)).sum(axis=1)
-        macro = np.where(counted > 0, np.nansum(scores, axis=1) / np.maximum(counted, 1), np.nan)
-    return found | {"macro": macro, "weighted": score_of(sums.sum(axis=1))}
+        there = (~np.isnan(scores)).sum(axis=1)
+        macro = np.where(there > 0, np.nansum(scores, axis=1) / np.maximum(there, 1), np.nan)
+    return found | {"macro": macro, "weighted": score_of(sums[..., :-1].sum(axis=1))}
 
 
 def interval(sampled: Sums) -> Interval:

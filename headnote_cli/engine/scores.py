@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -57,7 +57,6 @@ class Metric:
     parts_of: Callable[[Sequence[Scored]], Sums]
     score_of: Callable[[Sums], Sums]
     signature: str = ""
-    higher_is_better: bool = True
 
 
 def quotient(part: int = 0, of: int = 1) -> Callable[[Sums], Sums]:
@@ -199,8 +198,7 @@ def share_scores() -> list[Metric]:
         counts = [(len(_WORD.findall(row.headnote)), len(_WORD.findall(row.reference))) for row in rows]
         return np.array(counts, dtype=np.float64)
 
-    language, unfinished = means(("right_language", "unfinished"), states)
-    return [language, replace(unfinished, higher_is_better=False), Metric("length_ratio", words, quotient())]
+    return [*means(("right_language", "unfinished"), states), Metric("length_ratio", words, quotient())]
 
 
 def lead(decision: str, sentences: int = 3) -> str:
