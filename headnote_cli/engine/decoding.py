@@ -194,8 +194,8 @@ class Decoder:
         shared = min(common_prefix(before, row.prompt), len(row.prompt) - 1)
         if shared < REUSED_FROM * len(row.prompt):
             shared, cache = 0, DynamicCache()
-        else:
-            cache.crop(shared)
+        elif shared < len(before):
+            cache.crop(shared - len(before))
         ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         self._last = (row.prompt, cache)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -253,3 +256,38 @@ def test_one_decision_can_be_written_by_a_server_onto_the_screen(
     assert result.exit_code == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines() if line] == ["Regeste", "Regeste"]
     assert f"model: m at {server}" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def real_server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`transformers serve` with the tiny model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).with_name("transformers"), "serve", model, "--host", "127.0.0.1", "--port", port]
+    log = tmp_path_factory.mktemp("serve") / "log.txt"
+    with log.open("w") as stream:
+        process = subprocess.Popen([*map(str, command), "--device", "cpu"], stdout=stream, stderr=stream)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+                break
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield f"{address}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_real_server_writes_what_the_model_writes_here(
+    real_server: str, config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    assert slds(*command(config(), model, here)).exit_code == 0
+    result = slds(*command(config(), model, there, "--endpoint", real_server, "--served-model", model))
+    assert result.exit_code == 0, result.stderr
+    assert [(row["sample_id"], row["headnote"]) for row in lines(there)] == [
+        (row["sample_id"], row["headnote"]) for row in lines(here)
+    ]
