@@ -141,8 +141,8 @@
     buttons.clear();
     at("rows").replaceChildren(...shown.map((item) => make("li", {}, drawRow(item))));
     at("count").textContent =
-      shown.length === items.length ? `All ${counted(items.length, "headnote")}, each with its ${data.score}` :
-      shown.length ? `${shown.length.toLocaleString("en")} of ${counted(items.length, "headnote")}` :
+      shown.length === items.length ? `All ${counted(items.length, "headnote")}, score: ${data.score}` :
+      shown.length ? `${shown.length.toLocaleString("en")} of ${counted(items.length, "headnote")}, score: ${data.score}` :
       "No headnote is like this: take back a filter.";
     if (shown.length && !shown.includes(current)) show(shown[0]);
     else highlightSearch();
@@ -415,7 +415,6 @@
   for (const pair of [...new Set(items.map(pairOf))].sort()) {
     at("pair").append(make("option", { value: pair }, plain(pair)));
   }
-  at("order").querySelector("[value=lowest]").textContent = `lowest ${data.score} first`;
   let waiting = 0;
   at("search").addEventListener("input", () => {
     clearTimeout(waiting);

@@ -33,10 +33,10 @@ _UNSAFE = re.compile(
     "[<>&\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 _WORD = re.compile(r"\w+")
-# What begins a paragraph among the facts: `B.a`, and the word that heads the considerations.
+# What begins a paragraph among the facts: `B.`, `B.a`, and the word that heads the considerations; `B. AG` is a party.
 _PARAGRAPH = re.compile(
-    r"(?<=[.!?»)\]]\s)(?=[A-Z]\.[a-z]{1,2}\.?\s|(?:Aus den )?Erwägungen\b|Extrait des considérants\b|Considérants?\b"
-    r"|(?:Dai c|C)onsiderandi\b)"
+    r"(?<=[.!?»)\]\"]\s)(?=[A-Z]\.[a-z]{1,2}\.?\s|[B-Z]\.\s(?!(?:AG|SA|GmbH|Sàrl|Sagl|Ltd|Inc)\b)[A-ZÀ-Ý]"
+    r"|(?:Aus den )?Erwägungen\b|Extrait des considérants\b|Considérants?\b|(?:Dai c|C)onsiderandi\b)"
 )
 
 
