@@ -150,7 +150,7 @@
 
   function drawRow(item) {
     const words = make("span", { className: "row-words" }, plain(item.words.slice(0, 160)));
-    speak(words, item.lang);
+    speak(words, item.detected ?? item.lang);
     const button = make("button", { type: "button" },
       make("span", { className: "row-top" }, make("span", {}, titleOf(item)),
         make("span", { className: "score", title: data.score }, shownScore(item.score))),
@@ -205,7 +205,7 @@
     buttons.get(item)?.scrollIntoView({ block: "nearest" });
     at("name").textContent = titleOf(item);
     at("facts").replaceChildren(...drawFacts(item));
-    drawHeadnote(at("headnote"), item.headnote, item.lang, "The model wrote nothing.");
+    drawHeadnote(at("headnote"), item.headnote, item.detected ?? item.lang, "The model wrote nothing.");
     drawHeadnote(at("reference"), item.reference, item.lang, "The row has no reference headnote.");
     at("citations").replaceChildren(...drawCitations(item));
     forgetPlace();

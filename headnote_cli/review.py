@@ -6,7 +6,9 @@ import base64
 import hashlib
 import itertools
 import json
+import math
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -148,7 +150,7 @@ def _item(pair: Pair) -> dict[str, Any]:
         "area": _text(row.get("law_area")),
         "year": _text(row.get("year")),
         "finish": _text(prediction.get("finish_reason")),
-        "tokens": tokens if isinstance(tokens, dict) else {},
+        "tokens": {k: v for k, v in tokens.items() if isinstance(v, int)} if isinstance(tokens, dict) else {},
         "detected": _text(detected.get("detected")) if isinstance(detected, dict) else None,
     }
 
@@ -189,7 +191,8 @@ def _numbered(segments: list[Segment], marks: list[Place]) -> list[Segment]:
 
 def _numbers(places: list[Place], marks: list[Place]) -> list[int]:
     """The marks that have these places; where marks would overlap, the one that covers a place stands for it."""
-    return sorted({n for n, (start, end) in enumerate(marks) for place in places if start <= place[0] < end})
+    starts = [start for start, _ in marks]
+    return sorted({bisect_right(starts, start) - 1 for start, _ in places})
 
 
 def _written(decision: _Decision, marks: list[Place]) -> dict[str, Any]:
@@ -226,7 +229,7 @@ def _scores(pairs: list[Pair]) -> tuple[str, list[float | None]]:
 
 def _rouge(scores: Any) -> float | None:
     found = (scores.get(name) for name in ROUGE_L) if isinstance(scores, dict) else ()
-    return next((float(value) for value in found if isinstance(value, int | float)), None)
+    return next((float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)), None)
 
 
 def overlap(headnote: str, reference: str) -> float:
@@ -238,7 +241,7 @@ def overlap(headnote: str, reference: str) -> float:
 
 def embedded(value: object) -> str:
     """JSON that may stand in a `<script>` element: nothing in it can end the element or is seen as markup."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

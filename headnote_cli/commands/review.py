@@ -45,11 +45,10 @@ def review(
         force: An existing output may be replaced.
 
     Raises:
-        UsageError: The output exists.
+        UsageError: The output exists, or is one of the files to read.
         DataError: A file cannot be used, or no prediction finds its row.
     """
-    if output.exists() and not force:
-        raise UsageError("exists already", str(output), "choose another --output, or --force to replace it")
+    _require_free(output, force, predictions, references)
     written = read_predictions(predictions)
     source = str(references) if references is not None else f"split {split} of {config.settings.dataset_name}"
     joined = join(written, _rows(config, split, references))
@@ -62,6 +61,18 @@ def review(
     return ReviewReport(
         output, page.rows, page.decisions, page.unsupported, page.unfinished, size, counts, joined.notes()
     )
+
+
+def _require_free(output: Path, force: bool, predictions: Path, references: Path | None) -> None:
+    """
+    Raises:
+        UsageError: Writing would replace what must stay.
+    """
+    read = [file.resolve() for file in (predictions, references) if file is not None]
+    if output.is_dir() or output.resolve() in read:
+        raise UsageError("cannot be the page", str(output), "name a file of its own with --output, such as review.html")
+    if output.exists() and not force:
+        raise UsageError("exists already", str(output), "choose another --output, or --force to replace it")
 
 
 def _rows(config: Config, split: str, references: Path | None) -> Iterator[Row]:

@@ -88,6 +88,8 @@ def test_a_page_is_written_from_a_split_and_counts_what_it_leaves_out(
     assert refused.exit_code == 2
     assert "exists already" in refused.stderr
     assert output.read_bytes() == before
+    for taken in (tmp_path / "p.jsonl", tmp_path):
+        assert slds(*arguments[:-1], taken, "--force").exit_code == 2
     told = slds(*arguments, "--force")
     assert told.exit_code == 0
     assert "1 prediction with an error instead of a headnote, left out" in told.stderr

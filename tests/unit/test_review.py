@@ -101,6 +101,15 @@ def test_rouge_is_taken_where_every_line_brings_it_and_else_the_overlap_is_named
     assert (data["score"], [item["score"] for item in data["items"]]) == ("ROUGE-L", [0.25, 0.5])
 
 
+@pytest.mark.parametrize("odd", [None, 7, "x", [], {"rougeL": float("nan"), "cut": [1], "detected": {}}])
+def test_fields_of_other_tools_do_no_harm(odd: Any) -> None:
+    one = pair(year=odd, law_area=odd, headnote=odd, decision_language=odd)
+    one.prediction.update(scores=odd, tokens=odd, language=odd, finish_reason=odd, citations=odd)
+    (item,) = shown([one])["items"]
+    assert item["tokens"] == {}
+    assert item["detected"] is None
+
+
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [("Ein Wort", "ein wort", 1.0), ("a a b", "a c", 0.4), ("a", "b", 0.0), ("", "", 0.0), ("x", "", 0.0)],
