@@ -213,7 +213,7 @@
     at("decision").scrollTop = kept;
     if (!same) at("texts").scrollTop = 0;
     drawMarks();
-    highlightSearch();
+    goToFound(highlightSearch());
   }
 
   function drawFacts(item) {
@@ -328,8 +328,9 @@
 
   // What the search found, where the browser can show it without touching the texts
 
+  /** Marks what was found; returns the ranges, in the order of the page. */
   function highlightSearch() {
-    if (!CSS.highlights) return;
+    if (!CSS.highlights) return [];
     const words = terms().filter((word) => word.length > 1);
     const ranges = [];
     const walker = document.createTreeWalker(at("texts").parentNode, NodeFilter.SHOW_TEXT);
@@ -343,6 +344,16 @@
       }
     }
     CSS.highlights.set("search", new Highlight(...ranges));
+    return ranges;
+  }
+
+  /** What only the decision has is scrolled to. */
+  function goToFound([first]) {
+    const pane = at("decision");
+    if (!first || !pane.contains(first.startContainer)) return;
+    const range = document.createRange();
+    range.setStart(first.startContainer, first.startOffset);
+    pane.scrollTop += range.getBoundingClientRect().top - pane.getBoundingClientRect().top - pane.clientHeight / 3;
   }
 
   // Marks

@@ -213,6 +213,9 @@ def test_filters_search_and_order_choose_rows(
     page.fill("#search", "kurz anders")
     expect(page.locator("#headnote")).to_have_text("Kurz und anders.")
     assert page.evaluate("CSS.highlights.get('search').size") >= 1
+    page.set_viewport_size({"width": 1400, "height": 300})
+    page.fill("#search", next(word for word in rows[4]["decision"].split()[::-1] if len(word) > 9))
+    expect(page.locator("#decision")).not_to_have_js_property("scrollTop", 0)
     page.fill("#search", "")
     expect(page.locator("#rows button")).to_have_count(len(rows))
     page.select_option("#order", "lowest")
