@@ -55,6 +55,7 @@ _HEADING = re.compile(
 )
 _LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
 _FF = 10  # `ff.` names no end
+LOOK_BACK, LEFT_OUT = 60, 5  # other numbers between two headings; considerations that an excerpt leaves out
 _FUNCTION_WORDS = {
     "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
     "fr": re.compile(r"\b(?:al|let|et|les?|des|ATF)\b"),
@@ -270,8 +271,10 @@ class Cited:
 
     @cached_property
     def counted(self) -> list[tuple[str, int]]:
-        """The headings that follow each other as a court counts, each with its place."""
-        return [(part.number, part.start) for part in considerations(self.decision)]
+        """The headings of the considerations, each with its place: of all numbers the most that only grow, in steps."""
+        first = next((part.start for part in considerations(self.decision)), 0)
+        headings = [heading for heading in self._headings if heading[1] >= first]
+        return [headings[index] for index in _growing([number for number, _ in headings])]
 
     @cached_property
     def _numbers(self) -> frozenset[str]:
@@ -299,6 +302,22 @@ class Cited:
         if number in self._numbers:
             return "found"
         return "partly" if number.rpartition(".")[0] in self._numbers else "missing"
+
+
+def _growing(numbers: list[str]) -> list[int]:
+    """The indices of the longest run in which each number is greater than the one before, by a few at the most."""
+    parts = [tuple(map(int, number.split("."))) for number in numbers]
+    length, before = [1] * len(parts), [-1] * len(parts)
+    for index, number in enumerate(parts):
+        for other in range(max(0, index - LOOK_BACK), index):
+            if length[other] >= length[index] and parts[other] < number and number[0] - parts[other][0] <= LEFT_OUT:
+                length[index], before[index] = length[other] + 1, other
+    index = max(range(len(parts)), key=lambda i: length[i], default=-1)
+    run = []
+    while index >= 0:
+        run.append(index)
+        index = before[index]
+    return run[::-1]
 
 
 def _supports(cited: Citation, citation: Citation) -> bool | None:

@@ -198,19 +198,30 @@ def _numbers(places: list[Place], marks: list[Place]) -> list[int]:
 def _written(decision: _Decision, marks: list[Place]) -> dict[str, Any]:
     """A decision in paragraphs, one for each consideration; in each, pieces with the number of their mark."""
     text = decision.cited.decision
-    heads = {start for _, start in decision.cited.counted}
+    heads = {start: _beginning(text, start, number) for number, start in decision.cited.counted}
     facts = min(heads, default=0)
     paragraphs: list[list[Segment]] = [[]]
     at = 0
     for number, (start, end) in enumerate([*marks, (len(text), len(text))]):
-        for begin, stop in itertools.pairwise([at, *_breaks(text, at, min(start, facts)), start]):
+        breaks = {*_breaks(text, at, min(start, facts)), max(at, heads.get(start, at))} - {at}
+        for begin, stop in itertools.pairwise([at, *sorted(breaks - {start}), start]):
             paragraphs += [[]] if begin > at else []
             paragraphs[-1] += [text[begin:stop]] if stop > begin else []
-        paragraphs += [[]] if start in heads else []
+        paragraphs += [[]] if start in breaks else []
         head = {"head": True} if start in heads else {}
         paragraphs[-1] += [{"text": text[start:end], "mark": number} | head] if end > start else []
         at = end
     return {"lang": decision.language, "paragraphs": [paragraph for paragraph in paragraphs if paragraph]}
+
+
+def _beginning(text: str, start: int, number: str) -> int:
+    """Where the paragraph of a heading begins: before the numbers that it lies in, if they stand there: `4. 4.1`."""
+    parts = number.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        before = text[max(0, start - 20) : start]
+        parent = re.search(rf"(?<!\S){re.escape('.'.join(parts[:length]))}\.?\s$", before)
+        start -= len(parent[0]) if parent else 0
+    return start
 
 
 def _breaks(text: str, start: int, stop: int) -> list[int]:

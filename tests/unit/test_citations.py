@@ -304,6 +304,17 @@ def test_places_are_where_the_decision_has_a_citation_or_a_part(headnote: str, e
     assert places(headnote, DECISION) == expected
 
 
+def test_headings_are_the_numbers_that_grow_as_a_court_counts() -> None:
+    text = (
+        "Sachverhalt: Er zahlte Fr. 12. 50 waren offen. Erwägungen: 1. Eintreten. 2. 2.1 Der Kläger hat Recht. 2.2 Am "
+        "Ende. 7 Tage sind um. 2.3.1 Das gilt. 2.3.2 Jenes auch. 99 Personen kamen. 4. Die Beschwerde ist begründet."
+    )
+    cited = Cited(text, "de")
+    assert [number for number, _ in cited.counted] == ["1", "2", "2.1", "2.2", "2.3.1", "2.3.2", "4"]
+    assert all(text.startswith(number, start) for number, start in cited.counted)
+    assert Cited("Ohne jede Zahl.", "de").counted == []
+
+
 def test_a_citation_has_places_unless_it_is_missing() -> None:
     rows = sample_rows("train")
     for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
