@@ -7,14 +7,14 @@ act (`aArt. 5`, `vCC`) counts as the act.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
 from headnote_cli.acts import base, is_known
 from headnote_cli.articles import ANCHOR, Path, read_articles
-from headnote_cli.shortening import CITING
+from headnote_cli.shortening import CITING, considerations
 
 Kind = Literal["article", "consideration", "decision", "docket", "act"]
 Status = Literal["found", "partly", "missing"]
@@ -55,6 +55,7 @@ _HEADING = re.compile(
 )
 _LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
 _FF = 10  # `ff.` names no end
+LOOK_BACK, LEFT_OUT = 60, 5  # other numbers between two headings; considerations that an excerpt leaves out
 _FUNCTION_WORDS = {
     "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
     "fr": re.compile(r"\b(?:al|let|et|les?|des|ATF)\b"),
@@ -87,7 +88,21 @@ def citations(text: str, language: str | None = None) -> list[Citation]:
 
     The language (`de`, `fr`, `it`) decides what an abbreviation means, `AIMP` say; without it the text is guessed from.
     """
-    return list(dict.fromkeys(_all(text, language or _guess(text))))
+    return list(dict.fromkeys(citation for span in spans(text, language) for citation in span.citations))
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of characters that cites: `Art. 8, 9 und 29 Abs. 2 BV` is one, of three articles."""
+
+    start: int
+    end: int
+    citations: tuple[Citation, ...]
+
+
+def spans(text: str, language: str | None = None) -> list[Span]:
+    """Where a text cites, in order and without overlap; the language as for `citations`."""
+    return list(_all(text, language or _guess(text)))
 
 
 def _guess(text: str) -> str:
@@ -95,22 +110,28 @@ def _guess(text: str) -> str:
     return max(counts, key=lambda language: counts[language])
 
 
-def _all(text: str, language: str) -> Iterator[Citation]:
+def _all(text: str, language: str) -> Iterator[Span]:
     at = 0
     while match := _CITED.search(text, at):
-        at = match.end()
-        if match["article"]:
-            articles, at = read_articles(text, at, match["article"], language)
-            yield from (Citation("article", path, act) for path, act in articles)
-        elif match["decision"]:
-            at = yield from _decisions(text, match["decision"], at)
-        elif match["docket"]:
-            at = yield from _pinpoints(text, at, "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"])))
-        elif match["act"]:
-            yield Citation("act", (("SR", match["act"]),))
-        else:
-            values, at = _considerations(text, at)
-            yield from (Citation("consideration", (("E.", value),)) for value in values)
+        found, at = _read(text, match, language)
+        if found:
+            yield Span(match.start(), at, tuple(found))
+
+
+def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation], int]:
+    """The citations that begin with a match, and where the last one ends."""
+    at = match.end()
+    if match["article"]:
+        articles, at = read_articles(text, at, match["article"], language)
+        return [Citation("article", path, act) for path, act in articles], at
+    if match["decision"]:
+        return _decisions(text, match["decision"], at)
+    if match["docket"]:
+        return _pinpoints(text, at, "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"])))
+    if match["act"]:
+        return [Citation("act", (("SR", match["act"]),))], at
+    values, at = _considerations(text, at)
+    return [Citation("consideration", (("E.", value),)) for value in values], at
 
 
 def _considerations(text: str, at: int) -> tuple[list[str], int]:
@@ -126,25 +147,28 @@ def _considerations(text: str, at: int) -> tuple[list[str], int]:
     return values, at
 
 
-def _pinpoints(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> Generator[Citation, None, int]:
+def _pinpoints(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
     """A judgment with each consideration or the page named right after it, which are no considerations of ours."""
     pinpoint = _PINPOINT.match(text, at)
+    found = []
     if pinpoint:
         values, at = _considerations(text, pinpoint.end())
-        yield from (Citation(kind, (whole, ("E.", value))) for value in values)
+        found = [Citation(kind, (whole, ("E.", value))) for value in values]
     page = _PAGE.match(text, at)
     if not pinpoint:
-        yield Citation(kind, (whole, ("S.", page["page"])) if page else (whole,))
-    return page.end() if page else at
+        found = [Citation(kind, (whole, ("S.", page["page"])) if page else (whole,))]
+    return found, page.end() if page else at
 
 
-def _decisions(text: str, number: str, at: int) -> Generator[Citation, None, int]:
+def _decisions(text: str, number: str, at: int) -> tuple[list[Citation], int]:
     """The leading decisions of one list: `BGE 148 III 30 E. 2.1 S. 33; 147 II 5`."""
+    found: list[Citation] = []
     while True:
-        at = yield from _pinpoints(text, at, "decision", ("BGE", re.sub(r"\s", " ", number)))
+        more, at = _pinpoints(text, at, "decision", ("BGE", re.sub(r"\s", " ", number)))
+        found += more
         following = _NEXT_DECISION.match(text, at)
         if following is None:
-            return at
+            return found, at
         number, at = following["decision"], following.end()
 
 
@@ -168,8 +192,8 @@ def check(
 
 
 @lru_cache(maxsize=1)  # one decision, headnotes in three languages
-def _cited(decision: str, language: str | None) -> _Cited:
-    return _Cited(decision, language)
+def _cited(decision: str, language: str | None) -> Cited:
+    return Cited(decision, language)
 
 
 def unsupported(headnote: str, decision: str) -> list[Citation]:
@@ -177,12 +201,13 @@ def unsupported(headnote: str, decision: str) -> list[Citation]:
     return [checked.citation for checked in check(headnote, decision) if checked.status == "missing"]
 
 
-class _Cited:
+class Cited:
     """What a decision cites, and its own considerations."""
 
-    def __init__(self, decision: str, language: str | None) -> None:
+    def __init__(self, decision: str, language: str | None = None) -> None:
         self.decision = decision
-        self.citations = citations(decision, language)
+        self.spans = spans(decision, language)
+        self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
         self.texts = {citation.text for citation in self.citations}
         self.articles: dict[str, list[Citation]] = {}  # by label and number: "Art. 41"
         self.ranges: list[Citation] = []
@@ -204,6 +229,19 @@ class _Cited:
         found = {look(replace(citation, path=path)) for path in _simple(citation.path)}
         return found.pop() if len(found) == 1 else "partly"
 
+    def places(self, citation: Citation) -> list[tuple[int, int]]:
+        """The characters, start and end, that have this citation, else those that have a part of it; none if it is
+        missing."""
+        if citation.kind == "consideration":
+            headings = (self._heading(path[0][1]) for path in _simple(citation.path))
+            return list(dict.fromkeys(heading for heading in headings if heading))
+        near: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        for span in self.spans:
+            supports = [found for other in span.citations if (found := _supports(other, citation)) is not None]
+            if supports:
+                near[any(supports)].append((span.start, span.end))
+        return near[True] or near[False]
+
     def _judgment(self, citation: Citation) -> Status:
         """A decision by its number, with or without the consideration; an act by its number in the compilation."""
         (whole, *part) = citation.path
@@ -223,14 +261,36 @@ class _Cited:
         return "partly" if named or any(_perhaps(citation.act, other.act) for other in same) else "missing"
 
     @cached_property
-    def _numbers(self) -> frozenset[str]:
-        """The numbers of the decision's considerations and of those that they lie in."""
-        headings = (
-            match["number"]
+    def _headings(self) -> list[tuple[str, int]]:
+        """What may head a consideration: each number and where it stands."""
+        return [
+            (match["number"], match.start("number"))
             for match in _HEADING.finditer(self.decision)
             if not _is_cited(self.decision[max(0, match.start() - 20) : match.start()])
-        )
-        return frozenset(number for heading in headings for number in _upwards(heading))
+        ]
+
+    @cached_property
+    def counted(self) -> list[tuple[str, int]]:
+        """The headings of the considerations, each with its place: of all numbers the most that only grow, in steps."""
+        first = next((part.start for part in considerations(self.decision)), 0)
+        headings = [heading for heading in self._headings if heading[1] >= first]
+        return [headings[index] for index in _growing([number for number, _ in headings])]
+
+    @cached_property
+    def _numbers(self) -> frozenset[str]:
+        """The numbers of the decision's considerations and of those that they lie in."""
+        return frozenset(number for heading, _ in self._headings for number in _upwards(heading))
+
+    def _heading(self, number: str) -> tuple[int, int] | None:
+        """Where a consideration begins, else the one that it lies in; the court's own count goes first."""
+        letter = _LETTERED.fullmatch(number)
+        number = letter["main"] if letter else number
+        for wanted in (number, number.rpartition(".")[0]):
+            for headings in (self.counted, self._headings):
+                for heading, start in headings if wanted in self._numbers else ():
+                    if wanted in _upwards(heading):
+                        return start, start + len(heading)
+        return None
 
     def _consideration(self, citation: Citation) -> Status:
         number = citation.path[0][1]
@@ -242,6 +302,43 @@ class _Cited:
         if number in self._numbers:
             return "found"
         return "partly" if number.rpartition(".")[0] in self._numbers else "missing"
+
+
+def _growing(numbers: list[str]) -> list[int]:
+    """The indices of the longest run in which each number is greater than the one before, by a few at the most."""
+    parts = [tuple(map(int, number.split("."))) for number in numbers]
+    length, before = [1] * len(parts), [-1] * len(parts)
+    for index, number in enumerate(parts):
+        for other in range(max(0, index - LOOK_BACK), index):
+            if length[other] >= length[index] and parts[other] < number and number[0] - parts[other][0] <= LEFT_OUT:
+                length[index], before[index] = length[other] + 1, other
+    index = max(range(len(parts)), key=lambda i: length[i], default=-1)
+    run = []
+    while index >= 0:
+        run.append(index)
+        index = before[index]
+    return run[::-1]
+
+
+def _supports(cited: Citation, citation: Citation) -> bool | None:
+    """Whether what a decision cites is this citation, True, a part of it or something near, False, or another, None."""
+    if cited.kind != citation.kind:
+        return None
+    if cited.text == citation.text:
+        return True
+    if citation.kind != "article":
+        return len(citation.path) == 1 if cited.path[0] == citation.path[0] else None
+    if not any(_same_article(cited, path[0]) for path in _simple(citation.path)):
+        return None
+    if not (_surely(citation.act, cited.act) or _perhaps(citation.act, cited.act)):
+        return None
+    named = _surely(citation.act, cited.act) or not cited.act
+    return named and any(_reaches(cited, replace(citation, path=path)) for path in _simple(citation.path))
+
+
+def _same_article(cited: Citation, first: tuple[str, str]) -> bool:
+    label, number = cited.path[0]
+    return label == first[0] and (first[1] in _ends(number) or _covers(number, first[1]))
 
 
 def _is_cited(before: str) -> bool:

@@ -585,6 +585,37 @@ def evaluate(
         screen.data(report.to_json())
 
 
+@app.command()
+def review(
+    predictions: Annotated[Path, typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write, such as review.html.")],
+    config: ConfigOption = None,
+    split: Annotated[str, typer.Option(help="Where decisions and references are: train, eval, test …")] = "test",
+    references: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file of rows that has them instead (JSONL, parquet …).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a page on which a person reads and marks headnotes beside their decisions, offline, in a browser.
+
+    Example: slds review --predictions headnotes.jsonl --output review.html
+    """
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.commands.review import review as run
+        from headnote_cli.config import load_config
+        from headnote_cli.views import review_view
+
+        report = run(load_config(config, set_ or []), predictions, output, split, references, force)
+        for note in report.notes:
+            screen.note(note)
+        screen.show(review_view(report))
+        screen.data(report.to_json())
+
+
 def main() -> None:
     """The console entry point."""
     for stream in (sys.stdout, sys.stderr):

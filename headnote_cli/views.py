@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headnote_cli.commands.generate_many import ManyReport
     from headnote_cli.commands.merge import CheckReport, MergeReport
     from headnote_cli.commands.preview import Preview, PreviewedRow
+    from headnote_cli.commands.review import ReviewReport
     from headnote_cli.commands.train import TrainingReport
     from headnote_cli.engine.bootstrap import Interval
     from headnote_cli.engine.verification import Distance, Verification
@@ -535,6 +536,16 @@ def many_view(report: ManyReport) -> RenderableType:
         "headnotes": f"{report.headnotes:,}" + (f", {report.before:,} of them from before" if report.before else ""),
         "failed": f"{report.failed:,}; the same command tries them again" if report.failed else "none",
         "time": duration(report.seconds),
+    }
+    return facts_table(rows)
+
+
+def review_view(report: ReviewReport) -> RenderableType:
+    """The page that was written, and what is on it."""
+    rows = {
+        "output": f"{report.output} ({size(report.bytes)})",
+        "headnotes": f"{report.rows:,} of {report.decisions:,} decisions",
+        "to look at first": f"{report.unsupported:,} with unsupported citations, {report.unfinished:,} unfinished",
     }
     return facts_table(rows)
 

@@ -27,14 +27,13 @@ from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.files import read_json, sha256, write_json, write_lines
+from headnote_cli.predictions import Key, sample_name
 from headnote_cli.runs import set_aside
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
 
 if TYPE_CHECKING:
     from headnote_cli.endpoint import Server
-
-Key = tuple[str, str, int]  # sample, language, candidate
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> 
         languages = options.languages or ((own,) if isinstance(own, str) else ())
         if not languages:
             raise DataError("has no `headnote_language`", where, "name the languages with --lang")
-        name = str(row.get("sample_id", row.get("decision_id", place)))
+        name = sample_name(row, place)
         for language, number in itertools.product(languages, range(options.candidates)):
             key = (name, language, number + 1)
             if key in requests:

@@ -33,6 +33,8 @@ def test_assets_travel_and_tests_stay(wheel: Path) -> None:
         "samples/slds/train.jsonl",
     ):
         assert f"headnote_cli/assets/{needed}" in names
+    for page in ("review.html.jinja", "review.css", "review.js"):
+        assert f"headnote_cli/{page}" in names
     assert not any(name.startswith(("tests", ".")) for name in names)
 
 

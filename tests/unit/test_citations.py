@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.acts import name_of, numbers, table
-from headnote_cli.citations import check, citations, unsupported
+from headnote_cli.citations import Cited, check, citations, spans, unsupported
 from headnote_cli.language import LANGUAGES, detect_language
 from tests.conftest import ROOT, every_real_row, examples, real_rows, sample_rows
 
@@ -262,3 +262,63 @@ def test_a_megabyte_made_to_be_slow_is_read_in_seconds() -> None:
     started = time.process_time()
     citations("Art. 1 Abs. 2, 3 und Art. 4 der Verordnung vom 1. " * 20_000)
     assert time.process_time() - started < 20
+
+
+def places(headnote: str, decision: str) -> list[list[str]]:
+    """The words of a decision that have each citation of a headnote."""
+    cited = Cited(decision, "de")
+    return [[decision[start:end] for start, end in cited.places(one)] for one in citations(headnote, "de")]
+
+
+def test_spans_are_the_words_that_cite() -> None:
+    text = "Siehe Art. 8, 9 und 29 Abs. 2 BV sowie BGE 148 III 30 E. 2.1 S. 33; 147 II 5 (E. 3.1 und 3.2)."
+    found = spans(text, "de")
+    words = ["Art. 8, 9 und 29 Abs. 2 BV", "BGE 148 III 30 E. 2.1 S. 33; 147 II 5", "E. 3.1 und 3.2"]
+    assert [text[span.start : span.end] for span in found] == words
+    assert [len(span.citations) for span in found] == [3, 2, 2]
+
+
+DECISION = (
+    "Erwägungen: 1. Nach Art. 41 Abs. 1 OR haftet, wer schädigt. Art. 41 Abs. 2 OR gilt nicht. 2. Es folgt mehr. "
+    "2.1 Nach BGE 148 III 30 E. 4 ist es so. 2.2 Art. 41 Abs. 1 OR ist verletzt. 3. Zu Art. 97 OR ist nichts zu sagen."
+)
+
+
+@pytest.mark.parametrize(
+    ("headnote", "expected"),
+    [
+        ("Art. 41 Abs. 1 OR", [["Art. 41 Abs. 1 OR"] * 2]),
+        ("Art. 41 OR", [["Art. 41 Abs. 1 OR", "Art. 41 Abs. 2 OR", "Art. 41 Abs. 1 OR"]]),
+        ("Art. 97 Abs. 2 OR", [["Art. 97 OR"]]),
+        ("Art. 98 OR", [[]]),
+        ("BGE 148 III 30", [["BGE 148 III 30 E. 4"]]),
+        ("BGE 148 III 30 E. 5", [["BGE 148 III 30 E. 4"]]),
+        ("BGE 148 III 31", [[]]),
+        ("(E. 2.2)", [["2.2"]]),
+        ("(E. 2-3)", [["2", "3"]]),
+        ("(E. 2.5)", [["2"]]),
+        ("(E. 4)", [[]]),
+    ],
+)
+def test_places_are_where_the_decision_has_a_citation_or_a_part(headnote: str, expected: list[list[str]]) -> None:
+    assert places(headnote, DECISION) == expected
+
+
+def test_headings_are_the_numbers_that_grow_as_a_court_counts() -> None:
+    text = (
+        "Sachverhalt: Er zahlte Fr. 12. 50 waren offen. Erwägungen: 1. Eintreten. 2. 2.1 Der Kläger hat Recht. 2.2 Am "
+        "Ende. 7 Tage sind um. 2.3.1 Das gilt. 2.3.2 Jenes auch. 99 Personen kamen. 4. Die Beschwerde ist begründet."
+    )
+    cited = Cited(text, "de")
+    assert [number for number, _ in cited.counted] == ["1", "2", "2.1", "2.2", "2.3.1", "2.3.2", "4"]
+    assert all(text.startswith(number, start) for number, start in cited.counted)
+    assert Cited("Ohne jede Zahl.", "de").counted == []
+
+
+def test_a_citation_has_places_unless_it_is_missing() -> None:
+    rows = sample_rows("train")
+    for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        for headnote in (row, other):
+            cited = Cited(row["decision"], row["decision_language"])
+            for one in citations(headnote["headnote"], headnote["headnote_language"]):
+                assert (cited.status(one) == "missing") == (cited.places(one) == []), one

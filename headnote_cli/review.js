@@ -1,0 +1,461 @@
+"use strict";
+// The review page. Texts are data: they reach the page as text nodes, never as markup.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const at = (id) => document.getElementById(id);
+  const LANGUAGES = { de: "German", fr: "French", it: "Italian", rm: "Romansh", en: "English" };
+  const STATUS = { found: "in the decision", partly: "in part in the decision", missing: "not in the decision" };
+  const CONTROL =
+    /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}])/u;
+
+  // Text and nodes
+
+  const code = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  const lines = (text) => text.replace(/\r\n?/g, "\n");
+
+  /** Plain text in which control characters are shown instead of obeyed. */
+  const plain = (text) =>
+    lines(String(text)).split(CONTROL).map((part, i) => (i % 2 ? `[${code(part)}]` : part)).join("");
+
+  /** The nodes for a text; a control character becomes a small box with its number. */
+  const nodes = (text) =>
+    lines(text).split(CONTROL).map((part, i) => (i % 2 ? make("span", { className: "control" }, code(part)) : part));
+
+  function make(tag, properties, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties ?? {})) {
+      if (name.includes("-")) node.setAttribute(name, value);
+      else if (value !== undefined) node[name] = value;
+    }
+    node.append(...children);
+    return node;
+  }
+
+  const speak = (node, language) =>
+    language in LANGUAGES ? node.setAttribute("lang", language) : node.removeAttribute("lang");
+  const named = (language) => LANGUAGES[language] ?? plain(language ?? "unknown");
+  const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+  const joined = (segments) => segments.map((one) => (typeof one === "string" ? one : one.text)).join("");
+
+  // What is known of each headnote
+
+  const items = data.items.map((item, number) => ({
+    ...item,
+    number,
+    from: data.decisions[item.decision].lang,
+    key: JSON.stringify([item.sample, item.lang, item.candidate ?? 1]),
+    missing: item.citations.filter(([, status]) => status === "missing").length,
+    words: joined(item.headnote),
+  }));
+  const decisionTexts = data.decisions.map(() => null); // in lower case, once they are searched
+  const pairOf = (item) => `${item.from ?? "?"} → ${item.lang}`;
+  const titleOf = (item) => plain(item.name) + (item.candidate ? `, candidate ${item.candidate}` : "");
+  const shownScore = (value) => (value === null ? "–" : value.toFixed(value > 1 ? 1 : 2));
+
+  function searched(item) {
+    decisionTexts[item.decision] ??= data.decisions[item.decision].paragraphs.map(joined).join("").toLowerCase();
+    item.folded ??= [item.sample, item.name, item.area, item.year, item.words, joined(item.reference)]
+      .filter(Boolean).join("\n").toLowerCase();
+    return [item.folded, decisionTexts[item.decision]];
+  }
+
+  // Marks, kept by the browser under the hash of the predictions
+
+  const store = {
+    name: `slds-review:${data.digest}`,
+    marks: {},
+    load() {
+      try {
+        this.marks = JSON.parse(localStorage.getItem(this.name) ?? "{}") ?? {};
+      } catch {
+        this.fail();
+      }
+    },
+    set(item, change) {
+      this.load(); // another tab may have written
+      const changed = { mark: null, comment: "", ...this.marks[item.key], ...change, at: new Date().toISOString() };
+      if (changed.mark || changed.comment) this.marks[item.key] = changed;
+      else delete this.marks[item.key];
+      try {
+        localStorage.setItem(this.name, JSON.stringify(this.marks));
+      } catch {
+        this.fail();
+      }
+    },
+    get(item) {
+      return this.marks[item.key] ?? { mark: null, comment: "" };
+    },
+    fail() {
+      notify("This browser keeps no marks for this page: export them before you close it.");
+    },
+  };
+
+  function notify(text) {
+    at("notice").textContent = text;
+    at("notice").hidden = false;
+  }
+
+  function exportMarks() {
+    const marks = items.filter((item) => item.key in store.marks).map((item) => {
+      const { mark, comment, at: marked_at } = store.get(item);
+      return { sample_id: item.sample, lang: item.lang, candidate: item.candidate ?? 1, mark, comment, marked_at };
+    });
+    const value = { predictions: data.title, sha256: data.digest, exported_at: new Date().toISOString(), marks };
+    const url = URL.createObjectURL(new Blob([JSON.stringify(value, null, 2) + "\n"], { type: "application/json" }));
+    make("a", { href: url, download: `${data.title.replace(/\.jsonl(\.gz)?$/, "")}.marks.json` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  }
+
+  // The list
+
+  let shown = []; // in the list's order
+  let current = null;
+  const buttons = new Map();
+
+  const PROBLEMS = {
+    unsupported: (item) => item.missing > 0,
+    unfinished: (item) => item.finish === "length",
+    language: (item) => item.detected !== null && item.detected !== item.lang,
+  };
+  const ORDERS = {
+    file: () => 0,
+    lowest: (one, other) => (one.score ?? Infinity) - (other.score ?? Infinity) || 0,
+    unsupported: (one, other) => other.missing - one.missing,
+  };
+
+  const terms = () => at("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+
+  function matches(item, words) {
+    const [pair, problem, mark] = ["pair", "problem", "mark"].map((id) => at(id).value);
+    return (
+      (!pair || pairOf(item) === pair) &&
+      (!problem || PROBLEMS[problem](item)) &&
+      (!mark || (store.get(item).mark ?? "none") === mark) &&
+      (!words.length || words.every((word) => searched(item).some((text) => text.includes(word))))
+    );
+  }
+
+  function drawList() {
+    const words = terms();
+    shown = items.filter((item) => matches(item, words)).sort(ORDERS[at("order").value]);
+    buttons.clear();
+    at("rows").replaceChildren(...shown.map((item) => make("li", {}, drawRow(item))));
+    at("count").textContent =
+      shown.length === items.length ? `All ${counted(items.length, "headnote")}, score: ${data.score}` :
+      shown.length ? `${shown.length.toLocaleString("en")} of ${counted(items.length, "headnote")}, score: ${data.score}` :
+      "No headnote is like this: take back a filter.";
+    if (shown.length && !shown.includes(current)) show(shown[0]);
+    else highlightSearch();
+  }
+
+  function drawRow(item) {
+    const words = make("span", { className: "row-words" }, plain(item.words.slice(0, 160)));
+    speak(words, item.detected ?? item.lang);
+    const button = make("button", { type: "button" },
+      make("span", { className: "row-top" }, make("span", {}, titleOf(item)),
+        make("span", { className: "score", title: data.score }, shownScore(item.score))),
+      words, make("span", { className: "row-tags" }));
+    button.addEventListener("click", () => open(item));
+    buttons.set(item, button);
+    if (item === current) button.setAttribute("aria-current", "true");
+    drawTags(item);
+    return button;
+  }
+
+  function drawTags(item) {
+    const tag = (text, kind) => make("span", { className: `tag ${kind}` }, text);
+    const { mark, comment } = store.get(item);
+    const tags = [tag(plain(pairOf(item)), "")];
+    if (item.missing) tags.push(tag(`${item.missing} unsupported`, "missing"));
+    if (PROBLEMS.unfinished(item)) tags.push(tag("unfinished", "partly"));
+    if (PROBLEMS.language(item)) tags.push(tag(`in ${named(item.detected)}`, "partly"));
+    if (mark) tags.push(tag(`${{ good: "✓", wrong: "✗", unsure: "?" }[mark]} ${mark}`, mark));
+    if (comment) tags.push(tag("comment", ""));
+    buttons.get(item)?.querySelector(".row-tags").replaceChildren(...tags);
+  }
+
+  function drawSummary() {
+    const marked = items.filter((item) => store.get(item).mark).length;
+    at("summary").textContent = [
+      plain(data.title),
+      `${counted(items.length, "headnote")} of ${counted(data.decisions.length, "decision")}`,
+      `${items.filter(PROBLEMS.unsupported).length} with unsupported citations`,
+      `${items.filter(PROBLEMS.unfinished).length} unfinished`,
+      `${marked} marked`,
+    ].join(" · ");
+  }
+
+  // One headnote
+
+  function open(item) {
+    show(item);
+    document.body.dataset.view = "one";
+    if (at("back").offsetParent) {
+      at("name").focus({ preventScroll: true });
+      scrollTo(0, 0);
+    }
+  }
+
+  function show(item) {
+    buttons.get(current)?.removeAttribute("aria-current");
+    const same = current?.decision === item.decision;
+    const kept = same ? at("decision").scrollTop : 0;
+    current = item;
+    buttons.get(item)?.setAttribute("aria-current", "true");
+    buttons.get(item)?.scrollIntoView({ block: "nearest" });
+    at("name").textContent = titleOf(item);
+    at("facts").replaceChildren(...drawFacts(item));
+    drawHeadnote(at("headnote"), item.headnote, item.detected ?? item.lang, "The model wrote nothing.");
+    drawHeadnote(at("reference"), item.reference, item.lang, "The row has no reference headnote.");
+    at("citations").replaceChildren(...drawCitations(item));
+    forgetPlace();
+    drawDecision(item);
+    at("decision").scrollTop = kept;
+    if (!same) at("texts").scrollTop = 0;
+    drawMarks();
+    goToFound(highlightSearch());
+  }
+
+  function drawFacts(item) {
+    const fact = (text, bad) => make("li", bad ? { className: "bad" } : {}, text);
+    const { prompt, completion, cut } = item.tokens;
+    const facts = [fact(`${named(item.from)} decision, ${named(item.lang)} headnote`)];
+    if (item.sample !== item.name) facts.push(fact(`sample ${plain(item.sample)}`));
+    if (item.area) facts.push(fact(plain(item.area).replaceAll("_", " ")));
+    if (item.year) facts.push(fact(plain(item.year)));
+    facts.push(fact(`${data.score} with the reference: ${shownScore(item.score)}`));
+    if (Number.isFinite(prompt) && Number.isFinite(completion)) {
+      facts.push(fact(`${prompt.toLocaleString("en")} tokens read, ${completion.toLocaleString("en")} written`));
+    }
+    if (cut > 0) facts.push(fact(`${counted(cut, "token")} of the decision not read`));
+    if (PROBLEMS.unfinished(item)) facts.push(fact("unfinished: cut off by the token limit", true));
+    if (PROBLEMS.language(item)) facts.push(fact(`in ${named(item.detected)} instead of ${named(item.lang)}`, true));
+    return facts;
+  }
+
+  function drawHeadnote(box, segments, language, none) {
+    speak(box, segments.length ? language : "en");
+    const drawn = segments.map((one) => (typeof one === "string" ? nodes(one) : drawCitation(one)));
+    box.replaceChildren(...(segments.length ? drawn.flat() : [make("span", { className: "none" }, none)]));
+  }
+
+  function drawCitation(one) {
+    const title = one.cites.map(([name, status]) => `${plain(name)}: ${STATUS[status]}`).join("\n");
+    const properties = { className: `cite ${one.status}`, title };
+    if (!one.places.length) return make("span", properties, ...nodes(one.text));
+    const link = make("a", { ...properties, href: `#mark-${one.places[0]}` }, ...nodes(one.text));
+    link.dataset.places = one.places.join(" ");
+    return link;
+  }
+
+  function drawCitations(item) {
+    if (!item.citations.length) return [make("p", {}, "The headnote cites nothing.")];
+    return ["missing", "partly", "found"].flatMap((status) => {
+      const names = item.citations.filter((one) => one[1] === status).map(([name]) => plain(name));
+      const label = { missing: "✗ not in the decision", partly: "~ in part", found: "✓ in the decision" }[status];
+      return names.length ? [make("p", {}, make("strong", { className: status }, `${label}: `), names.join(", "))] : [];
+    });
+  }
+
+  function drawDecision(item) {
+    const { lang, paragraphs } = data.decisions[item.decision];
+    const cited = [...item.headnote, ...item.reference].flatMap((one) => one.places ?? []);
+    const linked = new Set(cited);
+    at("decision-name").textContent = `Decision${item.name ? `: ${plain(item.name)}` : ""}`;
+    speak(at("paragraphs"), lang);
+    at("paragraphs").replaceChildren(...paragraphs.map((segments) => make("p", {}, ...segments.flatMap((one) =>
+      typeof one === "string" ? nodes(one) : [drawMark(one, linked.has(one.mark))]))));
+  }
+
+  function drawMark(one, linked) {
+    const className = one.head ? "mark head" : "mark";
+    if (!linked) return make("span", { className }, ...nodes(one.text));
+    const title = "cited in the headnote or the reference: click to go there";
+    return make("a", { className, title, id: `mark-${one.mark}`, href: "#headnote" }, ...nodes(one.text));
+  }
+
+  // From a citation to its places and back
+
+  function flash(node) {
+    node.classList.remove("flash");
+    void node.offsetWidth; // begin the animation anew
+    node.classList.add("flash");
+  }
+
+  /** All places flash; each click goes to the next one. */
+  function follow(link) {
+    const places = link.dataset.places.split(" ").map((mark) => at(`mark-${mark}`));
+    const turn = Number(link.dataset.turn ?? 0) % places.length;
+    link.dataset.turn = turn + 1;
+    places.forEach(flash);
+    places[turn].scrollIntoView({ block: "center" });
+    places[turn].focus({ preventScroll: true });
+    at("place").textContent = `Place ${turn + 1} of ${places.length} in the decision`;
+    at("next").hidden = places.length < 2;
+    at("linked").hidden = false;
+    left = link;
+  }
+
+  let left = null; // the citation that was clicked, for the way back on a small screen
+
+  function forgetPlace() {
+    at("place").textContent = "";
+    at("linked").hidden = true;
+    left = null;
+  }
+
+  function goTo(link) {
+    forgetPlace();
+    link.scrollIntoView({ block: "center" });
+    link.focus({ preventScroll: true });
+  }
+
+  function goBack(mark) {
+    const number = mark.id.replace("mark-", "");
+    const links = [...document.querySelectorAll("#headnote a.cite, #reference a.cite")];
+    const citing = links.filter((link) => link.dataset.places.split(" ").includes(number));
+    citing.forEach(flash);
+    goTo(citing[0]);
+  }
+
+  function clicked(event) {
+    const link = event.target.closest("a[href^='#']");
+    if (!link) return;
+    event.preventDefault();
+    if (link.matches(".cite")) follow(link);
+    else goBack(link);
+  }
+
+  // What the search found, where the browser can show it without touching the texts
+
+  /** Marks what was found; returns the ranges, in the order of the page. */
+  function highlightSearch() {
+    if (!CSS.highlights) return [];
+    const words = terms().filter((word) => word.length > 1);
+    const ranges = [];
+    const walker = document.createTreeWalker(at("texts").parentNode, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); words.length && node && ranges.length < 2000; node = walker.nextNode()) {
+      const text = node.data.toLowerCase();
+      if (!node.parentNode.closest(".text") || text.length !== node.data.length) continue;
+      for (const word of words) {
+        for (let i = text.indexOf(word); i >= 0; i = text.indexOf(word, i + word.length)) {
+          ranges.push(new StaticRange({ startContainer: node, startOffset: i, endContainer: node, endOffset: i + word.length }));
+        }
+      }
+    }
+    CSS.highlights.set("search", new Highlight(...ranges));
+    return ranges;
+  }
+
+  /** What only the decision has is scrolled to. */
+  function goToFound([first]) {
+    const pane = at("decision");
+    if (!first || !pane.contains(first.startContainer)) return;
+    const range = document.createRange();
+    range.setStart(first.startContainer, first.startOffset);
+    pane.scrollTop += range.getBoundingClientRect().top - pane.getBoundingClientRect().top - pane.clientHeight / 3;
+  }
+
+  // Marks
+
+  function drawMarks() {
+    const { mark, comment } = store.get(current);
+    for (const button of at("marks").querySelectorAll("[data-mark]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.mark === mark));
+    }
+    if (at("comment").value !== comment) at("comment").value = comment;
+    at("printed").textContent = [mark ?? "not marked", comment].filter(Boolean).join(": ");
+    drawTags(current);
+    drawSummary();
+  }
+
+  function setMark(mark) {
+    if (!current) return;
+    store.set(current, { mark: store.get(current).mark === mark ? null : mark });
+    drawMarks();
+  }
+
+  // Keys
+
+  const FIELDS = "input, select, textarea";
+  const MARK_KEYS = { 1: "good", 2: "wrong", 3: "unsure" };
+
+  function step(by) {
+    const index = shown.indexOf(current);
+    const next = shown[index < 0 ? 0 : index + by];
+    if (!next) return;
+    show(next);
+    if (!document.activeElement.closest("#texts, #decision")) buttons.get(next).focus({ preventScroll: true });
+  }
+
+  function pressed(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || at("help").open) return;
+    const inField = event.target.closest(FIELDS);
+    if (event.key === "Escape" && inField) inField.blur();
+    if (inField || !at("single-keys").checked) return;
+    const scrolls = event.target.closest("#texts, #decision"); // there the arrows scroll
+    if (event.key === "j" || (event.key === "ArrowDown" && !scrolls)) step(1);
+    else if (event.key === "k" || (event.key === "ArrowUp" && !scrolls)) step(-1);
+    else if (event.key === "/") search();
+    else if (event.key in MARK_KEYS) setMark(MARK_KEYS[event.key]);
+    else if (event.key === "c") comment();
+    else if (event.key === "?") at("help").showModal();
+    else return;
+    event.preventDefault();
+  }
+
+  function comment() {
+    if (!current) return;
+    document.body.dataset.view = "one";
+    at("comment").focus();
+  }
+
+  function search() {
+    backToList();
+    at("search").focus();
+    at("search").select();
+  }
+
+  function backToList() {
+    document.body.dataset.view = "list";
+    buttons.get(current)?.scrollIntoView({ block: "nearest" });
+  }
+
+  // Beginning
+
+  for (const pair of [...new Set(items.map(pairOf))].sort()) {
+    at("pair").append(make("option", { value: pair }, plain(pair)));
+  }
+  let waiting = 0;
+  at("search").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(drawList, 120);
+  });
+  at("filters").addEventListener("submit", (event) => event.preventDefault());
+  for (const id of ["pair", "problem", "mark", "order"]) at(id).addEventListener("change", drawList);
+  at("marks").addEventListener("click", (event) => {
+    const button = event.target.closest("[data-mark]");
+    if (button) setMark(button.dataset.mark);
+  });
+  at("comment").addEventListener("input", () => {
+    store.set(current, { comment: at("comment").value });
+    drawMarks();
+  });
+  at("export").addEventListener("click", exportMarks);
+  at("print").addEventListener("click", () => print());
+  at("keys").addEventListener("click", () => at("help").showModal());
+  at("back").addEventListener("click", backToList);
+  at("next").addEventListener("click", () => follow(left));
+  at("return").addEventListener("click", () => goTo(left));
+  document.addEventListener("click", clicked);
+  document.addEventListener("keydown", pressed);
+  addEventListener("storage", (event) => {
+    if (event.key !== store.name) return;
+    store.load();
+    items.forEach(drawTags);
+    drawMarks();
+  });
+
+  store.load();
+  drawList();
+})();
