@@ -100,7 +100,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_training: Callable
     assert abs(before[0] - before[1]) < 1e-5, "six rows in batches of 2 × 4: the two that fill up score nothing"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_to_the_parent_saves_once_and_every_process_stops(
     number: int, code: int, tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:

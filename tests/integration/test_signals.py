@@ -40,7 +40,7 @@ def wait_for_step(run: Path, step: int) -> None:
 def test_a_signal_saves_and_the_same_command_goes_on(
     number: int, code: int, tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:
-    config = tiny_training(max_steps=60, save_steps=1000)
+    config = tiny_training(max_steps=24, save_steps=1000)
     run = tmp_path / "run"
     process = start(config)
     wait_for_step(run, 5)
@@ -54,13 +54,13 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     output, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     assert f"resuming from {checkpoint}" in errors
-    assert json.loads(output)["steps"] == 60
-    interrupted = (run / "checkpoint-60" / "adapter_model.safetensors").read_bytes()
+    assert json.loads(output)["steps"] == 24
+    interrupted = (run / "checkpoint-24" / "adapter_model.safetensors").read_bytes()
     run.rename(tmp_path / "interrupted")
     undisturbed = start(config)
     undisturbed.communicate(timeout=240)
     assert undisturbed.returncode == 0
-    assert (run / "checkpoint-60" / "adapter_model.safetensors").read_bytes() == interrupted, "bit for bit the same run"
+    assert (run / "checkpoint-24" / "adapter_model.safetensors").read_bytes() == interrupted, "bit for bit the same run"
 
 
 def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
