@@ -150,6 +150,11 @@ def has_weights(folder: Path) -> bool:
     return (folder / INDEX).is_file() or (folder / SINGLE).is_file()
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a whole model; none where there is no such folder."""
+    return sorted(folder.glob("model*.safetensors")) if has_weights(folder) else []
+
+
 def packed(tensors: Sequence[Planned]) -> tuple[bytes, dict[str, int]]:
     """A safetensors header for tensors, and where in the file each begins.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,7 @@ from headnote_cli.runs import (
     record_of,
     replacing,
 )
-from headnote_cli.weights import ADAPTER_WEIGHTS, PICKLES, fingerprint, has_weights, read_weights
+from headnote_cli.weights import ADAPTER_WEIGHTS, PICKLES, fingerprint, has_weights, read_weights, weight_files
 
 if TYPE_CHECKING:
     from headnote_cli.engine.merging import MergeJob, Written
@@ -114,11 +115,33 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
     for adapter in adapters:
         _require_free(target, adapter, options.force)
     record = record_of(adapters[-1]) or {}
+    name = _base_name(config, adapters[0], record)
+    with ThreadPoolExecutor(1) as early:
+        hashes = {file.name: early.submit(sha256, file) for file in weight_files(Path(name))}
+        try:
+            return _merge(config, emit, adapters, target, options, record, name, hashes)
+        except BaseException:
+            early.shutdown(cancel_futures=True)
+            raise
 
+
+def _merge(
+    config: Config,
+    emit: Listener,
+    adapters: Sequence[Path],
+    target: Path,
+    options: MergeOptions,
+    record: Mapping[str, Any],
+    name: str,
+    hashes: Mapping[str, Future[str]],
+) -> MergeReport:
+    """
+    Args:
+        hashes: Of the base's files: taken while the libraries are being imported, which keeps one core busy.
+    """
     from headnote_cli.engine.base import BaseModel, weights_folder
     from headnote_cli.engine.merging import MergeJob
 
-    name = _base_name(config, adapters[0], record)
     base = BaseModel(name, record.get("model_class") or config.settings.model_class)
     trained = quantization_of(record.get("plan", []))
     onto = _onto(config, options.onto, trained)
@@ -126,7 +149,7 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
     base_folder = weights_folder(base)
     _require_same_base(record, base_folder)
     with replacing(target) as folder:
-        written, plan = _write(job, folder, emit)
+        written, plan = _write(job, folder, emit, hashes)
         prompts = _prompts(config, adapters[-1])
         _complete(base_folder, adapters[-1], folder, record, prompts)
         check = None
@@ -229,7 +252,7 @@ def _onto(config: Config, onto: str, trained: Quantization | None) -> Quantizati
     return trained or Quantization(settings.bnb_4bit_quant_type, settings.use_bnb_nested_quant, "bfloat16")
 
 
-def _write(job: MergeJob, folder: Path, emit: Listener) -> tuple[Written, Any]:
+def _write(job: MergeJob, folder: Path, emit: Listener, hashes: Mapping[str, Future[str]]) -> tuple[Written, Any]:
     """The weights: streamed, or merged by PEFT where it alone knows how; then there is no plan."""
     from headnote_cli.engine.adapters import NotOurs
     from headnote_cli.engine.merging import plan_merge, require_room, write_config, write_merged
@@ -241,7 +264,7 @@ def _write(job: MergeJob, folder: Path, emit: Listener) -> tuple[Written, Any]:
 
         return merge_with_peft(job, folder, str(reason), emit), None
     require_room(plan.bytes, folder)
-    written = write_merged(plan, folder, emit)
+    written = write_merged(plan, folder, emit, hashes)
     write_config(plan, folder, job.dtype)
     return written, plan
 

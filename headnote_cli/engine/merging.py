@@ -54,6 +54,8 @@ SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 NAMES_OF_DTYPES = {short: name for name, short in SAFETENSORS_DTYPES.items()}
 REPORTS_A_SECOND = 10
 
+Hashes = Mapping[str, "Future[str]"]  # by file name
+
 
 @dataclass(frozen=True)
 class MergeJob:
@@ -253,11 +255,14 @@ def _shards(job: MergeJob, tensors: list[Planned]) -> tuple[tuple[str, tuple[Pla
     return tuple((name, tuple(group)) for name, group in by_file.items())
 
 
-def write_merged(plan: MergePlan, folder: Path, emit: Listener) -> Written:
+def write_merged(plan: MergePlan, folder: Path, emit: Listener, hashes: Hashes | None = None) -> Written:
     """Write the plan's weight files and their index into a folder, and flush them.
 
     Copying, reading, multiplying, writing and hashing overlap: each tensor, and each run of untouched ones, is a task
     of its own, and each writes to its own place in the file.
+
+    Args:
+        hashes: Of the base's files, begun earlier.
     """
     written = Written(dtype=plan.dtype, untied=plan.untied)
     began = time.perf_counter()
@@ -268,7 +273,7 @@ def write_merged(plan: MergePlan, folder: Path, emit: Listener) -> Written:
         ThreadPoolExecutor(workers) as finishing,
         contextlib.ExitStack() as open_files,
     ):
-        tasks = _Tasks(plan, written, emit, pool, finishing, open_files)
+        tasks = _Tasks(plan, written, emit, pool, finishing, open_files, hashes or {})
         try:
             tasks.run(folder)
         except BaseException:
@@ -302,6 +307,7 @@ class _Tasks:
         pool: ThreadPoolExecutor,
         finishing: ThreadPoolExecutor,
         open_files: contextlib.ExitStack,
+        hashes: Hashes,
     ) -> None:
         """
         Args:
@@ -313,6 +319,7 @@ class _Tasks:
         self.pool = pool
         self.finishing = finishing
         self.open_files = open_files
+        self.hashes = hashes
         self._lock = threading.Lock()
         self._done = 0
         self._began = self._reported = time.monotonic()
@@ -422,7 +429,8 @@ class _Tasks:
 
     def _hash_base(self, file: Path) -> None:
         with self._timed("hash"):
-            self.written.base_files[file.name] = known_sha256(file) or sha256(file)
+            begun = self.hashes.get(file.name)
+            self.written.base_files[file.name] = known_sha256(file) or (begun.result() if begun else sha256(file))
 
     def _report(self, done: int) -> None:
         with self._lock:
