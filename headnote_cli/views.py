@@ -472,7 +472,7 @@ def _difference(one: Comparison) -> Text:
     bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
     if not apart.real:
         verdict = f"{one.second} and {one.first} differ by no more than chance may give"
-        return Text(f"{SCORES[one.metric]}: {verdict} ({apart.value:+.1f}; {bounds})", "dim")
+        return Text(printable(f"{SCORES[one.metric]}: {verdict} ({apart.value:+.1f}; {bounds})"), "dim")
     word = "higher" if apart.value > 0 else "lower"
     size = f"{abs(apart.value):.1f} {word}"
     return Text(

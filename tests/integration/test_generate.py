@@ -131,3 +131,32 @@ def test_changed_prompts_are_told_and_those_of_training_are_used(
     assert "user.jinja" in after.stderr
     assert "differs from the prompts of training" in after.stderr
     assert after.stdout == before.stdout
+
+
+def test_the_papers_preset_asks_and_draws_as_published(
+    gemma_tokenizer: Any, decision: Path, write_config: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from headnote_cli.engine import generation
+    from headnote_cli.sampling import Headnote, Sampling
+    from tests.conftest import build_text_model
+
+    asked: list[tuple[Any, Any]] = []
+
+    def write(writer: Any, prompt: Any, sampling: Any, emit: Any) -> Headnote:
+        asked.append((prompt, sampling))
+        return Headnote("x", "stop", 1)
+
+    monkeypatch.setattr(generation.Writer, "write_one", write)
+    model = build_text_model(gemma_tokenizer, tmp_path / "model")
+    arguments = ("generate", "--decision", decision, "--lang", "fr", "--model", model, "--config", write_config())
+    result = slds(*arguments, "--preset", "slds-paper")
+    assert result.exit_code == 0, result.stderr
+    ((prompt, sampling),) = asked
+    assert sampling == Sampling(512, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05, seed=2025)
+    user = prompt.messages[-1]["content"]
+    assert user.startswith("Leading decision:\n```")
+    assert user.endswith("```\n\nGenerate a headnote in French for the leading decision above.")
+    both = slds(*arguments, "--preset", "slds-paper", "--temperature", 0.5)
+    assert both.exit_code == 2
+    assert "leave the other options of sampling out" in both.stderr
