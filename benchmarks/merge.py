@@ -31,6 +31,17 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload().save_pretrained(sys.argv[3])
 """
+IMPORTS = """
+import time
+for what, module in (
+    ("torch", "torch"),
+    ("transformers' tables of names", "transformers.conversion_mapping"),
+    ("the model's class", "transformers.models.gemma3.modeling_gemma3"),
+):
+    began = time.perf_counter()
+    __import__(module)
+    print(f"{what} {time.perf_counter() - began:.1f} s")
+"""
 COPY = """
 import os, shutil, sys
 shutil.copytree(sys.argv[1], sys.argv[3])
@@ -126,6 +137,12 @@ def built(folder: Path, gigabytes: int) -> tuple[Path, Path, int]:
     return folder / "base", folder / "adapter", int(told)
 
 
+def imports() -> str:
+    """Seconds of what has to be imported before a plan can be made, in a process of its own."""
+    told = subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True).stdout
+    return ", ".join(told.splitlines())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=int, choices=sorted(SHAPES), default=2)
@@ -167,6 +184,7 @@ def report(results: dict[str, list[tuple[float, int]]], parts: dict[str, float],
     print(f"slds, seconds of all threads: {', '.join(f'{name} {spent:.1f}' for name, spent in sorted(parts.items()))}")
     bound = medians["cp -r with fsync"] + matmul
     inside = parts["writing all"]
+    print(f"imported before the plan: {imports()}")
     print(f"the machine's matmul rate: {rate / 1e9:.0f} GFLOPS; the products take {matmul:.2f} s of it")
     print(f"slds without imports and checks: {inside:.1f} s, {inside / bound:.2f} × (copy with fsync + products)")
     if PEFT in medians:

@@ -107,19 +107,50 @@ class Endpoint:
             more["top_k"] = sampling.top_k
         if sampling.repetition_penalty != 1.0:
             more["repetition_penalty"] = sampling.repetition_penalty
-        answer = self.client.chat.completions.create(
-            model=self.model,
-            messages=prompt.messages,
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=prompt.seed,
-            extra_body=more or None,
+        return _headnote(
+            complete(
+                self.client,
+                model=self.model,
+                messages=prompt.messages,
+                max_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=prompt.seed,
+                extra_body=more or None,
+            )
         )
-        if not answer.choices or answer.choices[0].message.content is None:
-            raise DataError("the server's answer holds no text")
-        choice = answer.choices[0]
-        tokens = answer.usage.completion_tokens if answer.usage else 0
-        return Headnote(
-            choice.message.content.strip(), "length" if choice.finish_reason == "length" else "stop", tokens
-        )
+
+
+def complete(client: Any, **request: Any) -> Any:
+    """A server's answer to a chat request; its first choice may be anything.
+
+    Raises:
+        DataError: It is no JSON.
+        openai.OpenAIError: The server failed.
+    """
+    try:
+        return client.chat.completions.create(**request)
+    except ValueError as error:
+        raise DataError(f"the server's answer is no JSON: {error}") from error
+
+
+def text_of(answer: Any) -> str | None:
+    """What the first choice of an answer says, None if it says nothing that is text."""
+    try:
+        content = answer.choices[0].message.content
+    except (AttributeError, IndexError, KeyError, TypeError):  # the client takes any JSON for an answer
+        return None
+    return content if isinstance(content, str) else None
+
+
+def _headnote(answer: Any) -> Headnote:
+    """
+    Raises:
+        DataError: It holds no text.
+    """
+    text = text_of(answer)
+    if text is None:
+        raise DataError("the server's answer holds no text")
+    tokens = getattr(getattr(answer, "usage", None), "completion_tokens", 0)
+    finished = getattr(answer.choices[0], "finish_reason", None) != "length"
+    return Headnote(text.strip(), "stop" if finished else "length", tokens if isinstance(tokens, int) else 0)

@@ -137,7 +137,7 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         told = read_json(holder) or {}
         who = f"process {told.get('pid', '?')} on {told.get('host', '?')}, since {told.get('since', '?')}"
-        hint = "wait for it, stop it, or set another `output_dir`"
+        hint = "wait for it, stop it, or write to another place"
         raise UsageError(f"another run is at work in this folder: {who}", str(folder), hint) from None
     try:
         write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})
@@ -145,6 +145,21 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Hold an output file for this process alone.
+
+    Raises:
+        UsageError: Another process is writing it; the message names that one.
+    """
+    work = output.with_name(f".{output.name}.writing")
+    with locked(work):
+        try:
+            yield
+        finally:
+            _remove(work)
 
 
 def _remove(*folders: Path) -> None:

@@ -28,7 +28,7 @@ from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.files import read_json, sha256, write_json, write_lines
 from headnote_cli.predictions import Key, sample_name
-from headnote_cli.runs import set_aside
+from headnote_cli.runs import set_aside, writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
 
@@ -117,10 +117,17 @@ def generate_many(
     Each finished row is flushed to `OUTPUT.part`; when all are there, they go into `OUTPUT` in the order of the rows.
 
     Raises:
-        UsageError: An earlier start had another model or other settings.
+        UsageError: An earlier start had another model or other settings, or another process is writing the file.
         DataError: Rows name no language or the same sample twice.
         UnreachableError: No model, or no server.
     """
+    with writing(options.output):
+        return _generate_many(config, rows, emit, model, options)
+
+
+def _generate_many(
+    config: Config, rows: list[tuple[str, Row]], emit: Listener, model: str | None, options: ManyOptions
+) -> ManyReport:
     began = time.monotonic()
     choice = choose_model(config, model, options.prompts)
     encoder = encoder_of(config, choice)

@@ -149,6 +149,8 @@ def train(
     if strict:
         plan.require_unchanged()
     emit(PlanResolved(plan))
+    if len(machine.gpus) > 1 and world_size() == 1 and plan.effective("device") == "cuda":
+        emit(Note(f"one of {len(machine.gpus)} GPUs trains; --num-processes {len(machine.gpus)} takes all of them"))
     record = read_json(folder / RECORD)
     if resume and record is not None:
         same = _require_same_run(config, plan, record, folder, force, emit)

@@ -35,11 +35,13 @@ class BaseModel:
 
 
 def base_model(config: Config, allow_remote_code: bool = False) -> BaseModel:
-    """The model that a config names.
+    """The model that a config names. Its `hub_token`, if any, is from now on what the hub's clients send.
 
     Raises:
         ConfigError: None is named.
     """
+    if config.settings.hub_token:
+        os.environ.setdefault("HF_TOKEN", config.settings.hub_token)
     name = config.settings.model_name_or_path
     if not name:
         raise ConfigError("`model_name_or_path` is not set", str(config.path), "name a hub id or a local folder")

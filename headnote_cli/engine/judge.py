@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.endpoint import AT_A_TIME, connect
+from headnote_cli.endpoint import AT_A_TIME, complete, connect, text_of
 from headnote_cli.engine.scores import Metric, Scored, means
+from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
 
 RUBRICS = {
@@ -105,11 +106,18 @@ class Judge:
         return hashlib.sha256(json.dumps([self.model, messages, SCHEMA]).encode()).hexdigest()
 
     def _ask(self, messages: list[dict[str, str]]) -> str:
+        """The answer's text; nothing where the server refuses this one request, or answers without text."""
+        import openai
+
         form = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}
-        answer = self.client.chat.completions.create(
-            model=self.model, messages=messages, temperature=0, max_tokens=MAX_TOKENS, response_format=form
-        )
-        return str(answer.choices[0].message.content or "") if answer.choices else ""
+        request = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": MAX_TOKENS}
+        try:
+            return text_of(complete(self.client, response_format=form, **request)) or ""
+        except (openai.BadRequestError, openai.UnprocessableEntityError, DataError):
+            return ""
+        except openai.OpenAIError as error:
+            hint = "what was judged is kept: the same command goes on"
+            raise UnreachableError(f"the judge failed: {error}", str(self.client.base_url), hint) from error
 
 
 def _cached(file: Path) -> Iterator[tuple[str, dict[str, int]]]:

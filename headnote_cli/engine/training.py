@@ -285,6 +285,7 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
     """The config's training keys for TRL, with the plan's answers in place of what cannot be done here."""
     names = {field.name for field in dataclasses.fields(SFTConfig)}
     values = {name: getattr(settings, name) for name in settings.model_fields_set & names}
+    values.pop("hub_token", None)  # the Trainer writes its arguments into each checkpoint
     checkpointing = values.pop("gradient_checkpointing", settings.gradient_checkpointing)
     checkpointing_options = values.pop("gradient_checkpointing_kwargs", None)
     values.setdefault("activation_checkpointing", checkpointing)
@@ -312,9 +313,12 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         dataloader_pin_memory=plan.effective("device") == "cuda" and settings.dataloader_pin_memory,
     )
     try:
-        return SFTConfig(**values)
+        arguments = SFTConfig(**values)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"the training keys do not go together: {error}") from error
+    if arguments.n_gpu > 1:  # one process trains on one GPU: the Trainer would copy a 4-bit model to all of them
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:

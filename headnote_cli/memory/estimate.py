@@ -11,7 +11,6 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -279,24 +278,33 @@ def stepped_parameters(shapes: Shapes, setup: Setup) -> int:
     return sum(tensor.elements * tensor.count for tensor in trained_tensors(shapes, setup))
 
 
-def trained_tensors(shapes: Shapes, setup: Setup) -> Iterator[Tensor]:
+def trained_tensors(shapes: Shapes, setup: Setup) -> tuple[Tensor, ...]:
     """What the optimizer steps: LoRA's A (r, in) and B (out, r) of each target and `modules_to_save`, or without PEFT
     every tensor of the text model."""
     if setup.kind.method == "full":
-        yield Tensor(shapes.embedding, embedding=True)
-        yield Tensor(shapes.head)
-        for _, rows, columns in shapes.linear_modules():
-            yield Tensor(rows * columns, shapes.layers)
-        for elements, count in shapes.vectors():
-            yield Tensor(elements, count)
-        return
-    for (rows, columns, tower), count in adapters_of(shapes, setup):
-        if not tower:
-            yield Tensor(setup.rank * rows, count)
-            yield Tensor(setup.rank * columns, count)
-    for name in setup.saved_modules:
-        if name in EMBEDDINGS:
-            yield Tensor(shapes.embedding, embedding=name == "embed_tokens")
+        return _all_tensors(shapes)
+    return _adapter_tensors(shapes, setup.targets, setup.vision_adapted, setup.rank, setup.saved_modules)
+
+
+@lru_cache(maxsize=64)
+def _all_tensors(shapes: Shapes) -> tuple[Tensor, ...]:
+    linear = (Tensor(rows * columns, shapes.layers) for _, rows, columns in shapes.linear_modules())
+    vectors = (Tensor(elements, count) for elements, count in shapes.vectors())
+    return (Tensor(shapes.embedding, embedding=True), Tensor(shapes.head), *linear, *vectors)
+
+
+@lru_cache(maxsize=64)
+def _adapter_tensors(
+    shapes: Shapes, targets: str | tuple[str, ...], vision: bool, rank: int, saved: tuple[str, ...]
+) -> tuple[Tensor, ...]:
+    adapters = [
+        Tensor(rank * side, count)
+        for (rows, columns, tower), count in _counted_adapters(shapes, targets, vision)
+        if not tower
+        for side in (rows, columns)
+    ]
+    embeddings = (Tensor(shapes.embedding, embedding=name == "embed_tokens") for name in saved if name in EMBEDDINGS)
+    return (*adapters, *embeddings)
 
 
 def adapters_of(shapes: Shapes, setup: Setup) -> tuple[tuple[tuple[int, int, bool], int], ...]:

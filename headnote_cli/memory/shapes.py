@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,11 @@ class Shapes:
             for name, rows, columns in self.vision_modules():
                 yield f"model.vision_tower.encoder.layers.{layer}.{_parent(name)}.{name}", rows, columns
 
-    @property
+    @cached_property
     def vision_linear(self) -> int:
         return self.vision_layers * sum(rows * columns for _, rows, columns in self.vision_modules())
 
-    @property
+    @cached_property
     def layer_linear(self) -> int:
         return sum(rows * columns for _, rows, columns in self.linear_modules())
 
@@ -126,11 +126,11 @@ class Shapes:
         if self.model_type == "apertus":
             yield 1, 2 * self.layers
 
-    @property
+    @cached_property
     def norms(self) -> int:
         return sum(elements * count for elements, count in self.vectors())
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return self.text_linear + self.embedding + self.head + self.norms + self.vision_linear + self.other
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from headnote_cli.runs import writing
 from tests.conftest import build_text_model, sample_rows
 from tests.integration.test_road import slds, slds_json
 
@@ -291,3 +292,16 @@ def test_a_real_server_writes_what_the_model_writes_here(
     assert [(row["sample_id"], row["headnote"]) for row in lines(there)] == [
         (row["sample_id"], row["headnote"]) for row in lines(here)
     ]
+
+
+def test_a_file_that_another_process_writes_is_refused(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    with writing(output):
+        result = slds(*command(config(), model, output))
+    assert result.exit_code == 2
+    assert f"process {os.getpid()}" in result.stderr
+    assert not output.exists()
+    assert slds(*command(config(), model, output)).exit_code == 0
+    assert sorted(file.name for file in tmp_path.glob("*out*")) == ["out.jsonl", "out.jsonl.settings.json"]

@@ -174,6 +174,7 @@ def test_a_failure_of_the_second_process_alone_is_one_object(
         assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_exit_codes_come_through(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
     for code, keys in (
         (2, {"fsdp": "full_shard"}),

@@ -36,7 +36,9 @@ def wait_for_step(run: Path, step: int) -> None:
     raise AssertionError("training did not start")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
     number: int, code: int, tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:
