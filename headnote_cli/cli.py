@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="slds",
     help="Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU.",
+    epilog="Example: slds preview-prompts -n 1",
+    context_settings={"max_content_width": 100},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -63,7 +65,7 @@ def root(
     """Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU."""
 
 
-@app.command("preview-prompts")
+@app.command("preview-prompts", epilog="Example: slds preview-prompts --config configs/demo.yaml -n 1")
 def preview_prompts(
     config: ConfigOption = None,
     count: Annotated[int, typer.Option("-n", min=0, help="How many rows.")] = 3,
@@ -83,10 +85,7 @@ def preview_prompts(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show rows exactly as the model will see them.
-
-    Example: slds preview-prompts --config configs/demo.yaml -n 1
-    """
+    """Show rows exactly as the model will see them."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.preview import Selection, preview
         from headnote_cli.config import load_config
@@ -109,7 +108,9 @@ def preview_prompts(
         screen.data(value.to_json())
 
 
-@app.command("check-memory")
+@app.command(
+    "check-memory", epilog='Example: slds check-memory --config configs/ipst/slds/sft_liger_peft.yaml --gpu "RTX 4090"'
+)
 def check_memory_command(
     config: Annotated[
         list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")
@@ -132,10 +133,7 @@ def check_memory_command(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Estimate the peak memory of a training step and say on which cards it fits.
-
-    Example: slds check-memory --config configs/ipst/slds/sft_liger_peft.yaml --gpu "RTX 4090"
-    """
+    """Estimate the peak memory of a training step and say on which cards it fits."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.check_memory import PURPOSES, check_memory
         from headnote_cli.config import load_config
@@ -168,7 +166,7 @@ def check_memory_command(
             raise DoesNotFitError(f"does not fit on {which}", hint="see what would help, above")
 
 
-@app.command()
+@app.command(epilog="Example: slds train --config configs/ipst/slds/sft_liger_peft.yaml")
 def train(
     config: ConfigOption = None,
     resume: Annotated[
@@ -197,10 +195,7 @@ def train(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train with LoRA on a 4-bit base, or whatever the config says.
-
-    Example: slds train --config configs/ipst/slds/sft_liger_peft.yaml
-    """
+    """Train with LoRA on a 4-bit base, or whatever the config says."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.launch import launch
         from headnote_cli.commands.train import push_checkpoint
@@ -235,7 +230,7 @@ def train(
         screen.data(report.to_json())
 
 
-@app.command()
+@app.command(epilog="Example: slds merge --checkpoint checkpoint-1364")
 def merge(
     checkpoint: Annotated[
         list[str] | None,
@@ -263,10 +258,7 @@ def merge(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Merge a checkpoint's adapter into its base: one model folder that transformers alone loads.
-
-    Example: slds merge --checkpoint checkpoint-1364
-    """
+    """Merge an adapter into its base: one model folder, loaded without PEFT."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.merge import MergeOptions, check_merged, read_size
         from headnote_cli.commands.merge import merge as run
@@ -299,19 +291,16 @@ class _ListByDefault(TyperGroup):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-runs_app = typer.Typer(cls=_ListByDefault, rich_markup_mode=None)
+runs_app = typer.Typer(cls=_ListByDefault, epilog="Example: slds runs trainer_output", rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
 
 @runs_app.callback()
 def runs() -> None:
-    """List the runs under a folder, or compare the configs of two.
-
-    Example: slds runs trainer_output
-    """
+    """List the runs under a folder, or compare the configs of two."""
 
 
-@runs_app.command("diff")
+@runs_app.command("diff", epilog="Example: slds runs diff trainer_output/a trainer_output/b")
 def runs_diff(
     first: Annotated[Path, typer.Argument(help="A run folder.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],
@@ -319,10 +308,7 @@ def runs_diff(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show the config keys in which two runs differ.
-
-    Example: slds runs diff trainer_output/a trainer_output/b
-    """
+    """Show the config keys in which two runs differ."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.list_runs import difference
         from headnote_cli.views import difference_view
@@ -332,17 +318,14 @@ def runs_diff(
         screen.data({"differences": changed})
 
 
-@runs_app.command("list")
+@runs_app.command("list", epilog="Example: slds runs trainer_output")
 def runs_list(
     folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("trainer_output"),
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the runs under a folder, newest first; `slds runs FOLDER` does the same.
-
-    Example: slds runs trainer_output
-    """
+    """List the runs under a folder, newest first: `slds runs FOLDER`."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.list_runs import list_runs
         from headnote_cli.views import runs_view
@@ -352,7 +335,7 @@ def runs_list(
         screen.data({"runs": found})
 
 
-@app.command()
+@app.command(epilog="Example: slds generate --decision decision.txt --lang de")
 def generate(
     decision: Annotated[
         str | None,
@@ -405,10 +388,7 @@ def generate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write the headnote of a decision, and look its citations up in the decision.
-
-    Example: slds generate --decision decision.txt --lang de
-    """
+    """Write the headnote of a decision, and look its citations up in the decision."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.config import load_config
         from headnote_cli.endpoint import Server
@@ -533,7 +513,7 @@ def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
     screen.table(headnote_view(headnote))
 
 
-@app.command()
+@app.command(epilog="Example: slds evaluate --predictions headnotes.jsonl --baseline lead")
 def evaluate(
     predictions: Annotated[
         list[Path], typer.Option(help="A file that generate --output wrote; repeatable: others are compared with it.")
@@ -566,10 +546,7 @@ def evaluate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Score headnotes against the official ones, each score with its 95 % interval.
-
-    Example: slds evaluate --predictions headnotes.jsonl --baseline lead
-    """
+    """Score headnotes against the official ones, with 95 % intervals."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.evaluate import EvaluateOptions
         from headnote_cli.commands.evaluate import evaluate as run
@@ -585,7 +562,7 @@ def evaluate(
         screen.data(report.to_json())
 
 
-@app.command()
+@app.command(epilog="Example: slds review --predictions headnotes.jsonl --output review.html")
 def review(
     predictions: Annotated[Path, typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write, such as review.html.")],
@@ -600,10 +577,7 @@ def review(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a page on which a person reads and marks headnotes beside their decisions, offline, in a browser.
-
-    Example: slds review --predictions headnotes.jsonl --output review.html
-    """
+    """Write a page to read and mark headnotes beside their decisions, offline."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.commands.review import review as run
         from headnote_cli.config import load_config
