@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-fast test-all fuzz style bench bench-memory check-forms gpu-smoke picture clean
+.PHONY: help demo test test-fast test-all fuzz style bench bench-memory check-forms gpu-smoke picture reference clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -58,6 +58,9 @@ gpu-smoke: $(STAMP) ## For the first GPU it meets: a few steps through each path
 
 picture: $(STAMP) ## Draw docs/run.svg, the README's picture of a run.
 	$(BIN)/python scripts/picture.py
+
+reference: $(STAMP) ## Write the options' tables in docs/ out of the app.
+	$(BIN)/python scripts/reference.py
 
 clean: ## Remove what was built and run; the demo model stays in .cache.
 	rm -rf .venv build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,93 @@
+"""The help and the pages: they fit, they end with an example, and they say what the app says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from headnote_cli.cli import app
+from scripts import reference
+from tests.conftest import ROOT
+from tests.unit.test_architecture import RANKS
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+BLOCKS = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
+LINES = sorted({line for block in BLOCKS for line in block.splitlines() if line.startswith("slds ")})
+
+
+def calls(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command of the app, groups too, as the words that call it."""
+    yield words
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from calls(inner, (*words, name))
+
+
+def parse(line: str) -> None:
+    """Raises what the command would if it knew not the line's options."""
+    words = shlex.split(line.partition(" | ")[0].partition(" > ")[0])
+    command: Any = get_command(app)
+    command.commands[words[1]].make_context(words[1], words[2:])
+
+
+@pytest.mark.parametrize("words", list(calls(get_command(app))), ids=" ".join)
+def test_help_fits_100_columns_and_ends_with_an_example(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit, match="0"):  # the runner of the other tests would hold the help at 80 columns
+        app([*words, "--help"], prog_name="slds")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert max(map(len, lines)) <= 100
+    assert not any(line.endswith("...") for line in lines[1:]), "a summary that is cut off tells nothing"
+    last = lines[-1].strip()
+    assert last.startswith(f"Example: {' '.join(['slds', *words[:1]])}"), "on one line, to be copied"
+    parse(last.removeprefix("Example: "))
+
+
+def test_the_pages_hold_the_options_of_the_app() -> None:
+    for page, text in reference.pages().items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run `make reference`"
+
+
+def test_the_check_names_a_page_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for page, text in reference.pages().items():
+        copy = tmp_path / "docs" / page.relative_to(ROOT / "docs")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(text.replace("| `--grid` |", "| `--lattice` |"), encoding="utf-8")
+    monkeypatch.setattr(reference, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr("sys.argv", ["reference.py", "--check"])
+    assert reference.main() == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "docs/commands/check-memory.md is not what the app says: run `make reference`"
+    ]
+    monkeypatch.setattr("sys.argv", ["reference.py"])
+    assert reference.main() == 0
+    monkeypatch.setattr("sys.argv", ["reference.py", "--check"])
+    assert reference.main() == 0
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_line_of_the_pages_parses(line: str) -> None:
+    parse(line)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_architectures_page_names_every_room_on_its_floor() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    floors = re.findall(r"^\| (\d) \| (.*?) \|", page, re.MULTILINE)
+    told = {room.rstrip("/"): int(floor) for floor, rooms in floors for room in re.findall(r"`(.*?)`", rooms)}
+    assert told == RANKS
