@@ -540,6 +540,9 @@ def evaluate(
         tuple[str, str] | None,
         typer.Option(metavar="URL MODEL", help="A model on an OpenAI-compatible server judges by five rubrics."),
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the first file's lines with the scores of each, for slds review.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 2025,
     set_: SetOption = None,
     json_mode: JsonOption = False,
@@ -554,7 +557,7 @@ def evaluate(
         from headnote_cli.views import evaluation_view
 
         options = EvaluateOptions(
-            references, split, tuple(by or ()), tuple(baseline or ()), preset, bertscore, judge, seed=seed
+            references, split, tuple(by or ()), tuple(baseline or ()), preset, bertscore, judge, output, seed=seed
         )
         report = run(load_config(config, set_ or []), predictions, screen.listen, options)
         screen.close()

@@ -516,6 +516,8 @@ def _translated(entries: dict[str, Entry], problems: _Problems, notes: list[str]
     mode = result.get("mode")
     if mode is not None and mode.value is not None:
         notes.append(f"{mode.origin}: `mode` is ignored: the sub-command decides")
+    for key in (key for key in result if key.startswith("evaluate_vllm_")):
+        notes.append(f"{result[key].origin}: `{key}` is ignored: `slds generate` has --endpoint and --max-new-tokens")
     return result
 
 

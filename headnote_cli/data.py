@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from headnote_cli.config import Config
-from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
+from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.libraries import quieten
 
 if TYPE_CHECKING:
@@ -357,13 +357,16 @@ def stream_rows(file: Path) -> Iterator[Located]:
     """The rows of a JSONL(.gz), JSON, CSV or parquet file, each with its place; a line that is no row with its fault.
 
     Raises:
-        DataError: The file cannot be read.
+        UsageError: There is no such file.
+        DataError: It cannot be read.
     """
     empty = True
     try:
         for located in _reader(file):
             empty = False
             yield located
+    except FileNotFoundError as error:
+        raise UsageError("there is no such file", str(file)) from error
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", str(file)) from error
     if empty:

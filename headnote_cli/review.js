@@ -50,7 +50,7 @@
   const decisionTexts = data.decisions.map(() => null); // in lower case, once they are searched
   const pairOf = (item) => `${item.from ?? "?"} → ${item.lang}`;
   const titleOf = (item) => plain(item.name) + (item.candidate ? `, candidate ${item.candidate}` : "");
-  const shownScore = (value) => (value === null ? "–" : value.toFixed(value > 1 ? 1 : 2));
+  const shownScore = (value) => (value === null ? "–" : value.toFixed(1));
 
   function searched(item) {
     decisionTexts[item.decision] ??= data.decisions[item.decision].paragraphs.map(joined).join("").toLowerCase();

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from headnote_cli.engine.bootstrap import (
 from headnote_cli.engine.scores import Metric, Scored, Sums, lead, metrics
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.events import Listener, Note
+from headnote_cli.files import write_lines
 from headnote_cli.predictions import Joined, Pair, Prediction, join, key_of, read_predictions
 from headnote_cli.published import Published, published_results
 
 BY = ("year", "law_area", "decision_language", "headnote_language")
 ZERO_SHOT = "zero-shot.jsonl"
 PRESET = "slds-paper"
+PAIR = "pair"  # what rows are grouped by in any case
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class EvaluateOptions:
     preset: str | None = None
     bertscore: str | None = None
     judge: tuple[str, str] | None = None  # endpoint, model
+    output: Path | None = None  # the first file's lines with the scores of each
     replicates: int = REPLICATES
     seed: int = SEED
 
@@ -123,55 +127,70 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
         DataError: A file cannot be read, or nothing is left to score.
         UnreachableError: The references, a model or a judge is not to be had.
     """
-    _check(predictions, options)
+    _check(options)
     field_name = config.settings.overflow_field
-    references = _references(config, options)
-    files = {_name(path, predictions): join(read_predictions(path), references) for path in predictions}
-    for name in options.baselines:
-        files |= _baseline(name, predictions[0], references, next(iter(files.values())), field_name)
+    files = _files(config, predictions, options, field_name)
     shared = _shared(files)
     _tell_left_out(files, shared, emit)
-    scored = {name: [_scored(pair, field_name) for pair in pairs] for name, pairs in shared.items()}
-    about = [pair.row for pair in next(iter(shared.values()))]
-    draws = Draws([_decision(row, field_name) for row in about], options.replicates, options.seed)
+    first = next(iter(shared.values()))
+    draws = Draws([_decision(pair.row, field_name) for pair in first], options.replicates, options.seed)
+    groups = {PAIR: [_pair(pair) for pair in first]}
+    groups |= {key: [str(pair.row.get(key, "?")) for pair in first] for key in options.by}
     chosen = [*metrics(), *_asked_for(config, options, predictions[0], emit)]
-    pairs = [_pair(pair) for pair in next(iter(shared.values()))]
-    parts = {name: _parts(rows, chosen) for name, rows in scored.items()}
-    sampled = {name: _sampled(parts[name], chosen, draws, pairs) for name in files}
-    by = {key: [str(row.get(key, "?")) for row in about] for key in options.by}
-    evaluations = [
-        Evaluation(
-            name,
-            {metric: _table(found) for metric, found in sampled[name].items()},
-            {key: _by(_sampled(parts[name], chosen, draws, groups)) for key, groups in by.items()},
-            {"missing": len(joined.extra), "extra": len(joined.missing), "duplicates": len(joined.duplicates),
-             "failed": len(joined.failed)},
-        )
-        for name, joined in files.items()
-    ]  # fmt: skip
-    notes = _preset_notes(config, options, pairs) if options.preset else []
+    parts = {name: _parts([_scored(pair, field_name) for pair in pairs], chosen) for name, pairs in shared.items()}
+    sampled = {
+        name: {key: _sampled(own, chosen, draws, labels) for key, labels in groups.items()}
+        for name, own in parts.items()
+    }
+    if options.output:
+        write_lines(options.output, _scored_lines(first, next(iter(parts.values())), chosen))
     return Report(
-        len(about),
+        len(first),
         draws.count,
-        evaluations,
+        [_evaluation(name, joined, sampled[name]) for name, joined in files.items()],
         len(predictions),
-        _comparisons(sampled, chosen),
+        _comparisons({name: found[PAIR] for name, found in sampled.items()}, chosen),
         {metric.name: metric.signature for metric in chosen if metric.signature},
         {"replicates": options.replicates, "seed": options.seed, "split": options.split, "preset": options.preset},
         published_results() if options.preset else [],
-        notes,
+        _preset_notes(config, options, groups[PAIR]) if options.preset else [],
     )
 
 
-def _check(predictions: Sequence[Path], options: EvaluateOptions) -> None:
-    for file in (*predictions, *([options.references] if options.references else [])):
-        if not file.is_file():
-            raise UsageError("there is no such file", str(file))
+def _evaluation(name: str, joined: Joined, sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]]) -> Evaluation:
+    faults = {"missing": joined.extra, "extra": joined.missing, "duplicates": joined.duplicates}
+    return Evaluation(
+        name,
+        {metric: _table(found) for metric, found in sampled[PAIR].items()},
+        {key: _by(found) for key, found in sampled.items() if key != PAIR},
+        {fault: len(rows) for fault, rows in (faults | {"failed": joined.failed}).items()},
+    )
+
+
+def _scored_lines(pairs: Sequence[Pair], parts: Mapping[str, Sums], chosen: Sequence[Metric]) -> Iterator[Prediction]:
+    """Each headnote's line with its own scores, from 0 to 100; None where there is none."""
+    columns = {metric.name: metric.score_of(parts[metric.name]).tolist() for metric in chosen}
+    for place, pair in enumerate(pairs):
+        scores = {name: None if math.isnan(values[place]) else values[place] for name, values in columns.items()}
+        yield pair.prediction | {"scores": scores}
+
+
+def _check(options: EvaluateOptions) -> None:
     for key in options.by:
         if key not in BY:
             raise UsageError(f"--by {key}: write one of {', '.join(BY)}")
     if options.preset not in (None, PRESET):
         raise UsageError(f"--preset {options.preset}: there is {PRESET}")
+
+
+def _files(config: Config, predictions: Sequence[Path], options: EvaluateOptions, field_name: str) -> dict[str, Joined]:
+    """The files of headnotes, then the baselines, each beside the official headnotes."""
+    references = _references(config, options)
+    files = {_name(path, predictions): join(read_predictions(path), references) for path in predictions}
+    first = next(iter(files.values()))
+    for name in options.baselines:
+        files |= _baseline(name, predictions[0], references, first, field_name)
+    return files
 
 
 def _references(config: Config, options: EvaluateOptions) -> list[Row]:

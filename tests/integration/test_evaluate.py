@@ -72,6 +72,10 @@ def test_scores_are_those_of_the_packages_and_pairs_have_one_voice_each(
     for score in found["metrics"].values():
         assert score["low"] is None or score["low"] <= score["value"] <= score["high"] or score["value"] is None
     assert "version:" in found["signatures"]["bleu"]
+    slds_json(*command(tmp_path / "p.jsonl", more=("--output", tmp_path / "scored.jsonl")))
+    scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["scores"]["rougeL"] for line in scored] == pytest.approx(own)
+    assert [{key: line[key] for key in lines[0]} for line in scored] == lines
 
 
 def test_the_official_headnotes_themselves_score_100(

@@ -115,6 +115,8 @@ def test_the_workshops_yaml_loads_unchanged(tmp_path: Path) -> None:
     assert config.settings.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert any("`warmup_ratio` is now `warmup_steps`" in note for note in config.notes)
     assert any("`mode` is ignored" in note for note in config.notes)
+    vllm = load(tmp_path, f"{RECIPE}\nevaluate_vllm_model_name_or_path: merged\n")
+    assert any("`evaluate_vllm_model_name_or_path` is ignored" in note for note in vllm.notes)
 
 
 def test_all_faults_are_told_at_once_with_line_and_column(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_fields_of_other_tools_do_no_harm(odd: Any) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
-    [("Ein Wort", "ein wort", 1.0), ("a a b", "a c", 0.4), ("a", "b", 0.0), ("", "", 0.0), ("x", "", 0.0)],
+    [("Ein Wort", "ein wort", 100.0), ("a a b", "a c", 40.0), ("a", "b", 0.0), ("", "", 0.0), ("x", "", 0.0)],
 )
 def test_overlap_is_the_f1_of_the_words(one: str, other: str, expected: float) -> None:
     assert overlap(one, other) == expected
