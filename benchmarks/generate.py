@@ -8,7 +8,7 @@ below). `--short`: 40 prompts of 64 to 256 tokens with long answers. `--others`:
 batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
-for each step of eight rows, with their keys and values, at the rate at which it reads memory.
+for each step of all rows, with their keys and values, at the rate at which it reads memory.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 from transformers.utils import logging
 
-from headnote_cli.engine.decoding import Decoder, Row
+from headnote_cli.engine.decoding import MOST_ROWS, Decoder, Row
 from headnote_cli.sampling import Sampling
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "demo" / "SmolLM2-135M-Instruct"
 # Tokens (Gemma's tokenizer) of real decisions at every tenth quantile.
 QUANTILES = (1200, 2800, 3600, 4500, 5400, 6307, 7300, 7680, 7680, 7680, 7680)
 LONGEST = 7680  # SmolLM2 reads 8,192 tokens, the answer among them
-SLOTS = 8
+SLOTS = MOST_ROWS["cpu"]
 
 Prompts = list[list[int]]
 
@@ -77,12 +77,12 @@ def slds(model: Any, prompts: Prompts, new: int) -> Prompts:
     """The command's own decoder, longest prompts first as it sorts them."""
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     rows = [Row(place, prompts[place], 0) for place in order]
-    done = {row.name: row.written for row in Decoder(model, [], SLOTS).write(rows, Sampling(max_new_tokens=new))}
+    done = {row.name: row.written for row in Decoder(model, []).write(rows, Sampling(max_new_tokens=new))}
     return [done[place] for place in range(len(prompts))]
 
 
 def fixed_batch(model: Any, prompts: Prompts, new: int) -> Prompts:
-    """transformers' pipeline, eight at a time, padded on the left."""
+    """transformers' pipeline, as many at a time, padded on the left."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL, padding_side="left")
     writer = pipeline("text-generation", model=model, tokenizer=tokenizer)
     texts = [tokenizer.decode(prompt) for prompt in prompts]
@@ -155,7 +155,7 @@ def main() -> None:
     print(f"{len(prompts)} prompts, {tokens:,} tokens (longest {max(map(len, prompts)):,}); {options.written} new each")
     sides: dict[str, Callable[..., Prompts]] = {"plain loop": plain_loop, "slds": slds}
     if options.others:
-        sides |= {"pipeline, batch of 8": fixed_batch, "continuous batching": continuous_batching}
+        sides |= {f"pipeline, batch of {SLOTS}": fixed_batch, "continuous batching": continuous_batching}
     times: dict[str, list[float]] = {name: [] for name in sides}
     written: dict[str, Prompts] = {}
     for _ in range(options.repeats):

@@ -381,7 +381,7 @@ def generate(
     served_model: Annotated[str | None, typer.Option(help="The server's name of the model. Default: --model.")] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help="Headnotes at a time. Default: 8; on a GPU up to 64, as many as fit its memory."),
+        typer.Option(min=1, help="Headnotes at a time, if memory allows. Default: 16, on a GPU 64, of a server 8."),
     ] = None,
     set_: SetOption = None,
     json_mode: JsonOption = False,

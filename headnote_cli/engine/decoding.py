@@ -26,7 +26,7 @@ from headnote_cli.hardware import available_memory
 from headnote_cli.sampling import Sampling
 
 SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left
-MOST_ROWS = {"cpu": 8, "cuda": 64}  # written together, if nothing else is said
+MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
 REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs more than reading them again
 
