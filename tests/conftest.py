@@ -52,6 +52,12 @@ def sample_rows(split: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (SAMPLES / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def save_lines(file: Path, lines: list[dict[str, Any]]) -> Path:
+    """Write values as JSON lines."""
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return file
+
+
 def real_rows(split: str) -> list[dict[str, Any]]:
     """Real decisions, where they are at hand."""
     file = REAL / f"{split}.jsonl"

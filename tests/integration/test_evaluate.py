@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headnote_cli.engine.judge import RUBRICS
-from tests.conftest import sample_rows
+from tests.conftest import sample_rows, save_lines
+from tests.integration.servers import Chat, completion, running
 from tests.integration.test_road import slds, slds_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -23,11 +22,6 @@ def written(row: dict[str, Any], headnote: str | None = None, **more: Any) -> di
     return {"sample_id": row["sample_id"], "lang": row["headnote_language"], "headnote": text, **more}
 
 
-def save(file: Path, lines: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return file
-
-
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     return sample_rows("train")
@@ -35,7 +29,7 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def command(write_config: Callable[..., Path], rows: list[dict[str, Any]], tmp_path: Path) -> Callable[..., list[str]]:
-    references = save(tmp_path / "references.jsonl", rows)
+    references = save_lines(tmp_path / "references.jsonl", rows)
 
     def arguments(*files: Path, more: tuple[object, ...] = ()) -> list[str]:
         named = [part for file in files for part in ("--predictions", str(file))]
@@ -55,7 +49,7 @@ def test_scores_are_those_of_the_packages_and_pairs_have_one_voice_each(
     from rouge_score.rouge_scorer import RougeScorer
 
     lines = shortened(rows)
-    found = slds_json(*command(save(tmp_path / "p.jsonl", lines)))
+    found = slds_json(*command(save_lines(tmp_path / "p.jsonl", lines)))
     assert found["rows"] == len(rows)
     texts, official = [line["headnote"] for line in lines], [row["headnote"] for row in rows]
     assert found["weighted"]["bleu"]["value"] == pytest.approx(sacrebleu.corpus_bleu(texts, [official]).score)
@@ -81,7 +75,7 @@ def test_scores_are_those_of_the_packages_and_pairs_have_one_voice_each(
 def test_the_official_headnotes_themselves_score_100(
     command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    found = slds_json(*command(save(tmp_path / "p.jsonl", [written(row) for row in rows])))
+    found = slds_json(*command(save_lines(tmp_path / "p.jsonl", [written(row) for row in rows])))
     for name in ("rouge1", "rougeL_words", "bleu", "chrf", "citations_f1", "right_language", "length_ratio"):
         assert found["metrics"][name]["value"] == pytest.approx(100), name
     assert found["metrics"]["unfinished"]["value"] == 0
@@ -93,7 +87,7 @@ def test_rows_without_a_partner_are_counted_and_told(
     lines = [written(row) for row in rows[2:]]
     lines += [lines[0], {"sample_id": "nobody", "lang": "de", "headnote": "x"}]
     lines.append({"sample_id": rows[1]["sample_id"], "lang": rows[1]["headnote_language"], "error": {"type": "X"}})
-    result = slds(*command(save(tmp_path / "p.jsonl", lines)))
+    result = slds(*command(save_lines(tmp_path / "p.jsonl", lines)))
     assert result.exit_code == 0, result.stderr
     for told in (
         "1 row without a prediction",
@@ -110,8 +104,8 @@ def test_rows_without_a_partner_are_counted_and_told(
 def test_two_files_are_compared_on_the_rows_that_both_have(
     command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    first = save(tmp_path / "half.jsonl", shortened(rows))
-    second = save(tmp_path / "whole.jsonl", [written(row) for row in rows[1:]])
+    first = save_lines(tmp_path / "half.jsonl", shortened(rows))
+    second = save_lines(tmp_path / "whole.jsonl", [written(row) for row in rows[1:]])
     result = slds(*command(first, second, more=("--by", "law_area")))
     assert result.exit_code == 0, result.stderr
     assert f"{len(rows) - 1} headnotes of" in result.stdout
@@ -126,11 +120,11 @@ def test_two_files_are_compared_on_the_rows_that_both_have(
 
 
 def test_baselines_stand_beside(command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    file = save(tmp_path / "p.jsonl", shortened(rows))
+    file = save_lines(tmp_path / "p.jsonl", shortened(rows))
     missing = slds(*command(file, more=("--baseline", "zero-shot")))
     assert missing.exit_code == 2
     assert "slds generate" in missing.stderr
-    save(tmp_path / "zero-shot.jsonl", [written(row, "Urteil.") for row in rows])
+    save_lines(tmp_path / "zero-shot.jsonl", [written(row, "Urteil.") for row in rows])
     found = slds_json(*command(file, more=("--baseline", "zero-shot", "--baseline", "lead")))
     zero, lead = found["others"]
     assert zero["metrics"]["rougeL"]["value"] < found["metrics"]["rougeL"]["value"]
@@ -141,7 +135,7 @@ def test_baselines_stand_beside(command: Callable[..., list[str]], rows: list[di
 def test_the_papers_numbers_stand_beside_with_a_warning_on_other_data(
     command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    result = slds(*command(save(tmp_path / "p.jsonl", shortened(rows)), more=("--preset", "slds-paper")))
+    result = slds(*command(save_lines(tmp_path / "p.jsonl", shortened(rows)), more=("--preset", "slds-paper")))
     assert "Qwen2.5-14B fine-tuned" in result.stdout
     assert "26.9" in result.stdout
     assert "not the test split of ipst/slds" in result.stdout
@@ -160,58 +154,37 @@ def test_bad_options_are_named(
     more: tuple[str, ...], code: int, told: str, command: Callable[..., list[str]], rows: list[dict[str, Any]],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    result = slds(*command(save(tmp_path / "p.jsonl", shortened(rows)), more=more))
+    result = slds(*command(save_lines(tmp_path / "p.jsonl", shortened(rows)), more=more))
     assert result.exit_code == code, result.stderr
     assert told in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_predictions_of_other_samples_are_refused(command: Callable[..., list[str]], tmp_path: Path) -> None:
-    file = save(tmp_path / "p.jsonl", [{"sample_id": "x", "lang": "de", "headnote": "y"}])
+    file = save_lines(tmp_path / "p.jsonl", [{"sample_id": "x", "lang": "de", "headnote": "y"}])
     result = slds(*command(file))
     assert result.exit_code == 5
     assert "joined by `sample_id`" in result.stderr
 
 
-class JudgeServer(BaseHTTPRequestHandler):
-    """Judges by the length of the headnote; some answers cannot be read."""
+class JudgeServer(Chat):
+    """Scores 1, 2, 3, 1, 2; some answers cannot be read."""
 
-    asked: list[dict[str, Any]]
-
-    def do_GET(self) -> None:
-        self._answer({"object": "list", "data": []})
+    seen: list[dict[str, Any]]
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body)
+        body = self.asked()
+        self.seen.append(body)
         scores = {name: {"reason": "r", "score": place % 3 + 1} for place, name in enumerate(RUBRICS)}
         unreadable = "UNREADABLE" in body["messages"][-1]["content"]
-        content = "I would rather not." if unreadable else json.dumps(scores)
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-        self._answer({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
-
-    def _answer(self, value: dict[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+        self.answer(200, completion("I would rather not." if unreadable else json.dumps(scores)))
 
 
 @pytest.fixture
 def judge() -> Iterator[str]:
-    JudgeServer.asked = []
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), JudgeServer)
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}/v1"
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+    JudgeServer.seen = []
+    with running(JudgeServer) as address:
+        yield address
 
 
 def test_a_judge_scores_by_five_rubrics_and_is_asked_once(
@@ -219,26 +192,26 @@ def test_a_judge_scores_by_five_rubrics_and_is_asked_once(
 ) -> None:
     lines = shortened(rows)
     lines[0]["headnote"] = "UNREADABLE"
-    file = save(tmp_path / "p.jsonl", lines)
+    file = save_lines(tmp_path / "p.jsonl", lines)
     arguments = command(file, more=("--judge", judge, "deepseek-chat"))
     result = slds(*arguments)
     assert result.exit_code == 0, result.stderr
     assert "1 of " in result.stderr
     assert "could not be read" in result.stderr
-    asked = len(JudgeServer.asked)
+    asked = len(JudgeServer.seen)
     assert asked == len(rows)
-    body = JudgeServer.asked[0]
+    body = JudgeServer.seen[0]
     assert body["model"] == "deepseek-chat"
     assert body["temperature"] == 0
     assert body["response_format"]["json_schema"]["schema"]["required"] == list(RUBRICS)
     found = slds_json(*arguments)
-    assert len(JudgeServer.asked) == asked + 1, "only the unreadable one is asked for again"
+    assert len(JudgeServer.seen) == asked + 1, "only the unreadable one is asked for again"
     assert found["metrics"]["judge"]["value"] == pytest.approx(100 * (0 + 1 + 2 + 0 + 1) / 10)
     assert found["metrics"]["judge_legal_citations"]["value"] == pytest.approx(0)
     cache = tmp_path / "p.jsonl.judge.jsonl"
     cache.write_text(cache.read_text() + '{"key": "cut sh', encoding="utf-8")
     slds_json(*arguments)
-    assert len(JudgeServer.asked) == asked + 2
+    assert len(JudgeServer.seen) == asked + 2
 
 
 def _saved(tokenizer: Any, folder: Path) -> Path:
@@ -264,7 +237,7 @@ def test_bertscore_is_that_of_the_package(
     AutoTokenizer.from_pretrained(_saved(gemma_tokenizer, folder), model_max_length=512).save_pretrained(folder)
     lines = shortened(rows)
     lines[1]["headnote"] = ""
-    found = slds_json(*command(save(tmp_path / "p.jsonl", lines), more=("--bertscore", folder)))
+    found = slds_json(*command(save_lines(tmp_path / "p.jsonl", lines), more=("--bertscore", folder)))
     baselines = Path(bert_score.__file__).parent / "rescale_baseline"
     own: list[float] = []
     for line, row in zip(lines, rows, strict=True):

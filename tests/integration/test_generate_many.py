@@ -10,11 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import pytest
 
 from headnote_cli.runs import writing
 from tests.conftest import build_text_model, sample_rows
+from tests.integration.servers import Chat, completion, running
 from tests.integration.test_road import slds, slds_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -157,33 +156,22 @@ def test_kill_9_and_the_same_command_end_in_the_same_file(
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-class Server(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server with faults: the first answers to each request are bad ones."""
+class Server(Chat):
+    """The first answers to each request are bad ones."""
 
     faults = ("429", "500", "reset", "half", "slow")
     seen: dict[str, int]
     keys: set[str]
 
-    def do_GET(self) -> None:
-        self._answer(200, json.dumps({"object": "list", "data": []}).encode())
-
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][-1]["content"]
+        text = self.asked()["messages"][-1]["content"]
         self.keys.add(str(self.headers["Authorization"]))
         number = self.seen[text] = self.seen.get(text, 0) + 1
         fault = self.faults[(len(text) + number) % len(self.faults)] if number <= 2 else "none"
-        choice = {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": f"Regeste {len(text)}"},
-        }
-        usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
-        told = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-        data = json.dumps(told).encode()
+        data = completion(f"Regeste {len(text)}")
         match fault:
             case "429" | "500":
-                self._answer(int(fault), b"{}")
+                self.answer(int(fault), b"{}")
             case "reset":
                 self.connection.close()
             case "half":
@@ -195,31 +183,14 @@ class Server(BaseHTTPRequestHandler):
             case _:
                 if fault == "slow":
                     time.sleep(0.2)
-                self._answer(200, data)
-
-    def _answer(self, code: int, data: bytes) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Retry-After", "0")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+                self.answer(200, data)
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
     Server.seen, Server.keys = {}, set()
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    httpd.handle_error = lambda *_: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}/v1"
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+    with running(Server) as address:
+        yield address
 
 
 def test_a_server_with_faults_writes_every_row_and_the_key_stays_secret(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import sample_rows
+from tests.conftest import sample_rows, save_lines
 from tests.integration.test_road import slds, slds_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -41,11 +41,6 @@ def predictions_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def write(file: Path, lines: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return file
-
-
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     return sample_rows("train")
@@ -58,9 +53,9 @@ def made(rows: list[dict[str, Any]], tmp_path: Path) -> Path:
 
 
 def page_of(rows: list[dict[str, Any]], predictions: list[dict[str, Any]], folder: Path) -> Path:
-    references = write(folder / "rows.jsonl", rows)
+    references = save_lines(folder / "rows.jsonl", rows)
     output = folder / "review.html"
-    written = write(folder / "headnotes.jsonl", predictions)
+    written = save_lines(folder / "headnotes.jsonl", predictions)
     slds_json("review", "--predictions", written, "--references", references, "--output", output)
     return output
 
@@ -76,7 +71,15 @@ def test_a_page_is_written_from_a_split_and_counts_what_it_leaves_out(
     lines[2] = {"sample_id": lines[2]["sample_id"], "lang": lines[2]["lang"], "error": {"type": "X", "message": "y"}}
     lines.append(lines[0] | {"sample_id": "nobody's"})
     output = tmp_path / "new" / "review.html"
-    arguments = ["review", "--predictions", write(tmp_path / "p.jsonl", lines), "--config", config, "--output", output]
+    arguments = [
+        "review",
+        "--predictions",
+        save_lines(tmp_path / "p.jsonl", lines),
+        "--config",
+        config,
+        "--output",
+        output,
+    ]
     report = slds_json(*arguments)
     assert report["rows"] == len(lines) - 2
     assert report["left_out"] == {"missing": 1, "extra": 0, "duplicates": 0, "failed": 1}
@@ -101,7 +104,12 @@ def test_predictions_of_other_rows_are_refused_with_names_from_both_sides(
     rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     lines = [{"sample_id": "elsewhere", "lang": "de", "headnote": "x"}]
-    arguments = ["--predictions", write(tmp_path / "p.jsonl", lines), "--references", write(tmp_path / "r.jsonl", rows)]
+    arguments = [
+        "--predictions",
+        save_lines(tmp_path / "p.jsonl", lines),
+        "--references",
+        save_lines(tmp_path / "r.jsonl", rows),
+    ]
     result = slds("review", *arguments, "--output", tmp_path / "review.html")
     assert result.exit_code == 5
     assert "no headnote finds its row" in result.stderr
