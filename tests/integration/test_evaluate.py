@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headnote_cli.engine.judge import RUBRICS
-from tests.conftest import sample_rows, save_lines
+from tests.conftest import real_rows, sample_rows, save_lines
 from tests.integration.servers import Chat, completion, running
 from tests.integration.test_road import slds, slds_json
 
@@ -219,14 +219,16 @@ def _saved(tokenizer: Any, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("real", [False, True])
 def test_bertscore_is_that_of_the_package(
-    command: Callable[..., list[str]], rows: list[dict[str, Any]], gemma_tokenizer: Any, tmp_path: Path
+    real: bool, write_config: Callable[..., Path], gemma_tokenizer: Any, tmp_path: Path
 ) -> None:
     """A small random XLM-R by the name of the published one, so that its baselines are taken."""
     import bert_score
     import torch
     from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
+    rows = real_rows("test") if real else sample_rows("train")
     folder = tmp_path / "xlm-roberta-large"
     torch.manual_seed(0)
     config = XLMRobertaConfig(
@@ -237,7 +239,10 @@ def test_bertscore_is_that_of_the_package(
     AutoTokenizer.from_pretrained(_saved(gemma_tokenizer, folder), model_max_length=512).save_pretrained(folder)
     lines = shortened(rows)
     lines[1]["headnote"] = ""
-    found = slds_json(*command(save_lines(tmp_path / "p.jsonl", lines), more=("--bertscore", folder)))
+    found = slds_json(
+        "evaluate", "--predictions", save_lines(tmp_path / "p.jsonl", lines), "--references",
+        save_lines(tmp_path / "r.jsonl", rows), "--bertscore", folder, "--config", write_config(),
+    )  # fmt: skip
     baselines = Path(bert_score.__file__).parent / "rescale_baseline"
     own: list[float] = []
     for line, row in zip(lines, rows, strict=True):
