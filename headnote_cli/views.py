@@ -432,10 +432,13 @@ def check_view(report: CheckReport) -> RenderableType:
 def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
     """What was checked about a headnote, to stand below it."""
     rows: dict[str, str | Text] = {
-        "citations in the decision": Text(", ".join(headnote.found) or "none", FOUND),
+        "citations in the decision": Text(", ".join(headnote.found) or "none", FOUND if headnote.found else ""),
         "in part": Text(", ".join(headnote.partly) or "none", PARTLY if headnote.partly else ""),
         "not in the decision": Text(", ".join(headnote.unsupported) or "none", MISSING if headnote.unsupported else ""),
-        "language": f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
+        "language": Text(
+            f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
+            PARTLY if headnote.detected != headnote.lang else "",
+        ),
         "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
         "time": duration(headnote.seconds or 0.0),
     }
