@@ -80,3 +80,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
     )
+
+
+def is_of_the_network(error: BaseException) -> bool:
+    """Whether a failure comes from an HTTP client: a download that was cut off is no OSError."""
+    return type(error).__module__.partition(".")[0] in (
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "httpcore2",
+        "requests",
+        "urllib3",
+    )

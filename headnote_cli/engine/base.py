@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_default_handler
 
 from headnote_cli.config import Config
 from headnote_cli.data import unreachable
-from headnote_cli.errors import ConfigError, SldsError
+from headnote_cli.errors import ConfigError, SldsError, is_of_the_network
 
 if not os.environ.get("SLDS_DEBUG"):
     disable_default_handler()  # warnings reach the screen once, see `libraries`
@@ -67,6 +67,10 @@ def reaching(kind: str, name: str) -> Iterator[None]:
         raise ConfigError(
             f"the {kind} cannot be loaded as asked: {str(error).strip().splitlines()[0]}", name
         ) from error
+    except Exception as error:
+        if is_of_the_network(error):
+            raise unreachable(error, kind, name) from error
+        raise
 
 
 def load_model_config(base: BaseModel) -> Any:

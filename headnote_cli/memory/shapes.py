@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.errors import ConfigError, UnreachableError
+from headnote_cli.errors import ConfigError, UnreachableError, is_of_the_network
 from headnote_cli.files import read_json
 from headnote_cli.memory.forms import known_types
 
@@ -307,6 +307,10 @@ def _hub_config(name: str) -> dict[str, Any] | None:
         return read_json(Path(hf_hub_download(name, "config.json", etag_timeout=PATIENCE)))
     except (HfHubHTTPError, HFValidationError, OSError):
         return None
+    except Exception as error:
+        if is_of_the_network(error):
+            return None
+        raise
 
 
 @cache
