@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.errors import DataError
+from headnote_cli.errors import DataError, UsageError
 from headnote_cli.predictions import Joined, join, key_of, read_predictions, sample_name
 from tests.conftest import examples
 
@@ -66,7 +66,7 @@ def test_a_line_with_a_fault_is_named(line: str, told: str, tmp_path: Path) -> N
 
 
 def test_a_file_that_is_not_there_or_empty_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(UsageError, match="there is no such file"):
         read_predictions(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="holds no rows"):
         read_predictions(write(tmp_path / "empty.jsonl"))
