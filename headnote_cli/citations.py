@@ -187,12 +187,13 @@ def check(
 
     A consideration is looked up among the decision's own; the rest among what the decision cites.
     """
-    cited = _cited(decision, decision_language)
+    cited = cited_by(decision, decision_language)
     return [CheckedCitation(c, cited.status(c)) for c in citations(headnote, headnote_language)]
 
 
 @lru_cache(maxsize=1)  # one decision, headnotes in three languages
-def _cited(decision: str, language: str | None) -> Cited:
+def cited_by(decision: str, language: str | None) -> Cited:
+    """What a decision cites, read once for all that is asked of it in a row."""
     return Cited(decision, language)
 
 

@@ -458,10 +458,9 @@ def _generate_here(
 def _preset(name: str, sampling: Sampling) -> tuple[Sampling, Path]:
     """How a published protocol draws, and its prompts."""
     from headnote_cli.assets import assets_root
-    from headnote_cli.sampling import PRESETS, Sampling
+    from headnote_cli.sampling import PRESETS, Sampling, require_preset
 
-    if name not in PRESETS:
-        raise UsageError(f"--preset {name}: there is {', '.join(PRESETS)}")
+    require_preset(name)
     if sampling != Sampling():
         raise UsageError(f"--preset {name} says how to draw: leave the other options of sampling out")
     fixed, prompts = PRESETS[name]

@@ -80,6 +80,11 @@ def decision_id(row: Row) -> str | None:
     return str(value) if named else None
 
 
+def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[Located]:
+    """The rows of a file, else of a split of the config's data set, each with its place."""
+    return stream_rows(file) if file is not None else load_split(config, split).stream()
+
+
 def load_split(config: Config, split: str) -> Rows:
     """The rows of one split of the config's data set.
 

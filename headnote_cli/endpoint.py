@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.errors import DataError, UnreachableError, package
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 
@@ -36,11 +36,8 @@ def connect(address: str, timeout: float = TIMEOUT, retries: int = RETRIES) -> A
         UsageError: The `openai` package is not installed.
         UnreachableError: Nobody answers there, or not to this key.
     """
-    try:
+    with package("openai", "serve", "asking a server"):
         import openai
-    except ImportError as error:
-        hint = "install it with `pip install 'headnote-cli[serve]'`"
-        raise UsageError("asking a server takes the `openai` package", hint=hint) from error
     key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own want none
     client = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=retries)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -70,6 +72,24 @@ class Interrupted(SldsError):
     """The user or the system asked the run to stop; its state is saved."""
 
     exit_code: ExitCode = ExitCode.INTERRUPTED
+
+
+@contextmanager
+def package(name: str, extra: str, what: str = "this", where: str | None = None, otherwise: str = "") -> Iterator[None]:
+    """An import of a package that comes with an extra of this one.
+
+    Args:
+        what: What takes it.
+        otherwise: What one could do instead.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        hint = f"install it with `pip install 'headnote-cli[{extra}]'`{otherwise}"
+        raise UsageError(f"{what} takes the `{name}` package", where, hint) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

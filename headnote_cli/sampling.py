@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from headnote_cli.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -33,6 +35,15 @@ class Sampling:
 
 # The protocol of the SLDS benchmark (arXiv 2410.13456): how it draws, and the folder with its prompts.
 PRESETS = {"slds-paper": (Sampling(512, 0.7, 0.8, 20, 1.05, 2025), "prompts/ipst/slds_paper")}
+
+
+def require_preset(name: str) -> None:
+    """
+    Raises:
+        UsageError: There is no such protocol.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"--preset {name}: there is {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)

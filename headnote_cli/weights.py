@@ -155,6 +155,12 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors")) if has_weights(folder) else []
 
 
+def known_sha256(file: Path) -> str | None:
+    """The hash that the hub's cache names a file by."""
+    blob = file.resolve()
+    return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else None
+
+
 def packed(tensors: Sequence[Planned]) -> tuple[bytes, dict[str, int]]:
     """A safetensors header for tensors, and where in the file each begins.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config import Config
-from headnote_cli.data import Row, load_split, sound, stream_rows
+from headnote_cli.data import Row, decision_id, located_rows, sound
 from headnote_cli.engine.bootstrap import (
     REPLICATES,
     SEED,
@@ -27,10 +27,10 @@ from headnote_cli.events import Listener, Note
 from headnote_cli.files import write_lines
 from headnote_cli.predictions import Joined, Pair, Prediction, join, key_of, read_predictions
 from headnote_cli.published import Published, published_results
+from headnote_cli.sampling import require_preset
 
 BY = ("year", "law_area", "decision_language", "headnote_language")
 ZERO_SHOT = "zero-shot.jsonl"
-PRESET = "slds-paper"
 PAIR = "pair"  # what rows are grouped by in any case
 
 
@@ -179,23 +179,18 @@ def _check(options: EvaluateOptions) -> None:
     for key in options.by:
         if key not in BY:
             raise UsageError(f"--by {key}: write one of {', '.join(BY)}")
-    if options.preset not in (None, PRESET):
-        raise UsageError(f"--preset {options.preset}: there is {PRESET}")
+    if options.preset is not None:
+        require_preset(options.preset)
 
 
 def _files(config: Config, predictions: Sequence[Path], options: EvaluateOptions, field_name: str) -> dict[str, Joined]:
     """The files of headnotes, then the baselines, each beside the official headnotes."""
-    references = _references(config, options)
+    references = [sound(row) for _, row in located_rows(config, options.split, options.references)]
     files = {_name(path, predictions): join(read_predictions(path), references) for path in predictions}
     first = next(iter(files.values()))
     for name in options.baselines:
         files |= _baseline(name, predictions[0], references, first, field_name)
     return files
-
-
-def _references(config: Config, options: EvaluateOptions) -> list[Row]:
-    stream = stream_rows(options.references) if options.references else load_split(config, options.split).stream()
-    return [sound(row) for _, row in stream]
 
 
 def _name(path: Path, all_paths: Sequence[Path]) -> str:
@@ -261,7 +256,7 @@ def _pair(pair: Pair) -> str:
 
 def _decision(row: Row, field_name: str) -> Any:
     """What is drawn as one: a decision by its id, else by its text."""
-    return row.get("decision_id") or row.get(field_name)
+    return decision_id(row) or row.get(field_name)
 
 
 def _tell_left_out(files: Mapping[str, Joined], shared: Mapping[str, list[Pair]], emit: Listener) -> None:

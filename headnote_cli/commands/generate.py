@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
 from headnote_cli.encoding import Encoded, Encoder
-from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.errors import DataError, UnreachableError, UsageError, package
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import read_json
 from headnote_cli.hardware import Quantization, quantization_of
@@ -128,12 +128,9 @@ def _decoded(raw: bytes, path: Path) -> tuple[str, str | None]:
 
 
 def _pdf_text(raw: bytes, path: Path) -> str:
-    try:
+    with package("pypdf", "pdf", "reading a PDF", str(path), ", or save the decision as plain text"):
         from pypdf import PdfReader
         from pypdf.errors import PyPdfError
-    except ImportError as error:
-        hint = "install it with `pip install 'headnote-cli[pdf]'`, or save the decision as plain text"
-        raise UsageError("reading a PDF takes the `pypdf` package", str(path), hint) from error
     try:
         text = "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(raw)).pages)
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # broken in any way

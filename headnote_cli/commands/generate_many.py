@@ -22,7 +22,7 @@ from headnote_cli.commands.generate import (
     load_writer,
 )
 from headnote_cli.config import Config
-from headnote_cli.data import Row, load_split, sound, stream_rows
+from headnote_cli.data import Row, located_rows, sound
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
@@ -101,8 +101,7 @@ def rows_of(config: Config, split: str | None, file: Path | None, decisions: lis
         DataError: A row cannot be read.
     """
     if file is not None or split is not None:
-        stream = stream_rows(file) if file is not None else load_split(config, str(split)).stream()
-        return [(where, sound(row)) for where, row in stream]
+        return [(where, sound(row)) for where, row in located_rows(config, str(split), file)]
     field = config.settings.overflow_field
     return [
         (one.name, {"sample_id": one.name, field: one.text, "decision_language": one.language}) for one in decisions

@@ -33,7 +33,15 @@ from headnote_cli.runs import (
     record_of,
     replacing,
 )
-from headnote_cli.weights import ADAPTER_WEIGHTS, PICKLES, fingerprint, has_weights, read_weights, weight_files
+from headnote_cli.weights import (
+    ADAPTER_WEIGHTS,
+    PICKLES,
+    fingerprint,
+    has_weights,
+    known_sha256,
+    read_weights,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     from headnote_cli.engine.merging import MergeJob, Written
@@ -117,7 +125,8 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
     record = record_of(adapters[-1]) or {}
     name = _base_name(config, adapters[0], record)
     with ThreadPoolExecutor(1) as early:
-        hashes = {file.name: early.submit(sha256, file) for file in weight_files(Path(name))}
+        unknown = (file for file in weight_files(Path(name)) if known_sha256(file) is None)
+        hashes = {file.name: early.submit(sha256, file) for file in unknown}
         try:
             return _merge(config, emit, adapters, target, options, record, name, hashes)
         except BaseException:

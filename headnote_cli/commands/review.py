@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from headnote_cli.config import Config
-from headnote_cli.data import Row, load_split, sound, stream_rows
+from headnote_cli.data import located_rows, sound
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.files import sha256, write_text
 from headnote_cli.predictions import Joined, join, read_predictions
@@ -51,7 +50,7 @@ def review(
     _require_free(output, force, predictions, references)
     written = read_predictions(predictions)
     source = str(references) if references is not None else f"split {split} of {config.settings.dataset_name}"
-    joined = join(written, _rows(config, split, references))
+    joined = join(written, (sound(row) for _, row in located_rows(config, split, references)))
     if not joined.pairs:
         raise DataError(f"no headnote finds its row in {source}", str(predictions), _hint(joined))
     page = build(joined.pairs, config.settings.overflow_field, predictions.name, sha256(predictions))
@@ -73,11 +72,6 @@ def _require_free(output: Path, force: bool, predictions: Path, references: Path
         raise UsageError("cannot be the page", str(output), "name a file of its own with --output, such as review.html")
     if output.exists() and not force:
         raise UsageError("exists already", str(output), "choose another --output, or --force to replace it")
-
-
-def _rows(config: Config, split: str, references: Path | None) -> Iterator[Row]:
-    located = stream_rows(references) if references is not None else load_split(config, split).stream()
-    return (sound(row) for _, row in located)
 
 
 def _hint(joined: Joined) -> str:

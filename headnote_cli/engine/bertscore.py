@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from headnote_cli.engine.scores import Metric, Scored, means
-from headnote_cli.errors import UnreachableError, UsageError
+from headnote_cli.errors import UnreachableError, UsageError, package
 from headnote_cli.events import Listener, Note
 
-PUBLISHED_MODEL, PUBLISHED_LAYER = "xlm-roberta-large", 24
 BATCH = 16
 NAMES = ("bertscore_precision", "bertscore_recall", "bertscore")
 
@@ -30,11 +29,8 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
         UsageError: `bert-score` is not installed, or cannot read this folder.
         UnreachableError: The model is not to be had.
     """
-    try:
+    with package("bert-score", "bertscore", "BERTScore"):
         import bert_score
-    except ImportError as error:
-        hint = "install it with `pip install 'headnote-cli[bertscore]'`"
-        raise UsageError("BERTScore takes the `bert-score` package", hint=hint) from error
     if "t5" in model:
         raise UsageError("bert-score takes any path with `t5` in it for a T5 model", model, "move or link the folder")
     baselines = Path(bert_score.__file__).parent / "rescale_baseline"

@@ -51,7 +51,8 @@ class Draws:
         self.count = len(places)
         self.of_row = np.array([places[decision] for decision in decisions], dtype=np.int64)
         generator = np.random.default_rng(seed)
-        self.times = generator.multinomial(self.count, np.full(self.count, 1 / self.count), replicates).astype(float)
+        drawn = generator.multinomial(self.count, np.full(self.count, 1 / self.count), replicates)
+        self.times = np.vstack([np.ones(self.count), drawn])  # each decision once, then the replicates
 
     def sums(self, parts: Sums, groups: Sequence[str]) -> tuple[list[str], Sums]:
         """The groups, and the sums of `parts` (rows, parts) in each, as drawn: (1 + replicates, groups, parts)."""
@@ -59,8 +60,7 @@ class Draws:
         place = {name: index for index, name in enumerate(names)}
         by_decision = np.zeros((self.count, len(names), parts.shape[1]))
         np.add.at(by_decision, (self.of_row, np.array([place[group] for group in groups])), parts)
-        times = np.vstack([np.ones(self.count), self.times])
-        return names, np.einsum("rd,dgp->rgp", times, by_decision)
+        return names, np.einsum("rd,dgp->rgp", self.times, by_decision)
 
 
 def samples(draws: Draws, parts: Sums, groups: Sequence[str], score_of: Callable[[Sums], Sums]) -> dict[str, Sums]:

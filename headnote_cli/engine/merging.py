@@ -41,6 +41,7 @@ from headnote_cli.weights import (
     Stored,
     copy_range,
     in_shards,
+    known_sha256,
     packed,
     read_weights,
     shard_names,
@@ -466,12 +467,6 @@ def through_four_bits(weight: torch.Tensor, how: Quantization) -> torch.Tensor:
     packed_weight, state = quantize_4bit(loaded, compress_statistics=how.nested, quant_type=how.kind)
     back: torch.Tensor = dequantize_4bit(packed_weight, state)
     return back
-
-
-def known_sha256(file: Path) -> str | None:
-    """The hash that the hub's cache names a file by."""
-    blob = file.resolve()
-    return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else None
 
 
 def _write_index(plan: MergePlan, folder: Path) -> None:

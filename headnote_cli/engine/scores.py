@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headnote_cli.citations import Citation, check, citations
-from headnote_cli.errors import UsageError
+from headnote_cli.citations import Citation, citations, cited_by
+from headnote_cli.errors import package
 from headnote_cli.language import detect_language
 
 Sums = NDArray[np.float64]  # (..., parts)
@@ -110,7 +110,7 @@ def rouge(words: bool = False) -> list[Metric]:
         words: Whole words of any script. The published setting keeps a to z and digits alone, so that `Verfügung` is
             read as two tokens, `verf` and `gung`.
     """
-    with _package("rouge-score"):
+    with package("rouge-score", "evaluate"):
         from rouge_score.rouge_scorer import RougeScorer
     scorer = RougeScorer(list(ROUGE), tokenizer=_Words()) if words else RougeScorer(list(ROUGE))
     tokens = "Unicode words" if words else "ASCII tokens, as published"
@@ -126,7 +126,7 @@ def rouge(words: bool = False) -> list[Metric]:
 
 def corpus_scores() -> list[Metric]:
     """BLEU and chrF of all rows together, by `sacrebleu`."""
-    with _package("sacrebleu"):
+    with package("sacrebleu", "evaluate"):
         from sacrebleu.metrics import BLEU, CHRF
 
     found = []
@@ -169,9 +169,9 @@ def citation_scores() -> list[Metric]:
     def decision(rows: Sequence[Scored]) -> Sums:
         counts = []
         for row in rows:
-            checked = check(row.headnote, row.decision, row.lang, row.decision_language)
-            found = sum(one.status != "missing" for one in checked)
-            counts.append((found, len(checked), len(set(citations(row.decision, row.decision_language)))))
+            cited = cited_by(row.decision, row.decision_language)
+            found = sum(cited.status(one) != "missing" for one in row.cited)
+            counts.append((found, len(row.cited), len(cited.citations)))
         return np.array(counts, dtype=np.float64)
 
     scores: list[tuple[str, Callable[[Sums], Sums]]] = [
@@ -204,19 +204,3 @@ def share_scores() -> list[Metric]:
 def lead(decision: str, sentences: int = 3) -> str:
     """The first sentences of a decision: what a headnote must beat."""
     return " ".join(_SENTENCE.split(" ".join(decision.split()), maxsplit=sentences)[:sentences])
-
-
-class _package:
-    """Says which package is missing, and how to get it."""
-
-    def __init__(self, name: str, extra: str = "evaluate") -> None:
-        self.name = name
-        self.extra = extra
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, ImportError):
-            hint = f"install it with `pip install 'headnote-cli[{self.extra}]'`"
-            raise UsageError(f"this takes the `{self.name}` package", hint=hint) from error

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from tests.integration.servers import serving
 
 REVISION = "0" * 40
 SLOW = 3.0  # seconds before an answer: longer than the clients are told to wait
@@ -58,19 +59,13 @@ class Hub:
 
 
 @contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
+def serving_hub(hub: Hub) -> Iterator[Hub]:
     class Handler(_Handler):
         served = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that went away
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(Handler) as address:
+        hub.address = address
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _entry(path: str, content: bytes) -> dict[str, object]:

@@ -41,15 +41,22 @@ def completion(text: str) -> bytes:
 
 
 @contextmanager
-def running(handler: type[Chat]) -> Iterator[str]:
-    """The address of a server with these answers."""
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a local server with these answers."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that went away
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def running(handler: type[Chat]) -> Iterator[str]:
+    """The address that an OpenAI client asks."""
+    with serving(handler) as address:
+        yield f"{address}/v1"

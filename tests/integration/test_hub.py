@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PROMPTS, ROOT, build_text_model, sample_rows
-from tests.integration.hub import FAULTS, Hub, files_of, serving
+from tests.integration.hub import FAULTS, Hub, files_of, serving_hub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKEN = "hf_plantedSecretToken"
@@ -57,7 +57,7 @@ def hub(gemma_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     }
     samples = {f"{split}.jsonl": lines(sample_rows(split)) for split in ("train", "validation", "test")}
     datasets = {"court/decisions": decisions, DATA: samples | {"README.md": SAMPLES_CARD.encode()}}
-    with serving(Hub({MODEL: files_of(model)}, datasets)) as served:
+    with serving_hub(Hub({MODEL: files_of(model)}, datasets)) as served:
         yield served
 
 
