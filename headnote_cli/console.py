@@ -23,7 +23,15 @@ from rich.table import Table
 from rich.text import Text
 
 from headnote_cli import libraries
-from headnote_cli.errors import DoesNotFitError, ExitCode, Interrupted, SldsError, is_out_of_memory
+from headnote_cli.errors import (
+    NO_ROOM,
+    NOT_ALLOWED,
+    DoesNotFitError,
+    ExitCode,
+    Interrupted,
+    SldsError,
+    is_out_of_memory,
+)
 from headnote_cli.events import (
     Evaluated,
     Event,
@@ -358,10 +366,15 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
 
 
 def _told(error: Exception) -> SldsError:
-    """An unexpected failure in words: out of memory, or one to report."""
+    """An unexpected failure in words: out of memory or room, not allowed, or one to report."""
     if is_out_of_memory(error):
         hint = "see `slds check-memory` for what fits: a smaller batch or `max_length`, 4-bit, gradient checkpointing"
         return DoesNotFitError(f"out of memory: {error}", hint=hint)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        hint = "make room, or choose another place; temporary files go to $TMPDIR"
+        return SldsError(f"cannot be written: {error.strerror}", error.filename and str(error.filename), hint)
+    if isinstance(error, OSError) and error.filename and error.errno in NOT_ALLOWED:
+        return SldsError(str(error.strerror), str(error.filename), "see who may read and write it")
     return SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback")
 
 

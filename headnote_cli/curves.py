@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from headnote_cli.files import write_bytes
 
 CURVES = "curves.png"
 
@@ -27,5 +30,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
     upper.set_ylabel("loss")
     lower.set_xlabel("step")
     figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
     pyplot.close(figure)
+    write_bytes(file, picture.getvalue())

@@ -5,11 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import DataError
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Failures to write tell the file: of a full disk the system only says that it is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -18,12 +29,17 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """The same for a text, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Write beside, flush to the disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with naming(path), temporary.open("wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -41,7 +57,7 @@ def write_lines(path: Path, values: Iterable[object]) -> int:
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with part.open("w", encoding="utf-8") as stream:
+    with naming(path), part.open("w", encoding="utf-8") as stream:
         for value in values:
             stream.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
             stream.flush()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headnote_cli.errors import UsageError
+from headnote_cli.files import write_bytes
 
 if TYPE_CHECKING:
     from headnote_cli.commands.check_memory import MemoryCheck
@@ -48,6 +50,7 @@ def draw_memory(checks: list[MemoryCheck], file: Path) -> None:
         panel.legend(fontsize=7)
     panels[0][0].set_ylabel("GiB at the peak")
     figure.tight_layout()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=file.suffix[1:].lower())
     pyplot.close(figure)
+    write_bytes(file, picture.getvalue())

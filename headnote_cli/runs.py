@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from headnote_cli.config import Config
-from headnote_cli.errors import DataError, SldsError, UnreachableError, UsageError
+from headnote_cli.errors import NO_ROOM, NOT_ALLOWED, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.files import altered, flush, read_json, sha256, write_json
 from headnote_cli.prompts import template_files
 
@@ -34,9 +33,6 @@ STAGING = ".saving"  # where a checkpoint is written before it gets its name
 LOCK = ".lock"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 MERGED_SUFFIX = "-merged"
-CANNOT_WRITE = frozenset(
-    {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -116,7 +112,7 @@ def replacing(target: Path) -> Iterator[Path]:
                 _remove(new, old)
                 _remove(work)
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+        if error.errno not in NO_ROOM | NOT_ALLOWED:
             raise
         hint = "make room, or choose another --output; nothing was kept"
         raise SldsError(f"cannot be written: {error.strerror}", str(error.filename or target), hint) from error

@@ -26,7 +26,7 @@ from headnote_cli.data import Row, located_rows, sound
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
-from headnote_cli.files import read_json, sha256, write_json, write_lines
+from headnote_cli.files import naming, read_json, sha256, write_json, write_lines
 from headnote_cli.predictions import Key, sample_name
 from headnote_cli.runs import set_aside, writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
@@ -249,9 +249,10 @@ def _key(line: dict[str, Any]) -> Key:
 
 
 def _append(stream: IO[str], line: dict[str, Any]) -> None:
-    stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-    stream.flush()
-    os.fsync(stream.fileno())
+    with naming(Path(stream.name)):
+        stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> Backend:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import math
 import os
 import re
@@ -46,7 +45,7 @@ from headnote_cli.engine.loading import (
     weight_bytes,
 )
 from headnote_cli.engine.trainer import CompletionTrainer
-from headnote_cli.errors import ConfigError, SldsError, is_out_of_memory
+from headnote_cli.errors import NO_ROOM, ConfigError, SldsError, is_out_of_memory
 from headnote_cli.events import Listener, ModelLoaded, Note
 from headnote_cli.hardware import Plan, reporters
 from headnote_cli.processes import asked_processes
@@ -260,9 +259,8 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
     except SldsError:
         raise
     except Exception as error:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         words = ("No space left", "File too large", "quota exceeded", "file write failed", "unexpected pos")
-        if getattr(error, "errno", None) not in full and not any(word in str(error) for word in words):
+        if getattr(error, "errno", None) not in NO_ROOM and not any(word in str(error) for word in words):
             raise
         shutil.rmtree(folder / STAGING, ignore_errors=True)  # half a checkpoint: its room is for the record
         whole = newest_whole(folder)
