@@ -57,7 +57,9 @@ DEMO_MODEL = ROOT / ".cache" / "demo" / "SmolLM2-135M-Instruct"
 # Tokens (Gemma's tokenizer) of real decisions at every tenth quantile, at most 8,192, and of a headnote.
 QUANTILES, HEADNOTE, LONGEST = (1200, 2800, 3600, 4500, 5400, 6307, 7300, 8192, 8192, 8192, 8192), 210, 8192
 ROWS, BATCH, VOCABULARY = 64, 4, 262_208
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+LORA: dict[str, Any] = {
+    "r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM",
+}  # fmt: skip
 # Keys of both sides.
 COMMON: dict[str, Any] = {
     "use_cpu": True, "bf16": False, "per_device_train_batch_size": BATCH, "num_train_epochs": 1, "save_strategy": "no",
@@ -181,29 +183,33 @@ def epoch(
     return done
 
 
-def matmul_rate(size: int = 2048, repeats: int = 8) -> float:
-    """Measured float32 FLOPS."""
+def matmul_rate(size: int = 2048, seconds: float = 5.0) -> float:
+    """Float32 FLOPS over some seconds: a shared processor gives a short burst more than it keeps up."""
     matrix = torch.randn(size, size)
     matrix @ matrix
-    started = time.perf_counter()
-    for _ in range(repeats):
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
         matrix @ matrix
-    return 2 * size**3 * repeats / (time.perf_counter() - started)
+        count += 1
+    return 2 * size**3 * count / (time.perf_counter() - started)
 
 
 def needed_flops(folder: Path, data: Dataset) -> float:
-    """Multiplications that LoRA cannot do without: linear layers forward and back, the output layer on labels."""
+    """Operations that LoRA cannot do without: linear layers forward and back, its adapters forward, back and for
+    their own gradients, the output layer on labels, attention."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokens = sum(len(row) for row in data["input_ids"])
     labels = sum(sum(row) for row in data["completion_mask"])
     head, config = model.get_output_embeddings(), model.config
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    linear = sum(layer.weight.numel() for layer in layers)
+    adapters = sum(LORA["r"] * (layer.in_features + layer.out_features) for layer in layers)
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     # Scores and their product with values, forward and twice back, the causal half.
     attention = sum(3 * 2 * len(row) ** 2 * width * config.num_hidden_layers for row in data["input_ids"])
-    return 4.0 * linear * tokens + 4.0 * head.weight.numel() * labels + attention
+    return (4.0 * linear + 6.0 * adapters) * tokens + 4.0 * head.weight.numel() * labels + attention
 
 
 def parts(side: str, model: Path, data: Dataset, steps: int = 3) -> dict[str, float]:
@@ -244,7 +250,7 @@ def show_parts(name: str, side: str, model: Path, data: Dataset) -> None:
 
 
 def compare(name: str, model: Path, data: Dataset, repeats: int) -> None:
-    """Both sides in turn; the machine's own rate is measured before each."""
+    """Both sides in turn; the machine's own rate is measured before and after each."""
     flops, tokens = needed_flops(model, data), sum(len(row) for row in data["input_ids"])
     curves = [epoch(side, model, data, SAME_BATCHES).losses for side in SIDES]
     difference = max(abs(mine - theirs) for mine, theirs in zip(*curves, strict=True))
@@ -254,6 +260,7 @@ def compare(name: str, model: Path, data: Dataset, repeats: int) -> None:
         for side, values in times.items():
             rates.append(matmul_rate())
             values.append(epoch(side, model, data).seconds)
+            rates.append(matmul_rate())
     medians = {side: statistics.median(values) for side, values in times.items()}
     rate = statistics.median(rates)
     print(f"{name}: {ROWS} rows, {tokens:,} tokens; matmul {rate / 1e9:.0f} GFLOPS float32")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("slds", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("slds")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["COLUMNS"] = "100"
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes on few cores: more threads than cores wait for each other
@@ -45,6 +49,25 @@ CHATML = (
 def examples(count: int) -> int:
     """How many inputs hypothesis tries: a tenth of them with every change, all by `make fuzz` and `make test-all`."""
     return count if os.environ.get("SLDS_FULL") else count // 10
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note how many inputs hypothesis has tried, for the sum below."""
+    report: Any = yield
+    if report.when == "teardown" and (told := getattr(item, "hypothesis_statistics", "")):
+        tried = sum(map(int, re.findall(r"(\d+) passing", told)))
+        report.user_properties.append(("inputs", tried))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    noted = (
+        getattr(report, "user_properties", []) for reports in terminalreporter.stats.values() for report in reports
+    )
+    counts = [count for properties in noted for name, count in properties if name == "inputs"]
+    if counts:
+        terminalreporter.write_line(f"{sum(counts):,} random inputs, tried by {len(counts)} tests")
 
 
 def sample_rows(split: str) -> list[dict[str, Any]]:

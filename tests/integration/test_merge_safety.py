@@ -146,7 +146,7 @@ def test_other_weights_than_the_runs_are_refused(tiny_training: Callable[..., Pa
     assert "not those that the checkpoint was trained on" in result.stderr
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_adapter_folder_is_merged_or_refused_in_words(
     base: Path, gemma_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory, data: Any

@@ -319,7 +319,7 @@ def test_the_printed_config_means_the_same_wherever_it_is_saved(tmp_path: Path) 
     assert math.isnan(again.settings.fsdp_config["a"])  # type: ignore[arg-type]
 
 
-@settings(max_examples=examples(500), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.floats() | st.integers() | st.none()))
 def test_any_mapping_is_printed_so_that_it_can_be_read_back(tmp_path: Path, value: dict[str, Any]) -> None:
     (tmp_path / "config.yaml").write_text(f"dataset_kwargs: {_written(value)}\n", encoding="utf-8")
@@ -354,14 +354,14 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=examples(2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2000), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mapping=st.dictionaries(KEYS, VALUES, max_size=6))
 def test_any_mapping_is_accepted_or_refused_in_words(tmp_path: Path, mapping: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigError):
         load(tmp_path, yaml.safe_dump(mapping, allow_unicode=True))
 
 
-@settings(max_examples=examples(2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2000), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=60)
     | st.text("ab:-?[]{}&*!|>'\"%@`#, \n0.e", max_size=40)
@@ -371,7 +371,7 @@ def test_any_text_is_accepted_or_refused_in_words(tmp_path: Path, text: str) -> 
         load(tmp_path, text)
 
 
-@settings(max_examples=examples(500), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=KEYS, value=st.text(max_size=20))
 def test_any_override_is_accepted_or_refused_in_words(tmp_path: Path, key: str, value: str) -> None:
     with contextlib.suppress(ConfigError):

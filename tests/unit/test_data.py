@@ -136,7 +136,7 @@ def test_a_number_and_the_same_digits_are_one_decision_id() -> None:
 ANY_ID = st.none() | st.booleans() | st.integers(0, 3) | st.floats() | st.text("ab ", max_size=2) | st.just(["a", 1])
 
 
-@settings(max_examples=examples(2000), deadline=None)
+@settings(max_examples=examples(2000))
 @given(ids=st.lists(ANY_ID, max_size=30))
 def test_any_decision_ids_are_split_off_without_a_leak(ids: list[object]) -> None:
     rows = [{"decision": str(n), "decision_id": value} for n, value in enumerate(ids)]
@@ -175,7 +175,7 @@ ODD_LINES = ['{"a": 1}', "[" * 9999, '{"a": NaN}', "a,b\n1,2,3", '"']
 LINES = st.text(max_size=60) | JSON.map(json.dumps) | st.sampled_from(ODD_LINES)
 
 
-@settings(max_examples=examples(2000), deadline=None)
+@settings(max_examples=examples(2000))
 @given(
     content=st.lists(LINES, max_size=5).map(lambda lines: "\n".join(lines).encode(errors="surrogatepass"))
     | st.binary(max_size=120),

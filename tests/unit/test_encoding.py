@@ -182,7 +182,7 @@ CONTROLS = st.sampled_from(
 )
 
 
-@settings(max_examples=examples(2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2000), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(CONTROLS | st.text(max_size=8), max_size=12))
 def test_control_tokens_in_a_decision_stay_text(tokenizer: Any, parts: list[str]) -> None:
     text = "".join(parts)
@@ -209,7 +209,7 @@ VALUES = st.recursive(
 FIELDS = st.sampled_from(["decision", "headnote", "headnote_language", "decision_language", "sample_id", "", "self"])
 
 
-@settings(max_examples=examples(2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2000), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row=st.dictionaries(FIELDS | st.text(max_size=4), VALUES, max_size=6), overflow=st.sampled_from(STRATEGIES))
 @example(row={"decision": "x" * 9000, "headnote": "y", "headnote_language": "de"}, overflow="structure")
 @example(row={"decision": "1. " * 3000, "headnote": "y", "headnote_language": "it"}, overflow="structure")

@@ -41,7 +41,7 @@ def asking(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes) -> endpoin
     return endpoint.Endpoint("http://server/v1", "m", 1)
 
 
-@settings(max_examples=examples(2000), deadline=None)
+@settings(max_examples=examples(2000))
 @given(status=st.sampled_from([200, 200, 200, 204, 400, 404, 429, 500]), body=BODIES)
 def test_any_answer_is_a_headnote_or_a_failure_of_its_row(status: int, body: bytes) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:

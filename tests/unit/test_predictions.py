@@ -137,7 +137,7 @@ LANGUAGES = st.sampled_from(["de", "fr"])
 LINES = st.builds(prediction, SAMPLES, LANGUAGES, candidate=st.integers(1, 2)) | st.builds(failure, SAMPLES, LANGUAGES)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(LINES), st.lists(st.tuples(st.sampled_from(["a", "b", "1"]), LANGUAGES | st.none()), unique=True))
 def test_any_prediction_and_any_row_is_counted_once(lines: list[dict[str, Any]], named: list[Any]) -> None:
     rows = [row(*one) for one in named]

@@ -226,7 +226,7 @@ GIVEN = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=examples(2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2000), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(WHOLE, min_size=1, max_size=6), row=GIVEN)
 def test_any_valid_template_renders_as_plain_jinja_does(tmp_path: Path, pieces: list[str], row: dict[str, Any]) -> None:
     (tmp_path / "macros.txt").write_text("{% macro t(x) %}<{{ x }}>{% endmacro %}", encoding="utf-8")
@@ -247,7 +247,7 @@ NAMES = st.sampled_from(["decision", "a", "x", "self", "loop"])
 FIELDS = st.dictionaries(NAMES, st.text(max_size=5) | st.none() | st.integers())
 
 
-@settings(max_examples=examples(2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2000), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(PIECES, max_size=6), row=FIELDS)
 def test_any_template_renders_any_row_or_says_why_not(
     tmp_path: Path, pieces: list[str], row: dict[str, object]

@@ -161,7 +161,7 @@ LEGAL = st.lists(
 ).map(" ".join)
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 @given(LEGAL, LEGAL, LEGAL)
 def test_any_text_comes_back_out_of_the_page(headnote: str, reference: str, decision: str) -> None:
     decision += "."
@@ -182,7 +182,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 @given(JSON)
 def test_any_value_survives_its_embedding(value: Any) -> None:
     text = embedded(value)

@@ -94,7 +94,7 @@ def test_a_text_without_structure_is_cut_in_the_middle() -> None:
     assert shorten(text, words(text), 40, "structure") == shorten(text, words(text), 40, "middle")
 
 
-@settings(max_examples=examples(500), deadline=None)
+@settings(max_examples=examples(500))
 @given(
     parts=st.lists(
         st.sampled_from(["Erwägungen ", "1. ", "1.1 ", "2. ", "Satz. ", "Art. 5 OR ", "\n", "wort ", "ü. "]),

@@ -63,7 +63,7 @@ planned = st.lists(st.tuples(st.sampled_from(["F32", "BF16", "F16", "I64", "U8"]
 
 
 @given(planned)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_packed_header_is_one_that_the_library_accepts(
     tmp_path_factory: pytest.TempPathFactory, tensors: Any
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_broken_file_is_named_and_nothing_large_is_allocated(fault: str, store
 
 
 @given(st.binary(max_size=400), st.integers(0, 300), st.binary(max_size=24))
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 def test_any_bytes_are_read_or_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, patch: bytes
 ) -> None:
