@@ -31,6 +31,9 @@ from headnote_cli.sampling import require_preset
 
 BY = ("year", "law_area", "decision_language", "headnote_language")
 ZERO_SHOT = "zero-shot.jsonl"
+# Tests over groups reject too often with 5 to 30 of them: Cameron, Gelbach & Miller 2008, "Bootstrap-Based Improvements
+# for Inference with Clustered Errors".
+FEW_DECISIONS = 30
 PAIR = "pair"  # what rows are grouped by in any case
 
 
@@ -134,6 +137,8 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     _tell_left_out(files, shared, emit)
     first = next(iter(shared.values()))
     draws = Draws([_decision(pair.row, field_name) for pair in first], options.replicates, options.seed)
+    if draws.count < FEW_DECISIONS:
+        emit(Note(f"{draws.count} decisions are few: intervals drawn from them are too narrow", warning=True))
     groups = {PAIR: [_pair(pair) for pair in first]}
     groups |= {key: [str(pair.row.get(key, "?")) for pair in first] for key in options.by}
     chosen = [*metrics(), *_asked_for(config, options, predictions[0], emit)]

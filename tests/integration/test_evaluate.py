@@ -51,6 +51,7 @@ def test_scores_are_those_of_the_packages_and_pairs_have_one_voice_each(
     lines = shortened(rows)
     found = slds_json(*command(save_lines(tmp_path / "p.jsonl", lines)))
     assert found["rows"] == len(rows)
+    assert "decisions are few" in slds(*command(tmp_path / "p.jsonl")).stderr
     texts, official = [line["headnote"] for line in lines], [row["headnote"] for row in rows]
     assert found["weighted"]["bleu"]["value"] == pytest.approx(sacrebleu.corpus_bleu(texts, [official]).score)
     assert found["weighted"]["chrf"]["value"] == pytest.approx(sacrebleu.corpus_chrf(texts, [official]).score)
