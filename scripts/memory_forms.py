@@ -19,7 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,21 @@ TINY: dict[str, Any] = {"hidden": 90, "heads": 6, "kv_heads": 2, "head_dim": 16,
 BATCH, LENGTH, RANK, LABELS = 2, 23, 4, 7
 PRECISIONS = (("bfloat16", True), ("bfloat16", False), ("float32", True), ("float32", False))
 ATTENTIONS = ("eager", "sdpa", "sdpa_causal", "flash_attention_2")
+# Model types of which there are models with one key head, and those that keep queries, keys and values in one tensor.
+KEY_HEADS = {"gemma3_text": ("one",), "gemma": ("one",), "phi3": ("each",)}
 NEVER_FULLEST = 0.998  # a form below this share of the fullest for every plausible model is left out
 
 
 def kinds(model_type: str) -> Iterator[Kind]:
-    """The kinds of step that a model type can do: transformers' Gemma 2 has no SDPA."""
+    """The kinds of step that a model type can do."""
+    for kind in _kinds(model_type):
+        yield kind
+        for heads in KEY_HEADS.get(model_type, ()) if kind.repeats_keys else ():
+            yield replace(kind, key_heads=heads)
+
+
+def _kinds(model_type: str) -> Iterator[Kind]:
+    """Those of several key heads. transformers' Gemma 2 has no SDPA."""
     switches = itertools.product(PRECISIONS, ATTENTIONS, (True, False), (True, False))
     for (dtype, amp), attention, checkpointing, liger in switches:
         if model_type == "gemma2" and attention.startswith("sdpa"):
@@ -60,27 +70,32 @@ def kinds(model_type: str) -> Iterator[Kind]:
                     yield Kind(method, adapters=adapters, dropout=dropout, targets=targets, **common)
 
 
-def products(batch: int, length: int) -> dict[int, str]:
+def products(batch: int, length: int, kv_heads: int) -> dict[int, str]:
     """Elements of a tensor → the product of sizes that it is; tensors of other sizes are too small to count."""
     tokens, labelled = batch * length, batch * LABELS
-    queries, keys = TINY["heads"] * TINY["head_dim"], TINY["kv_heads"] * TINY["head_dim"]
+    queries, keys = TINY["heads"] * TINY["head_dim"], kv_heads * TINY["head_dim"]
     hidden, mlp, vocabulary = TINY["hidden"], TINY["mlp"], TINY["vocabulary"]
     widths = {"h": hidden, "I": mlp, "q": queries, "kv": keys, "d": TINY["head_dim"], "H": TINY["heads"],
-              "K": TINY["kv_heads"], "r": RANK, "V": vocabulary}  # fmt: skip
+              "K": kv_heads, "r": RANK, "V": vocabulary}  # fmt: skip
+    if kv_heads == 1:  # a key head is as wide as all of them
+        del widths["d"], widths["K"]
+    if kv_heads == TINY["heads"]:  # keys are as wide as queries
+        del widths["kv"], widths["K"]
     found = {tokens * width: f"T*{name}" for name, width in widths.items()}
     shifted = batch * (length - 1)  # what a loss that shifts by one token holds
     found |= {shifted * hidden: "T*h", shifted * vocabulary: "T*V"}
     found |= {tokens: "T", labelled * hidden: "N*h", labelled * vocabulary: "tile"}
     found |= {batch * length**2: "B*S*S", length**2: "S*S", batch * TINY["heads"] * length**2: "B*H*S*S"}
-    found |= {hidden * mlp: "h*I", hidden * queries: "h*q", hidden * keys: "h*kv", vocabulary * hidden: "h*V"}
-    found |= {RANK * widths[name]: f"r*{name}" for name in ("h", "I", "q", "kv")}
+    found |= {vocabulary * hidden: "h*V"}
+    found |= {hidden * widths[name]: f"h*{name}" for name in ("I", "q", "kv") if name in widths}
+    found |= {RANK * widths[name]: f"r*{name}" for name in ("h", "I", "q", "kv") if name in widths}
     return found
 
 
-def fused_widths() -> dict[int, tuple[str, ...]]:
+def fused_widths(kv_heads: int) -> dict[int, tuple[str, ...]]:
     """Tensors of fused projections: queries, keys and values in one, gate and up in one."""
     tokens, hidden = BATCH * LENGTH, TINY["hidden"]
-    queries, keys = TINY["heads"] * TINY["head_dim"], TINY["kv_heads"] * TINY["head_dim"]
+    queries, keys = TINY["heads"] * TINY["head_dim"], kv_heads * TINY["head_dim"]
     together = queries + 2 * keys
     return {
         tokens * together: ("T*q", "T*kv", "T*kv"),
@@ -92,12 +107,29 @@ def fused_widths() -> dict[int, tuple[str, ...]]:
     }
 
 
-def forms_of(model_type: str, kind: Kind, loss: str) -> tuple[dict[str, Form], dict[str, list[Form]]]:
-    """What a layer stores in forward and after it, and the moments beyond three layers' storage, by phase."""
+@dataclass(frozen=True)
+class Counted:
+    """What was counted of a kind of step, in forward (`last`) and after it (`scored`).
+
+    Attributes:
+        stored: By a layer.
+        beside: Beyond three layers' storage when the last one is done, and when backward begins: negative where the
+            first layer stores less.
+        beyond: The moments of each phase, beyond three layers' storage.
+    """
+
+    stored: dict[str, Form]
+    beside: dict[str, Form]
+    beyond: dict[str, list[Form]]
+
+
+def forms_of(model_type: str, kind: Kind, loss: str) -> Counted:
+    """Count a kind of step with a way of taking the loss."""
     from scripts.memory_simulation import Sizes, Variant, count
 
-    named, fused = products(BATCH, LENGTH), fused_widths()
-    assert len(named) == 25, "two shapes have as many elements"
+    tiny = TINY | {"kv_heads": {"one": 1, "each": TINY["heads"], "shared": TINY["kv_heads"]}[kind.key_heads]}
+    named, fused = products(BATCH, LENGTH, tiny["kv_heads"]), fused_widths(tiny["kv_heads"])
+    assert len(named) == {"one": 23, "each": 21, "shared": 25}[kind.key_heads], "two shapes have as many elements"
 
     def form(moment: dict[tuple[int, int], int]) -> Counter[str]:
         counted: Counter[str] = Counter()
@@ -106,19 +138,25 @@ def forms_of(model_type: str, kind: Kind, loss: str) -> tuple[dict[str, Form], d
                 counted[product] += width * times
         return counted
 
-    variant = Variant(**asdict(kind), loss=loss)
+    switches = {name: value for name, value in asdict(kind).items() if name != "key_heads"}
+    variant = Variant(**switches, loss=loss)
     runs = {}
     for layers in (2, 3):
-        sizes = Sizes(model_type, layers=layers, batch=BATCH, length=LENGTH, rank=RANK, labels=LABELS, **TINY)
+        sizes = Sizes(model_type, layers=layers, batch=BATCH, length=LENGTH, rank=RANK, labels=LABELS, **tiny)
         runs[layers] = [(phase, form(moment)) for phase, moment in count(sizes, variant, keep_moments=True).moments]
     stored = {phase: stored_at(phase, runs) for phase in ("last", "scored")}
     beyond: dict[str, list[Form]] = {"last": [], "loss": [], "scored": [], "layer": []}
     for phase, moment in runs[3]:
         if phase in beyond:
-            own = stored["last" if phase in ("last", "loss") else "scored"]
-            rest = {product: moment[product] - 3 * own.get(product, 0) for product in {*moment, *own}}
-            beyond[phase].append({product: width for product, width in sorted(rest.items()) if width})
-    return stored, beyond
+            beyond[phase].append(minus(moment, stored["last" if phase in ("last", "loss") else "scored"], 3))
+    beside = {phase: beyond[start][0] for phase, start in (("last", "loss"), ("scored", "scored"))}
+    return Counted(stored, beside, beyond)
+
+
+def minus(form: Form, other: Form, times: int = 1) -> Form:
+    """A form without another, so many times."""
+    rest = {product: form.get(product, 0) - times * other.get(product, 0) for product in sorted({*form, *other})}
+    return {product: width for product, width in rest.items() if width}
 
 
 def stored_at(phase: str, runs: dict[int, list[tuple[str, Counter[str]]]]) -> Form:
@@ -182,13 +220,19 @@ def of_type(model_type: str) -> dict[str, dict[str, list[list[Form]]]]:
     layers: dict[str, list[list[Form]]] = {}
     losses: dict[str, list[list[Form]]] = {}
     for kind in kinds(model_type):
-        stored, beyond = forms_of(model_type, kind, "fused")
-        fullest = [pruned(beyond[phase], models) for phase in ("last", "layer")]
-        layers[kind.key] = [[stored["last"]], [stored["scored"]], *fullest]
+        counted = forms_of(model_type, kind, "fused")
+        fullest = [pruned(counted.beyond[phase], models) for phase in ("last", "layer")]
+        stored, beside = (
+            [[forms[phase]] for phase in ("last", "scored")] for forms in (counted.stored, counted.beside)
+        )
+        layers[kind.key] = [*stored, *beside, *fullest]
         for loss in ("fused", "full", "held", "shifted"):
             if f"{kind.head_key} {loss}" not in losses:
-                moments = beyond if loss == "fused" else forms_of(model_type, kind, loss)[1]
-                losses[f"{kind.head_key} {loss}"] = [pruned(moments[phase], models) for phase in ("loss", "scored")]
+                moments = (counted if loss == "fused" else forms_of(model_type, kind, loss)).beyond
+                losses[f"{kind.head_key} {loss}"] = [
+                    [minus(form, counted.beside[start]) for form in pruned(moments[phase], models)]
+                    for phase, start in (("loss", "last"), ("scored", "scored"))
+                ]
     return {"layers": layers, "losses": losses}
 
 

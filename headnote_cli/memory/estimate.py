@@ -233,6 +233,9 @@ def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
 
 def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
     """The counted forms of a kind of layer, or of the nearest one."""
+    if kind.repeats_keys:
+        heads = {shapes.heads: "each", 1: "one"}.get(shapes.kv_heads, "shared")
+        kind = dataclasses.replace(kind, key_heads=heads)
     return layer_forms(shapes.model_type, nearest_kind(shapes.model_type, kind))
 
 
@@ -241,10 +244,11 @@ def nearest_kind(model_type: str, kind: Kind) -> Kind:
     """The kind itself if it was counted, else the nearest counted one that holds no less."""
     for nearest in (
         kind,
-        dataclasses.replace(kind, targets="all"),
-        dataclasses.replace(kind, targets="all", amp=True),
-        dataclasses.replace(kind, targets="all", amp=True, adapters="float32"),
-        dataclasses.replace(kind, targets="all", amp=True, adapters="float32", attention="eager"),
+        dataclasses.replace(kind, key_heads="shared"),
+        dataclasses.replace(kind, key_heads="shared", targets="all"),
+        dataclasses.replace(kind, key_heads="shared", targets="all", amp=True),
+        dataclasses.replace(kind, key_heads="shared", targets="all", amp=True, adapters="float32"),
+        dataclasses.replace(kind, key_heads="shared", targets="all", amp=True, adapters="float32", attention="eager"),
     ):
         if is_counted(model_type, nearest):
             return nearest
@@ -372,8 +376,13 @@ def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
     counted = setup.loss if setup.loss in ("fused", "full", "held", "shifted") else "fused"
     if counted != setup.loss:
         sizes |= {"tile": 0}
-    forms = loss_forms(shapes.model_type, loss_kind(setup.kind), counted)
-    forward, backward = (fullest(part, sizes) for part in forms)
+    kind = nearest_kind(shapes.model_type, loss_kind(setup.kind))
+    forms = loss_forms(shapes.model_type, kind, counted)
+    layer = forms_for(shapes, setup.kind)
+    forward, backward = (
+        fullest(part, sizes) + value(beside, sizes)
+        for part, beside in zip(forms, (layer.beside, layer.beside_kept), strict=True)
+    )
     if setup.loss == "labelled":
         copies = 4 * sizes["N"] * sizes["V"]
         return forward + 2 * copies, backward + 3 * copies

@@ -40,6 +40,8 @@ class Kind:
         adapters: Dtype of LoRA's weights; `float32 cast` where PEFT casts each input to float32 first.
         attention: `eager`, `sdpa` (with a mask), `sdpa_causal` (without) or `flash_attention_2`.
         targets: Of LoRA: `all` linear layers, `attention` (q, k, v, o) or `qv`.
+        key_heads: `one` for all queries, which transformers repeats without a copy, `each` query's own, which it does
+            not repeat, or `shared` by some.
     """
 
     method: str = "qlora"
@@ -51,6 +53,12 @@ class Kind:
     dropout: bool = True
     liger: bool = False
     targets: str = "all"
+    key_heads: str = "shared"
+
+    @property
+    def repeats_keys(self) -> bool:
+        """Whether keys and values are repeated for the queries' heads."""
+        return self.attention in ("eager", "sdpa")
 
     @property
     def key(self) -> str:
@@ -58,13 +66,14 @@ class Kind:
         parts += [self.attention, "checkpointing" if self.checkpointing else ""]
         parts += ["dropout" if self.dropout and self.method != "full" else "", "liger" if self.liger else ""]
         parts += [self.targets if self.targets != "all" and self.method != "full" else ""]
+        parts += ["" if self.key_heads == "shared" else f"{self.key_heads} key head"]
         return " ".join(part for part in parts if part)
 
     @property
     def head_key(self) -> str:
         """What decides how the loss is taken, and what lives through it."""
         parts = ["full" if self.method == "full" else "lora", self.dtype, "amp" if self.amp else ""]
-        parts += ["masked" if self.attention in ("eager", "sdpa") else ""]
+        parts += [self.attention if self.repeats_keys else ""]  # each has a mask of its own dtype
         parts += ["checkpointing" if self.checkpointing else ""]
         return " ".join(part for part in [*parts, "liger" if self.liger else ""] if part)
 
@@ -76,10 +85,14 @@ class LayerForms:
     Attributes:
         stored: While forward lasts, autocast's casts of weights included.
         kept: From the loss's backward on.
+        beside, beside_kept: Of all layers together what is not so many times that, when the loss is taken and when its
+            backward begins: negative where the first layer stores less, since its input needs no gradient.
     """
 
     stored: Form
     kept: Form
+    beside: Form
+    beside_kept: Form
     forward: tuple[Form, ...]
     backward: tuple[Form, ...]
 
@@ -140,12 +153,14 @@ def layer_forms(model_type: str, kind: Kind) -> LayerForms:
     table = _table(model_type)
     entry = table["layers"][kind.key]
     forms = table["forms"]
-    stored, kept, forward, backward = (tuple(forms[index] for index in part) for part in entry)
-    return LayerForms(stored[0], kept[0], forward, backward)
+    *single, forward, backward = (tuple(forms[index] for index in part) for part in entry)
+    stored, kept, beside, beside_kept = (part[0] for part in single)
+    return LayerForms(stored, kept, beside, beside_kept, forward, backward)
 
 
 def loss_forms(model_type: str, kind: Kind, loss: str) -> tuple[tuple[Form, ...], tuple[Form, ...]]:
-    """The fullest moments of the loss's forward and of its backward, until the last layer's begins.
+    """The fullest moments of the loss's forward and of its backward, until the last layer's begins, beyond what the
+    layers hold (`LayerForms`).
 
     Args:
         loss: `fused`, `full`, `held` (`full`, the model's output kept through backward), or `shifted` (models before

@@ -35,7 +35,7 @@ def random_case(dice: random.Random) -> tuple[Shapes, Setup]:
         attention = "eager"
     liger = amp and dice.random() < 0.4
     head = dice.choice([64, 128])
-    kv_heads = dice.choice([1, 2, 4])
+    kv_heads = dice.choice([1, 2, 4] if family in ("gemma3_text", "gemma") else [2, 4])  # one where models have it
     heads = kv_heads * dice.choice([1, 2, 4])
     hidden = max(512, head * heads * dice.choice([1, 1, 2]))  # below that a few small tensors weigh too much
     shapes = Shapes(
@@ -95,7 +95,7 @@ def test_the_formula_agrees_with_the_count_within_three_per_cent(capsys: Any) ->
             f"\nmemory formula against {count} counted steps: worst {worst:.2%} ({moving:.2%} beside weights)"
         )
         sys.stdout.write(f", {told}\n")
-    assert worst < 0.03
+    assert worst < 0.03, told
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_the_formula_agrees_at_full_size_and_on_fresh_seeds(capsys: Any) -> None
     worst, moving, told = worst_of([*full_size(), *(random_case(dice) for _ in range(120))])
     with capsys.disabled():
         sys.stdout.write(f"\nfull size and seed {seed}: worst {worst:.2%} ({moving:.2%} beside weights), {told}\n")
-    assert worst < 0.03
+    assert worst < 0.03, f"seed {seed}: {told}"
 
 
 def full_size() -> Iterator[tuple[Shapes, Setup]]:
@@ -138,11 +138,12 @@ def test_a_sample_of_the_table_is_what_the_installed_libraries_give() -> None:
     dice, models = random.Random(5), plausible_models()
     for model_type in MODEL_TYPES:
         kind = dice.choice(list(kinds(model_type)))
-        stored, beyond = forms_of(model_type, kind, "fused")
+        counted = forms_of(model_type, kind, "fused")
         found = layer_forms(model_type, kind)
-        assert (found.stored, found.kept) == (stored["last"], stored["scored"]), f"{model_type} {kind.key}"
+        layer = [forms[phase] for forms in (counted.stored, counted.beside) for phase in ("last", "scored")]
+        assert [found.stored, found.kept, found.beside, found.beside_kept] == layer, f"{model_type} {kind.key}"
         for part, phase in ((found.forward, "last"), (found.backward, "layer")):
-            assert list(part) == pruned(beyond[phase], models), f"{model_type} {kind.key}"
+            assert list(part) == pruned(counted.beyond[phase], models), f"{model_type} {kind.key}"
 
 
 @pytest.mark.slow
