@@ -71,7 +71,8 @@ def finished(folder: Path) -> list[str]:
     return [file.name for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
 
 
-EACH = pytest.mark.parametrize("name", ["train", "generate", "evaluate", "review", "check-memory"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("train", "generate")]
+EACH = pytest.mark.parametrize("name", [*SLOW, "evaluate", "review", "check-memory"])
 
 
 @EACH
