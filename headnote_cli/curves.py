@@ -30,7 +30,14 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
     upper.set_ylabel("loss")
     lower.set_xlabel("step")
     figure.tight_layout()
+    save_figure(figure, file, dpi=120)
+
+
+def save_figure(figure: Any, file: Path, **options: Any) -> None:
+    """Write a matplotlib figure beside and rename, in the format of the file's ending, and let go of it."""
+    from matplotlib import pyplot
+
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
+    figure.savefig(picture, format=file.suffix[1:].lower(), **options)
     pyplot.close(figure)
     write_bytes(file, picture.getvalue())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headnote_cli.curves import save_figure
 from headnote_cli.errors import UsageError
-from headnote_cli.files import write_bytes
 
 if TYPE_CHECKING:
     from headnote_cli.commands.check_memory import MemoryCheck
@@ -50,7 +49,4 @@ def draw_memory(checks: list[MemoryCheck], file: Path) -> None:
         panel.legend(fontsize=7)
     panels[0][0].set_ylabel("GiB at the peak")
     figure.tight_layout()
-    picture = io.BytesIO()
-    figure.savefig(picture, format=file.suffix[1:].lower())
-    pyplot.close(figure)
-    write_bytes(file, picture.getvalue())
+    save_figure(figure, file)

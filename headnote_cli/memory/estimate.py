@@ -242,13 +242,14 @@ def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
 @cache
 def nearest_kind(model_type: str, kind: Kind) -> Kind:
     """The kind itself if it was counted, else the nearest counted one that holds no less."""
+    shared = dataclasses.replace(kind, key_heads="shared")
     for nearest in (
         kind,
-        dataclasses.replace(kind, key_heads="shared"),
-        dataclasses.replace(kind, key_heads="shared", targets="all"),
-        dataclasses.replace(kind, key_heads="shared", targets="all", amp=True),
-        dataclasses.replace(kind, key_heads="shared", targets="all", amp=True, adapters="float32"),
-        dataclasses.replace(kind, key_heads="shared", targets="all", amp=True, adapters="float32", attention="eager"),
+        shared,
+        dataclasses.replace(shared, targets="all"),
+        dataclasses.replace(shared, targets="all", amp=True),
+        dataclasses.replace(shared, targets="all", amp=True, adapters="float32"),
+        dataclasses.replace(shared, targets="all", amp=True, adapters="float32", attention="eager"),
     ):
         if is_counted(model_type, nearest):
             return nearest
