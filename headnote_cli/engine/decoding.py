@@ -3,6 +3,9 @@
 Reading a prompt is bound by arithmetic, so reading several together gains nothing and padding costs; writing is bound
 by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and end at the same
 column, so that a step writes one column and copies nothing.
+
+On the CPU a step's attention is two products (`attend_once`): SDPA's kernel read 5.8 GB/s of twelve rows of 5,500 tokens
+where they read 10, of 17 that the memory gives.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.generation import (
     LogitsProcessorList,
@@ -21,6 +24,8 @@ from transformers.generation import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from headnote_cli.hardware import available_memory
 from headnote_cli.sampling import Sampling
@@ -29,6 +34,7 @@ SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to 
 MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
 REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs more than reading them again
+ATTEND_ONCE = "attend_once"  # its name among transformers' attention functions
 
 
 @dataclasses.dataclass
@@ -59,7 +65,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Buffers for `key_states` (batch, heads, tokens, head size) of this layer."""
 
         def buffer(like: torch.Tensor) -> torch.Tensor:
-            return like.new_zeros(self.slots.count, like.shape[1], self.slots.columns, like.shape[3])
+            count, columns, heads, size = self.slots.count, self.slots.columns, like.shape[1], like.shape[3]
+            if like.device.type == "cpu":  # `attend_once` reads columns faster if they follow each other
+                return like.new_zeros(count, heads, size, columns).transpose(2, 3)
+            return like.new_zeros(count, heads, columns, size)
 
         self.keys, self.values = buffer(key_states), buffer(value_states)
         self.is_initialized = True
@@ -148,6 +157,8 @@ class Decoder:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
+        if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(ATTEND_ONCE)
         self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
 
     @torch.inference_mode()
@@ -215,6 +226,39 @@ class Decoder:
             use_cache=True,
         ).logits
         return logits[:, -1]
+
+
+def attend_once(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA, with a step's attention as two products in which the queries of a key head stand together.
+
+    Args:
+        query: (rows, heads, tokens, head size); more than one token is SDPA's.
+        key, value: (rows, key heads, columns, head size).
+        attention_mask: None or what is looked at, (rows, 1, tokens, columns).
+
+    Returns:
+        (rows, tokens, heads, head size), and no weights.
+    """
+    rows, heads, tokens, size = query.shape
+    if tokens != 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    grouped = query.reshape(rows, key.shape[1], -1, size) * (size**-0.5 if scaling is None else scaling)
+    scores = grouped @ key.transpose(2, 3)
+    if attention_mask is not None:
+        scores = scores.masked_fill_(~attention_mask, -torch.inf)
+    return (scores.softmax(-1) @ value).reshape(rows, 1, heads, size), None
+
+
+AttentionInterface.register(ATTEND_ONCE, attend_once)
+AttentionMaskInterface.register(ATTEND_ONCE, sdpa_mask)
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:
