@@ -4,14 +4,16 @@ Reading a prompt is bound by arithmetic, so reading several together gains nothi
 by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and end at the same
 column, so that a step writes one column and copies nothing.
 
-On the CPU a step's attention is two products (`attend_once`): SDPA's kernel read 5.8 GB/s of twelve rows of 5,500 tokens
-where they read 10, of 17 that the memory gives.
+On the CPU a step's attention is two products (`attend_once`): of twelve rows of 5,500 tokens SDPA's kernel read
+5.8 GB/s where they read 12, of 17 that the memory gives. A long prompt passes the MLPs in tiles, whose products stay
+in the cache: a seventh less time for 5,500 tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to 
 MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
 REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs more than reading them again
+TILE = 1024  # tokens of a prompt that pass an MLP together, on the CPU
 ATTEND_ONCE = "attend_once"  # its name among transformers' attention functions
 
 
@@ -157,8 +160,10 @@ class Decoder:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
-        if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
-            model.set_attn_implementation(ATTEND_ONCE)
+        if model.device.type == "cpu":
+            tile_mlps(model)
+            if model.config._attn_implementation == "sdpa":
+                model.set_attn_implementation(ATTEND_ONCE)
         self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
 
     @torch.inference_mode()
@@ -249,7 +254,10 @@ def attend_once(
     """
     rows, heads, tokens, size = query.shape
     if tokens != 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        several: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return several
     grouped = query.reshape(rows, key.shape[1], -1, size) * (size**-0.5 if scaling is None else scaling)
     scores = grouped @ key.transpose(2, 3)
     if attention_mask is not None:
@@ -259,6 +267,21 @@ def attend_once(
 
 AttentionInterface.register(ATTEND_ONCE, attend_once)
 AttentionMaskInterface.register(ATTEND_ONCE, sdpa_mask)
+
+
+def tile_mlps(model: torch.nn.Module) -> None:
+    """Let the gated MLPs of a model, which look at each token alone, take `TILE` tokens at a time (as in ALST,
+    arXiv 2506.13996, there to save memory)."""
+    for module in model.modules():
+        if hasattr(module, "gate_proj") and "forward" not in vars(module):
+            module.forward = functools.partial(_in_tiles, module.forward)
+
+
+def _in_tiles(mlp: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+    """An MLP on (rows, tokens, width)."""
+    if states.ndim < 3 or states.shape[1] <= TILE:
+        return mlp(states)
+    return torch.cat([mlp(tile) for tile in states.split(TILE, dim=1)], dim=1)
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:

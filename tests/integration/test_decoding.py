@@ -17,6 +17,16 @@ LENGTHS = (300, 290, 180, 150, 150, 90, 33, 20, 7, 1)  # some beyond the sliding
 
 @pytest.fixture(scope="module")
 def model() -> Any:
+    return _model()
+
+
+@pytest.fixture(scope="module")
+def untouched() -> Any:
+    """The same model, which no decoder has changed."""
+    return _model()
+
+
+def _model() -> Any:
     import torch
     from transformers import Gemma3ForCausalLM
 
@@ -54,16 +64,18 @@ def _one_by_one(model: Any, sampling: Sampling, stop_ids: list[int]) -> dict[int
 @pytest.mark.parametrize("slack", [1, 512])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_rows_written_together_are_those_written_alone(
-    slots: int, slack: int, penalty: float, model: Any, monkeypatch: pytest.MonkeyPatch
+    slots: int, slack: int, penalty: float, model: Any, untouched: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With few slots rows join and leave; with one column of slack the buffer is moved all the time."""
+    """With few slots rows join and leave; with one column of slack the buffer is moved all the time. Long prompts
+    pass the MLPs in tiles."""
     from headnote_cli.engine import decoding
 
     monkeypatch.setattr(decoding, "SLACK", slack)
+    monkeypatch.setattr(decoding, "TILE", 64)
     sampling = Sampling(max_new_tokens=24, repetition_penalty=penalty)
-    alone = _one_by_one(model, sampling, [])
+    alone = _one_by_one(untouched, sampling, [])
     stops = sorted({tokens[5 + 2 * place % 15] for place, tokens in alone.items() if place % 2})  # some end early
-    alone = _one_by_one(model, sampling, stops)
+    alone = _one_by_one(untouched, sampling, stops)
     together = {row.name: row.written for row in decoding.Decoder(model, stops, slots).write(_rows(), sampling)}
     assert together == alone
     assert len({len(tokens) for tokens in alone.values()}) > 2, "rows end at different steps"
@@ -88,10 +100,49 @@ def test_the_image_text_class_too(tiny_models: Callable[[str], Path]) -> None:
     from headnote_cli.engine.decoding import Decoder
 
     folder = tiny_models("AutoModelForImageTextToText")
-    loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    loaded, untouched = (
+        AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2)
+    )
     sampling = Sampling(max_new_tokens=10)
     together = {row.name: row.written for row in Decoder(loaded, [], 4).write(_rows(), sampling)}
-    assert together == _one_by_one(loaded, sampling, [])
+    assert together == _one_by_one(untouched, sampling, [])
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_a_steps_attention_is_sdpas(key_heads: int, masked: bool, scaling: float | None) -> None:
+    import torch
+
+    from headnote_cli.engine.decoding import attend_once
+
+    torch.manual_seed(3)
+    rows, heads, columns, size = 3, 6, 37, 8
+    query = torch.randn(rows, heads, 1, size)
+    key, value = (torch.randn(rows, key_heads, size, columns).transpose(2, 3) for _ in range(2))
+    mask = torch.arange(columns) >= torch.tensor([0, 5, 36])[:, None, None, None] if masked else None
+    found, _ = attend_once(torch.nn.Module(), query, key, value, mask, scaling=scaling)
+    known = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=True)
+    torch.testing.assert_close(found, known.transpose(1, 2))
+
+
+def test_mlps_in_tiles_give_what_they_give_whole(model: Any, untouched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from headnote_cli.engine import decoding
+
+    decoding.Decoder(model, [])
+    decoding.Decoder(model, [])  # a second one changes nothing
+    mlp, whole = model.model.layers[0].mlp, untouched.model.layers[0].mlp
+    seen: list[int] = []
+    handle = mlp.gate_proj.register_forward_hook(lambda _, states, __: seen.append(states[0].shape[1]))
+    monkeypatch.setattr(decoding, "TILE", 16)
+    states = torch.randn(2, 40, model.config.hidden_size)
+    try:
+        torch.testing.assert_close(mlp(states), whole(states))
+    finally:
+        handle.remove()
+    assert seen == [16, 16, 8]
 
 
 def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(model: Any) -> None:
