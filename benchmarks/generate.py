@@ -9,7 +9,7 @@ batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
 for each step of all rows, with their keys and values, at the rate at which it reads memory; each rate is held for five
-seconds before every side and after slds.
+seconds before every side and at the end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rates import times_a_second
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 from transformers.utils import logging
 
@@ -102,23 +103,13 @@ def matmul_rate(model: Any) -> float:
     """Floating-point operations a second on the MLP's shapes with 2,048 tokens."""
     width, inner = model.config.hidden_size, model.config.intermediate_size
     left, right = torch.randn(2048, width), torch.randn(inner, width)
-    return 2 * 2048 * width * inner * _a_second(lambda: torch.nn.functional.linear(left, right))
+    return 2 * 2048 * width * inner * times_a_second(lambda: torch.nn.functional.linear(left, right))
 
 
 def memory_rate() -> float:
     """Bytes a second that are read: a matrix that fits no cache, times a vector."""
     matrix, vector = torch.randn(8192, 8192), torch.randn(8192)
-    return matrix.numel() * 4 * _a_second(lambda: matrix @ vector)
-
-
-def _a_second(work: Callable[[], Any], seconds: float = 5.0) -> float:
-    """How often a second; not the best of a burst, which a shared processor does not keep up."""
-    work()
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        work()
-        count += 1
-    return count / (time.perf_counter() - began)
+    return matrix.numel() * 4 * times_a_second(lambda: matrix @ vector)
 
 
 def needed(model: Any, prompts: Prompts, new: int) -> tuple[float, float]:
@@ -165,8 +156,7 @@ def main() -> None:
             written[name] = side(ours if name == "slds" else model, prompts, options.written)
             times[name].append(time.perf_counter() - began)
             print(f"  {name}: {times[name][-1]:.1f} s", flush=True)
-            if name == "slds":
-                rates.append((matmul_rate(model), memory_rate()))
+    rates.append((matmul_rate(model), memory_rate()))
     taken = {name: statistics.median(seconds) for name, seconds in times.items()}
     same = sum(mine == theirs for mine, theirs in zip(written["slds"], written["plain loop"], strict=True))
     print(f"the same tokens for {same} of {len(prompts)} prompts")

@@ -19,7 +19,6 @@ import json
 import random
 import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from rates import times_a_second
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoModelForCausalLM,
@@ -183,15 +183,10 @@ def epoch(
     return done
 
 
-def matmul_rate(size: int = 2048, seconds: float = 5.0) -> float:
-    """Float32 FLOPS over some seconds: a shared processor gives a short burst more than it keeps up."""
+def matmul_rate(size: int = 2048) -> float:
+    """Float32 FLOPS of a product of two square matrices."""
     matrix = torch.randn(size, size)
-    matrix @ matrix
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        matrix @ matrix
-        count += 1
-    return 2 * size**3 * count / (time.perf_counter() - started)
+    return 2 * size**3 * times_a_second(lambda: matrix @ matrix)
 
 
 def needed_flops(folder: Path, data: Dataset) -> float:

@@ -278,10 +278,10 @@ def tile_mlps(model: torch.nn.Module) -> None:
 
 
 def _in_tiles(mlp: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
-    """An MLP on (rows, tokens, width)."""
-    if states.ndim < 3 or states.shape[1] <= TILE:
+    """An MLP on (…, tokens, width)."""
+    if states.shape[-2] <= TILE:
         return mlp(states)
-    return torch.cat([mlp(tile) for tile in states.split(TILE, dim=1)], dim=1)
+    return torch.cat([mlp(tile) for tile in states.split(TILE, dim=-2)], dim=-2)
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:
