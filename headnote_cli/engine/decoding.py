@@ -2,22 +2,21 @@
 
 Reading a prompt is bound by arithmetic, so reading several together gains nothing and padding costs; writing is bound
 by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and end at the same
-column, so that a step writes one column and copies nothing.
-
-On the CPU a step's attention is two products (`attend_once`): of twelve rows of 5,500 tokens SDPA's kernel read
-5.8 GB/s where they read 12, of 17 that the memory gives. A long prompt passes the MLPs in tiles, whose products stay
-in the cache: a seventh less time for 5,500 tokens.
+column, so that a step writes one column and copies nothing. On the CPU two prompts are read side by side, each by half
+of the threads, which then wait less for each other.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.generation import (
     LogitsProcessorList,
@@ -26,9 +25,8 @@ from transformers.generation import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from headnote_cli.engine.on_cpu import tune
 from headnote_cli.hardware import available_memory
 from headnote_cli.sampling import Sampling
 
@@ -36,8 +34,7 @@ SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to 
 MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
 REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs more than reading them again
-TILE = 1024  # tokens of a prompt that pass an MLP together, on the CPU
-ATTEND_ONCE = "attend_once"  # its name among transformers' attention functions
+READERS = 2  # prompts read side by side on the CPU, if its threads can be halved
 
 
 @dataclasses.dataclass
@@ -160,30 +157,27 @@ class Decoder:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
+        self.readers = min(readers_of(model), self.count)
         if model.device.type == "cpu":
-            tile_mlps(model)
-            if model.config._attn_implementation == "sdpa":
-                model.set_attn_implementation(ATTEND_ONCE)
+            tune(model)
         self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
 
     @torch.inference_mode()
     def write(self, rows: Iterable[Row], sampling: Sampling) -> Iterator[Row]:
         """The rows with what was written for each, as they finish. The longest prompt must come first."""
         chooser = Chooser(sampling)
-        waiting = iter(rows)
+        waiting = side_by_side(rows, self.readers)
         slots: Slots | None = None
         while True:
-            while (slots is None or slots.used < self.count) and (row := next(waiting, None)) is not None:
-                read, logits = self._read(row)
-                if slots is None:
-                    columns = len(row.prompt) + sampling.max_new_tokens + SLACK
-                    self.count = min(self.count, fitting(columns, read, free_memory(self.model.device)))
-                    slots = Slots(self.count, columns, len(read.layers))
-                row.written.append(chooser.choose(row, logits))
-                if self._finished(row, sampling):
-                    yield row
-                else:
-                    slots.join(row, read)
+            while (slots is None or slots.used + self.readers <= self.count) and (group := next(waiting, None)):
+                for row, (read, logits) in zip(group, self._read(group), strict=True):
+                    if slots is None:
+                        slots = self._slots(row, read, sampling)
+                    row.written.append(chooser.choose(row, logits))
+                    if self._finished(row, sampling):
+                        yield row
+                    else:
+                        slots.join(row, read)
             if slots is None or not slots.used:
                 return
             slots.make_room()
@@ -200,21 +194,59 @@ class Decoder:
     def _finished(self, row: Row, sampling: Sampling) -> bool:
         return row.written[-1] in self.stop_ids or len(row.written) >= sampling.max_new_tokens
 
-    def _read(self, row: Row) -> tuple[DynamicCache, torch.Tensor]:
-        """The keys and values of a prompt, and the logits of its last position (vocabulary,).
+    def _slots(self, longest: Row, read: DynamicCache, sampling: Sampling) -> Slots:
+        """As many as fit into free memory, and not fewer than are read side by side."""
+        columns = len(longest.prompt) + sampling.max_new_tokens + SLACK
+        self.count = max(self.readers, min(self.count, fitting(columns, read, free_memory(self.model.device))))
+        return Slots(self.count, columns, len(read.layers))
 
-        A prompt that mostly begins like the one before (the same decision, asked for in another language) is read from
-        where they part.
+    def _read(self, rows: list[Row]) -> list[tuple[DynamicCache, torch.Tensor]]:
+        """For each prompt its keys and values, and the logits of its last position (vocabulary,).
+
+        One that goes on like the one before (the same decision, asked for in another language) is read from where they
+        part.
         """
         before, cache = self._last
-        shared = min(common_prefix(before, row.prompt), len(row.prompt) - 1)
-        if shared < REUSED_FROM * len(row.prompt):
-            shared, cache = 0, DynamicCache()
-        elif shared < len(before):
-            cache.crop(shared - len(before))
+        shared = shared_tokens(before, rows[0].prompt)
+        if len(rows) > 1:
+            read = self._read_side_by_side(rows)
+        elif shared:
+            if shared < len(before):
+                cache.crop(shared - len(before))
+            read = [self._read_from(shared, rows[0], cache)]
+        else:
+            read = [self._read_from(0, rows[0], DynamicCache())]
+        self._last = (rows[-1].prompt, read[-1][0])
+        return read
+
+    def _read_side_by_side(self, rows: list[Row]) -> list[tuple[DynamicCache, torch.Tensor]]:
+        """Each prompt by its share of the threads. If one fails, or on Ctrl-C, the others end at their next module."""
+        threads, stopped = torch.get_num_threads(), threading.Event()
+
+        def look(*_: Any) -> None:
+            if stopped.is_set():
+                raise InterruptedError
+
+        def read(row: Row) -> tuple[DynamicCache, torch.Tensor]:
+            torch.set_num_threads(threads // len(rows))  # of this thread
+            found: tuple[DynamicCache, torch.Tensor] = self._read_from(0, row, DynamicCache())
+            return found
+
+        with register_module_forward_pre_hook(look), ThreadPoolExecutor(len(rows)) as pool:
+            try:
+                reading = [pool.submit(read, row) for row in rows]
+                for done in wait(reading, return_when=FIRST_EXCEPTION).done:
+                    done.result()
+                return [done.result() for done in reading]
+            finally:
+                stopped.set()
+                torch.set_num_threads(threads)  # of threads to come
+
+    @torch.inference_mode()
+    def _read_from(self, shared: int, row: Row, cache: DynamicCache) -> tuple[DynamicCache, torch.Tensor]:
+        """A prompt's tokens after the first `shared`, which the cache has."""
         ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        self._last = (row.prompt, cache)
         return cache, logits[0, -1]
 
     def _step(self, slots: Slots) -> torch.Tensor:
@@ -233,62 +265,39 @@ class Decoder:
         return logits[:, -1]
 
 
-def attend_once(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """SDPA, with a step's attention as two products in which the queries of a key head stand together.
-
-    Args:
-        query: (rows, heads, tokens, head size); more than one token is SDPA's.
-        key, value: (rows, key heads, columns, head size).
-        attention_mask: None or what is looked at, (rows, 1, tokens, columns).
-
-    Returns:
-        (rows, tokens, heads, head size), and no weights.
-    """
-    rows, heads, tokens, size = query.shape
-    if tokens != 1:
-        several: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **options
-        )
-        return several
-    grouped = query.reshape(rows, key.shape[1], -1, size) * (size**-0.5 if scaling is None else scaling)
-    scores = grouped @ key.transpose(2, 3)
-    if attention_mask is not None:
-        scores = scores.masked_fill_(~attention_mask, -torch.inf)
-    return (scores.softmax(-1) @ value).reshape(rows, 1, heads, size), None
+def readers_of(model: Any) -> int:
+    """Prompts that are read side by side: several on the CPU, if their share of its threads is whole, and if the
+    model's rotation of positions does not depend on what it read last."""
+    shareable = model.device.type == "cpu" and torch.get_num_threads() % READERS == 0
+    forms = [str(module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
+    changing = any(name in form for form in forms for name in ("dynamic", "longrope"))
+    return READERS if shareable and not changing else 1
 
 
-AttentionInterface.register(ATTEND_ONCE, attend_once)
-AttentionMaskInterface.register(ATTEND_ONCE, sdpa_mask)
+def side_by_side(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+    """Rows in groups to read at once; one that goes on like the one before it comes alone."""
+    group: list[Row] = []
+    before: list[int] = []
+    for row in rows:
+        goes_on = shared_tokens(before, row.prompt) > 0
+        if group and (goes_on or len(group) == most):
+            yield group
+            group = []
+        if goes_on:
+            yield [row]
+        else:
+            group.append(row)
+        before = row.prompt
+    if group:
+        yield group
 
 
-def tile_mlps(model: torch.nn.Module) -> None:
-    """Let the gated MLPs of a model, which look at each token alone, take `TILE` tokens at a time (as in ALST,
-    arXiv 2506.13996, there to save memory)."""
-    for module in model.modules():
-        if hasattr(module, "gate_proj") and "forward" not in vars(module):
-            module.forward = functools.partial(_in_tiles, module.forward)
-
-
-def _in_tiles(mlp: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
-    """An MLP on (…, tokens, width)."""
-    if states.shape[-2] <= TILE:
-        return mlp(states)
-    return torch.cat([mlp(tile) for tile in states.split(TILE, dim=-2)], dim=-2)
-
-
-def common_prefix(one: list[int], other: list[int]) -> int:
-    """How many tokens two prompts begin with together."""
-    return next(
-        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+def shared_tokens(before: list[int], prompt: list[int]) -> int:
+    """Tokens of a prompt that need not be read after `before`; 0 if too few are the same to gain by it."""
+    pairs = enumerate(zip(before, prompt, strict=False))
+    same = next((index for index, (one, other) in pairs if one != other), min(len(before), len(prompt)))
+    shared = min(same, len(prompt) - 1)
+    return shared if shared >= REUSED_FROM * len(prompt) else 0
 
 
 def fitting(columns: int, read: DynamicCache, free: int) -> int:
