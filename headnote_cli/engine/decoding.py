@@ -35,6 +35,7 @@ MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
 REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs more than reading them again
 READERS = 2  # prompts read side by side on the CPU, if its threads can be halved
+ALIKE = 0.8  # of the longer prompt's length: a shorter one read beside it would be done too early
 
 
 @dataclasses.dataclass
@@ -275,12 +276,12 @@ def readers_of(model: Any) -> int:
 
 
 def side_by_side(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
-    """Rows in groups to read at once; one that goes on like the one before it comes alone."""
+    """Rows in groups to read at once, the longest first; one that goes on like the one before it comes alone."""
     group: list[Row] = []
     before: list[int] = []
     for row in rows:
         goes_on = shared_tokens(before, row.prompt) > 0
-        if group and (goes_on or len(group) == most):
+        if group and (goes_on or len(group) == most or len(row.prompt) < ALIKE * len(group[0].prompt)):
             yield group
             group = []
         if goes_on:

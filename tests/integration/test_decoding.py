@@ -168,12 +168,12 @@ def test_a_linear_layer_of_few_tokens(bias: bool, shape: tuple[int, ...]) -> Non
     assert after.is_contiguous()
 
 
-def test_prompts_are_read_side_by_side_unless_one_goes_on_like_the_one_before() -> None:
+def test_prompts_of_like_length_are_read_side_by_side_unless_one_goes_on_like_the_other() -> None:
     from headnote_cli.engine.decoding import Row, side_by_side
 
-    prompts = [[1] * 9, [2] * 9, [3] * 9, [3] * 8, [3] * 8, [3, 3, 4, 4, 4], [5], [5], [6, 7]]
+    prompts = [[1] * 9, [2] * 9, [3] * 9, [3] * 8, [3] * 8, [3, 3, 4, 4, 4], [5] * 4, [6] * 3, [7] * 3, [8], [8]]
     groups = list(side_by_side((Row(name, prompt, 0) for name, prompt in enumerate(prompts)), 2))
-    assert [[row.name for row in group] for group in groups] == [[0, 1], [2], [3], [4], [5, 6], [7, 8]]
+    assert [[row.name for row in group] for group in groups] == [[0, 1], [2], [3], [4], [5, 6], [7, 8], [9, 10]]
     assert [len(group) for group in side_by_side((Row(name, [name], 0) for name in range(5)), 1)] == [1] * 5
 
 
