@@ -203,8 +203,8 @@ def test_prompts_read_side_by_side_are_those_read_alone(slots: int, model: Any, 
     )
     together = {row.name: row.written for row in decoder.write(_rows(), sampling)}
     assert together == _one_by_one(untouched, sampling, [])
-    assert {threads for _, threads in readers} == {1}
-    assert len(readers) > 1
+    assert {threads for _, threads in readers} == {1, 2}  # side by side, and those without a like one
+    assert len({reader for reader, threads in readers if threads == 1}) > 1
     assert torch.get_num_threads() == 2
 
 
