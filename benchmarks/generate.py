@@ -3,8 +3,8 @@
     python benchmarks/generate.py [--decisions 40] [--written 200] [--short] [--others] [--data FOLDER]
 
 The demo's SmolLM2-135M in float32, greedy; the same prompts and as many new tokens on both sides, whose tokens are
-compared. Prompts are as long as those of real decisions (read from `--data FOLDER/test.jsonl`, else the quantiles
-below). `--short`: 40 prompts of 64 to 256 tokens with long answers. `--others`: transformers' pipeline with a fixed
+compared. Prompts are as long as those of real decisions (read from the test, validation and train split in `--data FOLDER`,
+else the quantiles below). `--short`: 40 prompts of 64 to 256 tokens with long answers. `--others`: transformers' pipeline with a fixed
 batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
@@ -40,10 +40,12 @@ SLOTS = MOST_ROWS["cpu"]
 Prompts = list[list[int]]
 
 
-def real_prompts(file: Path, count: int) -> Prompts:
-    """The first decisions of a file of rows, each once, as long as they are; the longest are cut."""
+def real_prompts(folder: Path, count: int) -> Prompts:
+    """The first decisions of a folder's splits, each once, as long as they are; the longest are cut."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    texts = dict.fromkeys(json.loads(line)["decision"] for line in file.read_text(encoding="utf-8").splitlines())
+    files = (folder / f"{split}.jsonl" for split in ("test", "validation", "train"))
+    lines = (line for file in files for line in file.read_text(encoding="utf-8").splitlines())
+    texts = dict.fromkeys(json.loads(line)["decision"] for line in lines)
     return [tokenizer(text).input_ids[:LONGEST] for text in list(texts)[:count]]
 
 
@@ -138,7 +140,7 @@ def main() -> None:
     logging.set_verbosity_error()
     model, ours = (AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval() for _ in range(2))
     if options.data:
-        prompts = real_prompts(options.data / "test.jsonl", options.decisions)
+        prompts = real_prompts(options.data, options.decisions)
     else:
         prompts = random_prompts(options.decisions, options.short)
     tokens = sum(map(len, prompts))
