@@ -3,9 +3,9 @@
     python benchmarks/generate.py [--decisions 40] [--written 200] [--short] [--others] [--data FOLDER]
 
 The demo's SmolLM2-135M in float32, greedy; the same prompts and as many new tokens on both sides, whose tokens are
-compared. Prompts are as long as those of real decisions (read from the test, validation and train split in `--data FOLDER`,
-else the quantiles below). `--short`: 40 prompts of 64 to 256 tokens with long answers. `--others`: transformers' pipeline with a fixed
-batch, and its continuous batching.
+compared. Prompts are as long as those of real decisions (read from the test, validation and train split in `--data
+FOLDER`, else the quantiles below). `--short`: 40 prompts of 64 to 256 tokens with long answers. `--others`:
+transformers' pipeline with a fixed batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
 for each step of all rows, with their keys and values, at the rate at which it reads memory; each rate is held for five
