@@ -278,7 +278,7 @@ def _expected_memory(
 def own_card(plan: Plan, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
     """What this process trains in, and how many processes share it: a GPU is its own, main memory is everybody's."""
     if plan.effective("device") == "cuda":
-        gpu = machine.gpus[min(int(environment.get("LOCAL_RANK", "0")), len(machine.gpus) - 1)]
+        gpu = machine.gpus[int(environment.get("LOCAL_RANK", "0")) % len(machine.gpus)]
         return Card(gpu.name, gpu.memory, gpu.used), 1
     free = available_memory()
     memory = max(machine.memory, free)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
 from headnote_cli.engine.decoding import Decoder, Row
-from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
+from headnote_cli.engine.loading import four_bits, load_model, own_gpu, torch_dtype, with_adapter
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
 from headnote_cli.sampling import Headnote, Prompt, Sampling
@@ -35,16 +35,18 @@ class Writer:
             stop_id: The token that ends the assistant's turn; the generation config's own ends count too.
             quantization: The 4-bit form of the base that the adapter was trained on.
         """
-        dtype = torch_dtype(plan.effective("dtype"))
+        dtype, device = torch_dtype(plan.effective("dtype")), torch.device(plan.effective("device"))
+        if device.type == "cuda":
+            device = torch.device("cuda", own_gpu())
         options: dict[str, Any] = {}
         if quantization is not None:
             options["quantization_config"] = four_bits(quantization, dtype)
-            if plan.effective("device") == "cuda":
-                options["device_map"] = {"": 0}  # packed on the device that will use them
+            if device.type == "cuda":
+                options["device_map"] = {"": device}  # packed on the device that will use them
         model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
         self.model: Any = with_adapter(model, adapter) if adapter else model
         if quantization is None:
-            self.model.to(plan.effective("device"))
+            self.model.to(device)
         self.model.eval()
         self.tokenizer = tokenizer
         own = self.model.generation_config.eos_token_id

@@ -42,11 +42,16 @@ def this_machine() -> Machine:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         used = 0
-        if index == int(os.environ.get("LOCAL_RANK", "0")):
+        if index == own_gpu():
             free, total = torch.cuda.mem_get_info(index)
             used = total - free
         gpus.append(Gpu(properties.name, (properties.major, properties.minor), properties.total_memory, used))
     return dataclasses.replace(detect(), gpus=tuple(gpus))
+
+
+def own_gpu() -> int:
+    """The index of the GPU that this process works on: its own, if a launcher started several, as accelerate does."""
+    return int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
 
 
 @contextmanager
@@ -83,7 +88,7 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
         options["quantization_config"] = get_quantization_config(_model_arguments(settings, plan))
         if plan.effective("device") == "cuda":
             # 4-bit weights are packed on the device that will use them.
-            options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+            options["device_map"] = {"": own_gpu()}
     model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
     if (settings.load_in_4bit or settings.load_in_8bit) and not quantized_layers(model):
         raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)

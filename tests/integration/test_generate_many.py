@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -99,6 +100,42 @@ def test_parts_of_several_machines_make_the_whole(config: Callable[..., Path], m
     assert sorted(row["headnote"] for part in parts for row in part) == sorted(r["headnote"] for r in lines(whole))
     assert lines(whole)[::2] == parts[0]
     assert slds(*command(config(), model, whole, "--shard", "3/2")).exit_code == 2
+
+
+def test_a_launchers_processes_write_a_part_each(
+    config: Callable[..., Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+    for rank in "01":
+        for name in ("RANK", "LOCAL_RANK"):
+            monkeypatch.setenv(name, rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        slds_json(*command(config(), model, output))
+    parts = [lines(tmp_path / f"out.{number}-of-2.jsonl") for number in (1, 2)]
+    names = [row["sample_id"] for row in sample_rows("test")]
+    assert [[row["sample_id"] for row in part] for part in parts] == [names[::2], names[1::2]]
+
+
+def test_each_of_a_launchers_processes_writes_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from headnote_cli.engine import generation
+    from headnote_cli.hardware import Quantization
+
+    loaded: dict[str, Any] = {}
+    model = MagicMock()
+    model.generation_config.eos_token_id = 1
+    model.to.side_effect = lambda device: loaded.update(moved=device)
+    monkeypatch.setattr(generation, "load_model", lambda *_, **options: loaded.update(options) or model)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    plan = MagicMock()
+    plan.effective.side_effect = {"device": "cuda", "dtype": "float32", "attn_implementation": "sdpa"}.get
+    for rank, index in (("2", 2), ("5", 1)):  # more processes than GPUs share them
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        generation.Writer(MagicMock(), None, MagicMock(), plan, 1)
+        assert loaded["moved"] == torch.device("cuda", index)
+        generation.Writer(MagicMock(), None, MagicMock(), plan, 1, Quantization("nf4", nested=True, dtype="bfloat16"))
+        assert loaded["device_map"] == {"": torch.device("cuda", index)}
 
 
 def test_a_row_that_fails_is_recorded_and_tried_again(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
