@@ -1,15 +1,16 @@
 """Many prompts at a time: each read alone, all written together; rows join and leave as they come and finish.
 
-Reading a prompt is bound by arithmetic, so reading several together gains nothing and padding costs; writing is bound
-by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and end at the same
-column, so that a step writes one column and copies nothing. On the CPU two prompts are read side by side, each by half
-of the threads, which then wait less for each other.
+Reading a prompt (prefill) is bound by arithmetic, so reading several in one batch gains nothing and padding costs;
+writing is bound by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and
+end at the same column, so that a step writes one column and copies nothing. On the CPU two prompts are read side by
+side, each by half of the threads, which then wait less for each other.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -26,6 +27,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
+from headnote_cli.engine.loading import quantized_layers
 from headnote_cli.engine.on_cpu import tune
 from headnote_cli.hardware import available_memory
 from headnote_cli.sampling import Sampling
@@ -37,10 +39,12 @@ REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs 
 READERS = 2  # prompts read side by side on the CPU, if its threads can be halved
 ALIKE = 0.8  # of the longer prompt's length: a shorter one read beside it would be done too early
 
+Prefill = tuple[DynamicCache, torch.Tensor]  # a prompt's keys and values; logits of its last position, (vocabulary,)
+
 
 @dataclasses.dataclass
 class Row:
-    """A prompt in the making. `name` is the caller's."""
+    """A prompt and what is written for it. `name` is the caller's."""
 
     name: Any
     prompt: list[int]
@@ -49,7 +53,7 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens whose keys and values are in the buffer."""
+        """Tokens whose keys and values are in the buffer: all but the last one written, which the next step reads."""
         return len(self.prompt) + len(self.written) - 1
 
 
@@ -102,7 +106,7 @@ class Slots:
         self.count = count
         self.columns = columns
         self.rows: list[Row] = []
-        self.end = 0  # the column that the next step writes
+        self.end = 0  # behind the last column that is full: the one that the next step writes
         self.cache = Cache(layers=[SlotLayer(self) for _ in range(layers)])
 
     @property
@@ -114,11 +118,14 @@ class Slots:
         """The first column that any row uses."""
         return self.end - max((row.length for row in self.rows), default=0)
 
-    def join(self, row: Row, read: DynamicCache) -> None:
+    def join(self, row: Row, prompt: DynamicCache) -> None:
         """Take a row whose prompt was read: its keys and values go to the columns before the next one."""
         length = len(row.prompt)
-        self.end = max(self.end, length) if self.rows else length
-        for mine, theirs in zip(self.cache.layers, read.layers, strict=True):
+        if not self.rows:
+            self.end = length
+        elif self.end < length:
+            self._move(length)
+        for mine, theirs in zip(self.cache.layers, prompt.layers, strict=True):
             if not mine.is_initialized:
                 mine.lazy_initialization(theirs.keys, theirs.values)
             for buffer, states in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
@@ -138,17 +145,20 @@ class Slots:
 
     def make_room(self) -> None:
         """Move all rows to the left if the next column is beyond the buffer."""
-        if self.end < self.columns or not self.rows:
-            return
+        if self.rows and self.end == self.columns:
+            self._move(self.end - self.first)
+
+    def _move(self, end: int) -> None:
+        """Let all rows end at another column."""
         first, length = self.first, self.end - self.first
         for layer in self.cache.layers:
             for buffer in (layer.keys, layer.values):
-                buffer[: self.used, :, :length] = buffer[: self.used, :, first : self.end].clone()
-        self.end = length
+                buffer[: self.used, :, end - length : end] = buffer[: self.used, :, first : self.end].clone()
+        self.end = end
 
 
 class Decoder:
-    """Writes for many prompts with one model."""
+    """Writes for many prompts with one model, of which `rows_can_join` holds."""
 
     def __init__(self, model: Any, stop_ids: list[int], slots: int | None = None) -> None:
         """
@@ -158,94 +168,119 @@ class Decoder:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
-        self.readers = min(readers_of(model), self.count)
+        self.readers = readers_of(model) if self.count >= 2 * READERS else 1
         if model.device.type == "cpu":
             tune(model)
         self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
 
     @torch.inference_mode()
     def write(self, rows: Iterable[Row], sampling: Sampling) -> Iterator[Row]:
-        """The rows with what was written for each, as they finish. The longest prompt must come first."""
-        chooser = Chooser(sampling)
-        waiting = side_by_side(rows, self.readers)
+        """The rows with what was written for each, as they finish. Prompts of like length should follow each other."""
+        chooser, rows = Chooser(sampling), list(rows)
+        waiting = deque(groups_to_read(rows, self.readers))
         slots: Slots | None = None
-        while True:
-            while (slots is None or slots.used + self.readers <= self.count) and (group := next(waiting, None)):
-                for row, (read, logits) in zip(group, self._read(group), strict=True):
-                    if slots is None:
-                        slots = self._slots(row, read, sampling)
-                    row.written.append(chooser.choose(row, logits))
-                    if self._finished(row, sampling):
-                        yield row
-                    else:
-                        slots.join(row, read)
-            if slots is None or not slots.used:
-                return
-            slots.make_room()
-            logits = self._step(slots)
-            slots.end += 1
-            for row, own in zip(slots.rows, logits, strict=True):
-                row.written.append(chooser.choose(row, own))
-            for index in range(slots.used - 1, -1, -1):
-                row = slots.rows[index]
-                if self._finished(row, sampling):
-                    slots.leave(index)
-                    yield row
+        while waiting or (slots is not None and slots.used):
+            while waiting and (slots is None or slots.used + len(waiting[0]) <= slots.count):
+                group = waiting.popleft()
+                read = self._read(group)
+                slots = slots or self._slots(rows, read[0][0], sampling)
+                yield from self._join(group, read, slots, chooser)
+            if not waiting:
+                self._forget()
+            if slots is not None and slots.used:
+                yield from self._write_a_token(slots, chooser)
 
-    def _finished(self, row: Row, sampling: Sampling) -> bool:
-        return row.written[-1] in self.stop_ids or len(row.written) >= sampling.max_new_tokens
+    def _slots(self, rows: list[Row], prompt: DynamicCache, sampling: Sampling) -> Slots:
+        """As many as fit into free memory and are needed, and not fewer than are read side by side."""
+        columns = max(len(row.prompt) for row in rows) + sampling.max_new_tokens + SLACK
+        fitting = rows_that_fit(columns, prompt, free_memory(self.model.device))
+        count = min(len(rows), max(self.readers, min(self.count, fitting)))
+        return Slots(count, columns, len(prompt.layers))
 
-    def _slots(self, longest: Row, read: DynamicCache, sampling: Sampling) -> Slots:
-        """As many as fit into free memory, and not fewer than are read side by side."""
-        columns = len(longest.prompt) + sampling.max_new_tokens + SLACK
-        self.count = max(self.readers, min(self.count, fitting(columns, read, free_memory(self.model.device))))
-        return Slots(self.count, columns, len(read.layers))
+    def _join(self, group: list[Row], read: list[Prefill], slots: Slots, chooser: Chooser) -> list[Row]:
+        """Each row takes a slot, but for those that end with their first token, which are returned."""
+        ended = []
+        for row in group:
+            prompt, logits = read.pop(0)  # not held any longer
+            row.written.append(chooser.choose(row, logits))
+            if self._has_ended(row, chooser):
+                ended.append(row)
+            else:
+                slots.join(row, prompt)
+        return ended
 
-    def _read(self, rows: list[Row]) -> list[tuple[DynamicCache, torch.Tensor]]:
-        """For each prompt its keys and values, and the logits of its last position (vocabulary,).
+    def _write_a_token(self, slots: Slots, chooser: Chooser) -> list[Row]:
+        """One step of all rows; those that it ends leave, and are returned."""
+        slots.make_room()
+        logits = self._step(slots)
+        slots.end += 1
+        for row, own in zip(slots.rows, logits, strict=True):
+            row.written.append(chooser.choose(row, own))
+        places = [place for place, row in enumerate(slots.rows) if self._has_ended(row, chooser)]
+        ended = [slots.rows[place] for place in places]
+        for place in reversed(places):
+            slots.leave(place)
+        return ended
+
+    def _has_ended(self, row: Row, chooser: Chooser) -> bool:
+        return row.written[-1] in self.stop_ids or len(row.written) >= chooser.sampling.max_new_tokens
+
+    def _read(self, group: list[Row]) -> list[Prefill]:
+        """The prefill of each prompt.
 
         One that goes on like the one before (the same decision, asked for in another language) is read from where they
         part.
         """
         before, cache = self._last
-        shared = shared_tokens(before, rows[0].prompt)
-        if len(rows) > 1:
-            read = self._read_side_by_side(rows)
-        elif shared:
-            if shared < len(before):
-                cache.crop(shared - len(before))
-            read = [self._read_from(shared, rows[0], cache)]
+        self._forget()  # no longer what it was if reading fails
+        if len(group) > 1:
+            del cache  # room for two
+            found = self._read_side_by_side(group)
         else:
-            read = [self._read_from(0, rows[0], DynamicCache())]
-        self._last = (rows[-1].prompt, read[-1][0])
-        return read
+            shared = shared_tokens(before, group[0].prompt)
+            if not shared:
+                cache = DynamicCache()
+            elif shared < len(before):
+                cache.crop(shared - len(before))
+            found = [self._read_from(shared, group[0], cache)]
+        self._last = (group[-1].prompt, found[-1][0])
+        return found
 
-    def _read_side_by_side(self, rows: list[Row]) -> list[tuple[DynamicCache, torch.Tensor]]:
+    def _forget(self) -> None:
+        self._last = ([], DynamicCache())
+
+    def _read_side_by_side(self, group: list[Row]) -> list[Prefill]:
         """Each prompt by its share of the threads. If one fails, or on Ctrl-C, the others end at their next module."""
         threads, stopped = torch.get_num_threads(), threading.Event()
 
-        def look(*_: Any) -> None:
+        def end_if_stopped(*_: Any) -> None:
             if stopped.is_set():
                 raise InterruptedError
 
-        def read(row: Row) -> tuple[DynamicCache, torch.Tensor]:
-            torch.set_num_threads(threads // len(rows))  # of this thread
-            found: tuple[DynamicCache, torch.Tensor] = self._read_from(0, row, DynamicCache())
+        def read(row: Row) -> Prefill:
+            torch.set_num_threads(threads // len(group))  # of this thread
+            found: Prefill = self._read_from(0, row, DynamicCache())
             return found
 
-        with register_module_forward_pre_hook(look), ThreadPoolExecutor(len(rows)) as pool:
-            try:
-                reading = [pool.submit(read, row) for row in rows]
-                for done in wait(reading, return_when=FIRST_EXCEPTION).done:
-                    done.result()
-                return [done.result() for done in reading]
-            finally:
-                stopped.set()
-                torch.set_num_threads(threads)  # of threads to come
+        hook = register_module_forward_pre_hook(end_if_stopped)
+        reading = []
+        try:
+            with ThreadPoolExecutor(len(group)) as pool:
+                try:
+                    reading = [pool.submit(read, row) for row in group]
+                    for ended in wait(reading, return_when=FIRST_EXCEPTION).done:
+                        ended.result()
+                    return [ended.result() for ended in reading]
+                finally:
+                    stopped.set()
+                    torch.set_num_threads(threads)  # of threads to come
+        finally:
+            if all(ended.done() for ended in reading):  # a second Ctrl-C does not wait for the readers
+                hook.remove()
 
     @torch.inference_mode()
-    def _read_from(self, shared: int, row: Row, cache: DynamicCache) -> tuple[DynamicCache, torch.Tensor]:
-        """A prompt's tokens after the first `shared`, which the cache has."""
+    def _read_from(self, shared: int, row: Row, cache: DynamicCache) -> Prefill:
+        """Read a prompt's tokens after the first `shared`, which the cache has."""
         ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         return cache, logits[0, -1]
@@ -266,31 +301,48 @@ class Decoder:
         return logits[:, -1]
 
 
+def rows_can_join(model: Any) -> bool:
+    """Whether rows of different length can be written together.
+
+    Each layer must keep plain keys and values, not the state of a linear attention or a state space, and the rotation
+    of positions must not follow the longest row (transformers' `dynamic` and `longrope`).
+    """
+    layers = DynamicCache(config=model.config).layers
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    rotations = [str(module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
+    return plain and not any(name in rotation for rotation in rotations for name in ("dynamic", "longrope"))
+
+
 def readers_of(model: Any) -> int:
-    """Prompts that are read side by side: several on the CPU, if their share of its threads is whole, and if the
-    model's rotation of positions does not depend on what it read last."""
+    """Prompts that are read side by side: several on the CPU, if the share of each of its threads is whole.
+
+    One for a quantized model: bitsandbytes packs its layers anew, without a lock, when they are first used.
+    """
     shareable = model.device.type == "cpu" and torch.get_num_threads() % READERS == 0
-    forms = [str(module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
-    changing = any(name in form for form in forms for name in ("dynamic", "longrope"))
-    return READERS if shareable and not changing else 1
+    return READERS if shareable and not quantized_layers(model) else 1
 
 
-def side_by_side(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
-    """Rows in groups to read at once, the longest first; one that goes on like the one before it comes alone."""
+def groups_to_read(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+    """Rows in groups to read side by side: of like length, and none that goes on like the one before it."""
     group: list[Row] = []
     before: list[int] = []
     for row in rows:
         goes_on = shared_tokens(before, row.prompt) > 0
-        if group and (goes_on or len(group) == most or len(row.prompt) < ALIKE * len(group[0].prompt)):
+        before = row.prompt
+        if group and (goes_on or len(group) == most or not alike(len(row.prompt), len(group[0].prompt))):
             yield group
             group = []
         if goes_on:
             yield [row]
         else:
             group.append(row)
-        before = row.prompt
     if group:
         yield group
+
+
+def alike(one: int, other: int) -> bool:
+    """Whether two lengths are near enough to be read side by side."""
+    return min(one, other) >= ALIKE * max(one, other)
 
 
 def shared_tokens(before: list[int], prompt: list[int]) -> int:
@@ -301,13 +353,13 @@ def shared_tokens(before: list[int], prompt: list[int]) -> int:
     return shared if shared >= REUSED_FROM * len(prompt) else 0
 
 
-def fitting(columns: int, read: DynamicCache, free: int) -> int:
+def rows_that_fit(columns: int, prompt: DynamicCache, free: int) -> int:
     """Rows of so many columns whose keys and values fit into `SHARE_OF_FREE` of `free` bytes, at least one.
 
     Args:
-        read: A prompt's keys and values, each (1, heads, tokens, head size).
+        prompt: A prompt's keys and values, each (1, heads, tokens, head size).
     """
-    states = (states for layer in read.layers for states in (layer.keys, layer.values))
+    states = (states for layer in prompt.layers for states in (layer.keys, layer.values))
     column = sum(int(one.element_size() * one.shape[1] * one.shape[3]) for one in states)
     return max(1, int(SHARE_OF_FREE * free) // (column * columns))
 

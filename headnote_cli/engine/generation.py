@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
-from headnote_cli.engine.decoding import Decoder, Row
+from headnote_cli.engine.decoding import Decoder, Row, rows_can_join
 from headnote_cli.engine.loading import four_bits, load_model, own_gpu, torch_dtype, with_adapter
-from headnote_cli.events import Listener, TextWritten
+from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 
@@ -75,17 +75,25 @@ class Writer:
 
 
 class BatchWriter:
-    """A writer of many headnotes at a time."""
+    """A writer of many headnotes: together, or one after the other with a model whose rows cannot be joined."""
 
     def __init__(self, writer: Writer, slots: int | None = None) -> None:
         self.writer = writer
-        self.decoder = Decoder(writer.model, writer.stop_ids, slots)
+        self.decoder = Decoder(writer.model, writer.stop_ids, slots) if rows_can_join(writer.model) else None
 
     def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
-        """The headnotes as they are done, each with its prompt's name; the longest prompts come first."""
+        """The headnotes as they are done, each with its prompt's name."""
+        if self.decoder is None:
+            for prompt in prompts:
+                yield prompt.name, self.writer.write_one(prompt, sampling, _nobody)
+            return
         rows = (Row(prompt.name, prompt.ids, prompt.seed) for prompt in prompts)
         for row in self.decoder.write(rows, sampling):
             yield row.name, self.writer.headnote(row.written)
+
+
+def _nobody(event: Event) -> None:
+    """Tell no one."""
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]

@@ -51,7 +51,8 @@ def this_machine() -> Machine:
 
 def own_gpu() -> int:
     """The index of the GPU that this process works on: its own, if a launcher started several, as accelerate does."""
-    return int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+    gpus: int = torch.cuda.device_count()
+    return int(os.environ.get("LOCAL_RANK", "0")) % max(1, gpus)
 
 
 @contextmanager

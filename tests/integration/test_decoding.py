@@ -43,12 +43,14 @@ def _rows(seed: int = 0) -> list[Any]:
     return [Row(i, [dice.randrange(3, 500) for _ in range(length)], seed=i) for i, length in enumerate(LENGTHS)]
 
 
-def _one_by_one(model: Any, sampling: Sampling, stop_ids: list[int]) -> dict[int, list[int]]:
+def _one_by_one(
+    model: Any, sampling: Sampling, stop_ids: list[int], rows: list[Any] | None = None
+) -> dict[int, list[int]]:
     """transformers' own generate."""
     import torch
 
     found = {}
-    for row in _rows():
+    for row in rows or _rows():
         ids = torch.tensor([row.prompt])
         written = model.generate(
             input_ids=ids,
@@ -142,7 +144,7 @@ def test_tuned_layers_give_what_they_gave(model: Any, untouched: Any, monkeypatc
     states = torch.randn(2, 40, model.config.hidden_size)
     try:
         for few in (0, 16, 64):  # the weights right; left for the last tile; left for all
-            monkeypatch.setattr(on_cpu, "FEW", few)
+            monkeypatch.setattr(on_cpu, "FEW_TOKENS", few)
             torch.testing.assert_close(mlp(states), whole(states))
     finally:
         handle.remove()
@@ -169,12 +171,12 @@ def test_a_linear_layer_of_few_tokens(bias: bool, shape: tuple[int, ...]) -> Non
 
 
 def test_prompts_of_like_length_are_read_side_by_side_unless_one_goes_on_like_the_other() -> None:
-    from headnote_cli.engine.decoding import Row, side_by_side
+    from headnote_cli.engine.decoding import Row, groups_to_read
 
     prompts = [[1] * 9, [2] * 9, [3] * 9, [3] * 8, [3] * 8, [3, 3, 4, 4, 4], [5] * 4, [6] * 3, [7] * 3, [8], [8]]
-    groups = list(side_by_side((Row(name, prompt, 0) for name, prompt in enumerate(prompts)), 2))
+    groups = list(groups_to_read((Row(name, prompt, 0) for name, prompt in enumerate(prompts)), 2))
     assert [[row.name for row in group] for group in groups] == [[0, 1], [2], [3], [4], [5, 6], [7, 8], [9, 10]]
-    assert [len(group) for group in side_by_side((Row(name, [name], 0) for name in range(5)), 1)] == [1] * 5
+    assert [len(group) for group in groups_to_read((Row(name, [name], 0) for name in range(5)), 1)] == [1] * 5
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("slots", [2, 4])
+@pytest.mark.parametrize("slots", [4, 5])
 def test_prompts_read_side_by_side_are_those_read_alone(slots: int, model: Any, untouched: Any) -> None:
     import torch
 
@@ -234,7 +236,7 @@ def test_when_one_reader_stops_so_do_the_others(fault: type[BaseException], mode
     handles = [layer.register_forward_pre_hook(hook), model.model.layers[1].register_forward_pre_hook(endless)]
     try:
         with pytest.raises(fault):
-            list(Decoder(model, [], 2).write([Row(0, [5] * 60, 0), Row(1, [7] * 50, 0)], Sampling(max_new_tokens=3)))
+            list(Decoder(model, []).write([Row(0, [5] * 60, 0), Row(1, [7] * 50, 0)], Sampling(max_new_tokens=3)))
     finally:
         for handle in handles:
             handle.remove()
@@ -242,21 +244,81 @@ def test_when_one_reader_stops_so_do_the_others(fault: type[BaseException], mode
     assert torch.get_num_threads() == 2
 
 
-def test_a_model_whose_rotation_follows_the_last_prompt_is_read_by_one(two_threads: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_prompts_are_read_by_one_where_threads_or_quantized_layers_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes packs layers at their first use, without a lock."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    from headnote_cli.engine.decoding import readers_of
+    from headnote_cli.engine import decoding
 
-    def llama(**rope: Any) -> Any:
-        sizes = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 16)
-        heads = {"num_attention_heads": 2, "num_hidden_layers": 1}
-        return LlamaForCausalLM(LlamaConfig(**sizes, **heads, rope_parameters={"rope_theta": 1e4, **rope}))
-
-    assert readers_of(llama(rope_type="default")) == 2
-    assert readers_of(llama(rope_type="dynamic", factor=2.0)) == 1
+    model = _model()
+    assert decoding.Decoder(model, []).readers == 2
+    assert decoding.Decoder(model, [], 3).readers == 1, "half of the slots would stand idle"
+    monkeypatch.setattr(decoding, "quantized_layers", lambda _: ["q_proj"])
+    assert decoding.readers_of(model) == 1
+    monkeypatch.undo()
     torch.set_num_threads(1)
-    assert readers_of(llama(rope_type="default")) == 1
+    assert decoding.readers_of(model) == 1
+
+
+def _other(family: str, **more: Any) -> Any:
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=500, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=0, **more,
+    )  # fmt: skip
+    return getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "with an adapter"])
+def test_other_families(family: str) -> None:
+    """Qwen2's projections have biases; PEFT wraps layers."""
+    from headnote_cli.engine.decoding import Decoder, rows_can_join
+
+    def loaded() -> Any:
+        if family != "with an adapter":
+            return _other(family)
+        from peft import LoraConfig, get_peft_model
+
+        return get_peft_model(_other("Llama"), LoraConfig(init_lora_weights=False, target_modules="all-linear")).eval()
+
+    model, untouched = loaded(), loaded()
+    untouched.load_state_dict(model.state_dict())
+    assert rows_can_join(model)
+    sampling = Sampling(max_new_tokens=10)
+    together = {row.name: row.written for row in Decoder(model, [], 4).write(_rows(), sampling)}
+    assert together == _one_by_one(untouched, sampling, [])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+    ],
+)
+def test_a_model_whose_rows_cannot_be_joined_writes_them_one_by_one(
+    family: str, keys: dict[str, Any], gemma_tokenizer: Any
+) -> None:
+    """Convolutions keep a state that is no keys and values; rotations of `dynamic` follow the longest row."""
+    from headnote_cli.engine.decoding import rows_can_join
+    from headnote_cli.engine.generation import BatchWriter, Writer
+    from headnote_cli.sampling import Prompt
+
+    model = _other(family, **keys)
+    assert not rows_can_join(model)
+    writer = Writer.__new__(Writer)
+    writer.model, writer.tokenizer, writer.stop_ids = model, gemma_tokenizer, [499]
+    prompts = [Prompt(row.name, row.prompt, [], row.seed) for row in _rows()]
+    sampling = Sampling(max_new_tokens=6)
+    written = {name: headnote.text for name, headnote in BatchWriter(writer).write(prompts, sampling)}
+    alone = _one_by_one(model, sampling, [499])
+    assert written == {name: writer.headnote(tokens).text for name, tokens in alone.items()}
 
 
 def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(model: Any) -> None:
@@ -291,8 +353,27 @@ def test_as_many_rows_as_fit_the_free_memory_are_written_together(model: Any, mo
     width = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
     sampling = Sampling(max_new_tokens=5)
     row = width * (max(LENGTHS) + 5 + decoding.SLACK)
-    monkeypatch.setattr(decoding, "available_memory", lambda: int(3.5 * row / decoding.SHARE_OF_FREE))
+    counts: list[int] = []
+    slots = decoding.Slots
+    monkeypatch.setattr(decoding, "Slots", lambda count, *sizes: counts.append(count) or slots(count, *sizes))
     decoder = decoding.Decoder(model, [])
-    assert decoder.count == decoding.MOST_ROWS["cpu"]
-    assert len(list(decoder.write(_rows(), sampling))) == len(LENGTHS)
-    assert decoder.count == 3
+    for fitting in (3.5, 100):
+        monkeypatch.setattr(decoding, "available_memory", lambda: int(fitting * row / decoding.SHARE_OF_FREE))  # noqa: B023
+        assert len(list(decoder.write(_rows(), sampling))) == len(LENGTHS)
+    assert len(list(decoder.write(_rows()[:1], sampling))) == 1
+    assert counts == [3, len(LENGTHS), 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("slots", [3, 10])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_prompts_may_come_in_any_order(seed: int, slots: int, model: Any, untouched: Any) -> None:
+    """A longer one that joins moves those that are there."""
+    from headnote_cli.engine.decoding import Decoder
+
+    sampling = Sampling(max_new_tokens=6)
+    rows = _rows()
+    random.Random(seed).shuffle(rows)
+    assert rows[0].name != 0
+    together = {row.name: row.written for row in Decoder(model, [], slots).write(rows, sampling)}
+    assert together == _one_by_one(untouched, sampling, [])
