@@ -110,7 +110,7 @@ def test_a_launchers_processes_write_a_part_each(
         for name in ("RANK", "LOCAL_RANK"):
             monkeypatch.setenv(name, rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
-        slds_json(*command(config(), model, output))
+        assert slds(*command(config(), model, output)).exit_code == 0
     parts = [lines(tmp_path / f"out.{number}-of-2.jsonl") for number in (1, 2)]
     names = [row["sample_id"] for row in sample_rows("test")]
     assert [[row["sample_id"] for row in part] for part in parts] == [names[::2], names[1::2]]

@@ -158,6 +158,7 @@ def test_a_gated_model_is_told_with_the_way_in(client: Client, hub: Hub) -> None
     refused(client.run("train"), MODEL, "ask for access", "hf auth login")
 
 
+@pytest.mark.slow
 def test_a_download_that_was_cut_off_is_told_and_made_up_for(client: Client, hub: Hub) -> None:
     hub.fault, hub.at = "half", "model.safetensors"
     refused(client.run("train"), MODEL)

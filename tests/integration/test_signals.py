@@ -74,6 +74,7 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(f"the run ended without saying {text!r}")
 
 
+@pytest.mark.slow
 def test_a_signal_in_an_evaluation_leaves_the_rest_of_it_and_the_run_is_the_same_run(
     tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:

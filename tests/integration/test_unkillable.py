@@ -129,6 +129,7 @@ def test_a_second_run_on_the_folder_is_refused_and_the_first_is_named(
     assert f"process {os.getpid()}" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_state_is_kept(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
     config = tiny_training(max_steps=6, save_steps=2, load_in_4bit=False)
     assert slds("train", "--config", config, "--set", "max_steps=2").exit_code == 0
