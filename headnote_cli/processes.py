@@ -31,6 +31,11 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int:
     return int(environment.get("WORLD_SIZE") or 1)
 
 
+def own_gpu(gpus: int, environment: Mapping[str, str] = os.environ) -> int:
+    """The index of this process's GPU among so many: the processes of a launcher share them out as accelerate does."""
+    return int(environment.get("LOCAL_RANK") or 0) % max(1, gpus)
+
+
 def require_all_processes(environment: Mapping[str, str] = os.environ) -> None:
     """Stop where a launcher silently started fewer processes than it was asked for.
 

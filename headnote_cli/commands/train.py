@@ -35,7 +35,7 @@ from headnote_cli.memory.cards import Card
 from headnote_cli.memory.estimate import estimate
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
-from headnote_cli.processes import require_all_processes, world_size
+from headnote_cli.processes import own_gpu, require_all_processes, world_size
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.resuming import changes_since
 from headnote_cli.runs import (
@@ -278,7 +278,7 @@ def _expected_memory(
 def own_card(plan: Plan, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
     """What this process trains in, and how many processes share it: a GPU is its own, main memory is everybody's."""
     if plan.effective("device") == "cuda":
-        gpu = machine.gpus[int(environment.get("LOCAL_RANK", "0")) % len(machine.gpus)]
+        gpu = machine.gpus[own_gpu(len(machine.gpus), environment)]
         return Card(gpu.name, gpu.memory, gpu.used), 1
     free = available_memory()
     memory = max(machine.memory, free)

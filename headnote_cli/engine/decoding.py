@@ -145,7 +145,7 @@ class Slots:
 
     def make_room(self) -> None:
         """Move all rows to the left if the next column is beyond the buffer."""
-        if self.rows and self.end == self.columns:
+        if self.end == self.columns:
             self._move(self.end - self.first)
 
     def _move(self, end: int) -> None:

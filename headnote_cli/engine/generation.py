@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
 from headnote_cli.engine.decoding import Decoder, Row, rows_can_join
-from headnote_cli.engine.loading import four_bits, load_model, own_gpu, torch_dtype, with_adapter
+from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
+from headnote_cli.processes import own_gpu
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 
 
@@ -37,7 +38,7 @@ class Writer:
         """
         dtype, device = torch_dtype(plan.effective("dtype")), torch.device(plan.effective("device"))
         if device.type == "cuda":
-            device = torch.device("cuda", own_gpu())
+            device = torch.device("cuda", own_gpu(torch.cuda.device_count()))
         options: dict[str, Any] = {}
         if quantization is not None:
             options["quantization_config"] = four_bits(quantization, dtype)

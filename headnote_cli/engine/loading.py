@@ -24,6 +24,7 @@ from headnote_cli.config import Settings
 from headnote_cli.engine.base import BaseModel, reaching
 from headnote_cli.errors import ConfigError
 from headnote_cli.hardware import Gpu, Machine, Plan, Quantization, detect
+from headnote_cli.processes import own_gpu
 
 # Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
 # a list would only match suffixes and exclude nothing.
@@ -42,17 +43,11 @@ def this_machine() -> Machine:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         used = 0
-        if index == own_gpu():
+        if index == own_gpu(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             used = total - free
         gpus.append(Gpu(properties.name, (properties.major, properties.minor), properties.total_memory, used))
     return dataclasses.replace(detect(), gpus=tuple(gpus))
-
-
-def own_gpu() -> int:
-    """The index of the GPU that this process works on: its own, if a launcher started several, as accelerate does."""
-    gpus: int = torch.cuda.device_count()
-    return int(os.environ.get("LOCAL_RANK", "0")) % max(1, gpus)
 
 
 @contextmanager
@@ -89,7 +84,7 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
         options["quantization_config"] = get_quantization_config(_model_arguments(settings, plan))
         if plan.effective("device") == "cuda":
             # 4-bit weights are packed on the device that will use them.
-            options["device_map"] = {"": own_gpu()}
+            options["device_map"] = {"": own_gpu(torch.cuda.device_count())}
     model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
     if (settings.load_in_4bit or settings.load_in_8bit) and not quantized_layers(model):
         raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)

@@ -43,14 +43,12 @@ def _rows(seed: int = 0) -> list[Any]:
     return [Row(i, [dice.randrange(3, 500) for _ in range(length)], seed=i) for i, length in enumerate(LENGTHS)]
 
 
-def _one_by_one(
-    model: Any, sampling: Sampling, stop_ids: list[int], rows: list[Any] | None = None
-) -> dict[int, list[int]]:
+def _one_by_one(model: Any, sampling: Sampling, stop_ids: list[int]) -> dict[int, list[int]]:
     """transformers' own generate."""
     import torch
 
     found = {}
-    for row in rows or _rows():
+    for row in _rows():
         ids = torch.tensor([row.prompt])
         written = model.generate(
             input_ids=ids,
