@@ -62,6 +62,7 @@ def in_the_decision(rows: Rows, sample: int) -> None:
         pair = "same language" if row["headnote_language"] == row["decision_language"] else "another language"
         for checked in check(row["headnote"], row["decision"], row["headnote_language"], row["decision_language"]):
             counts[checked.citation.kind, pair, checked.status] += 1
+            counts[checked.citation.kind, "together", checked.status] += 1
             if checked.status == "missing" and checked.citation.kind == "article":
                 missing.append((row["decision_id"], row["headnote_language"], checked.citation.text))
     print("\nin the decision                         cited   found  in part  missing")

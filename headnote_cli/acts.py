@@ -19,8 +19,11 @@ CONSTITUTION = "BV"
 
 _WORD = re.compile(r"[^\W\d_][\w./'’-]{1,40}")
 _FORMER = re.compile(r"[anv](?=[A-ZÄÖÜ])")  # aOR, vCC: the act as it was
+_CANTON = re.compile(rf"\s?/\s?(?P<canton>{'|'.join(sorted(CANTONS))})(?!\w)")
 _FIRST_WORD = re.compile(r"\w{1,40}")
-_NO_ACTS = frozenset(("BGE", "ATF", "DTF", "SR", "RS", "AS", "RO", "RU", "BBl", "FF", "EGMR", "EuGH", "CourEDH"))
+_NO_ACTS = frozenset(
+    ("BGE", "ATF", "DTF", "SR", "RS", "AS", "RO", "RU", "BBl", "FF", "EGMR", "EuGH", "CourEDH", "COVID")
+)
 _ROMAN = re.compile(r"[IVX]+")
 # Regulations and directives of the European Union go by their number.
 _EUROPEAN = re.compile(
@@ -81,11 +84,11 @@ def _all_names(language: str) -> dict[str, str]:
 
 @cache
 def _long_names(language: str) -> dict[str, list[str]]:
-    """Abbreviations of several words by their first, the longest first: `BVV 2`, `Pacte ONU II`."""
+    """Abbreviations of several words by their first in small letters, the longest first: `BVV 2`, `Pacte ONU II`."""
     by_first: dict[str, list[str]] = {}
     for name in sorted(_all_names(language), key=len, reverse=True):
         if " " in name:
-            by_first.setdefault(re.split(r"\W", name)[0], []).append(name)
+            by_first.setdefault(re.split(r"\W", name)[0].lower(), []).append(name)
     return by_first
 
 
@@ -108,9 +111,9 @@ def read_act(text: str, start: int, language: str, known: bool = False) -> tuple
 
 def _long(text: str, start: int, language: str) -> tuple[str, int] | None:
     word = _FIRST_WORD.match(text, start)
-    for name in _long_names(language).get(word[0], []) if word else []:
+    for name in _long_names(language).get(word[0].lower(), []) if word else []:
         end = start + len(name)
-        if text.startswith(name, start) and not text[end : end + 1].isalnum():
+        if text[start:end].lower() == name.lower() and not text[end : end + 1].isalnum():
             return _all_names(language)[name], end
     return None
 
@@ -120,6 +123,10 @@ def _single(text: str, start: int, language: str, known: bool) -> tuple[str, int
     if match is None:
         return None
     full = match[0].rstrip("'’-/")
+    canton = _CANTON.match(text, start + len(full))  # "LAN/ TI"
+    cantonal = name_of(f"{full}/{canton['canton']}", language) if canton and _is_abbreviation(full) else None
+    if canton and cantonal:
+        return cantonal, canton.end()
     for word in (full, full.rstrip("."), re.split(r"[/-]", full)[0]):
         name = name_of(word, language)
         if name:
@@ -147,4 +154,4 @@ def name_of(abbreviation: str, language: str) -> str | None:
 def _is_abbreviation(word: str) -> bool:
     """Two capitals and no Roman number: `PolG`, `LTras`, but not `Bundesgericht` or `II`."""
     capitals = sum(letter.isupper() for letter in word)
-    return capitals > 1 and word not in _NO_ACTS and _ROMAN.fullmatch(word) is None
+    return capitals > 1 and word.split("-19")[0].upper() not in _NO_ACTS and _ROMAN.fullmatch(word) is None

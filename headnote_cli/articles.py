@@ -15,7 +15,7 @@ Path = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
 
 _LATIN = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
 _NUMBER = rf"\d{{1,4}}(?:\.\d{{1,4}}){{0,4}}(?:\s?{_LATIN}(?!\w)(?!\s\d)|[a-z](?:\s?{_LATIN}(?!\s\d))?)?(?![\w°])"
-_LETTER = rf"[a-z](?:{_LATIN})?(?![\w'’])"
+_LETTER = rf"[a-z](?:{_LATIN}|\s{_LATIN}(?!\w)(?!\s[a-z](?!\w)))?(?![\w'’])"
 _GAP = r"\s{0,3}"
 
 ANCHOR = (
@@ -52,7 +52,8 @@ _AND = (
     r"|en relation avec|en rel\. avec"
     r"|en lien avec|en liaison avec|en corrélation avec|in relazione(?: con)?|par renvoi|su rinvio"
     r"|in combinato disposto con|in combinazione con|in rel\. con|unitamente|combinés? avec|combinat[oi] con"
-    r"|cum|mit|wie auch|als auch|con"
+    r"|cum|mit|wie auch|als auch|con|insb\.|insbesondere|namentlich|en partic(?:\.|ulier)|notamment|spéc(?:\.|ialement)"
+    r"|in particolare|segnatamente|je in Verbindung mit"
 )
 _FILLER = (
     r"(?:(?:de|des|du|les|aux|à|au|von|der|dem|den|ai|al|alt|gli|agli|degli|dagli|dei|ancien|vecchio|selon)\s"
@@ -73,14 +74,28 @@ _ANNEX = re.compile(
     r"(?P<number>[IVX]{1,4}|\d{1,2}(?:\.\d{1,2})?|[A-C])(?!\w)"
 )
 # An act by its title: "Art. 4 der Verordnung vom 10. März 1976 über … (VXY; SR 1.2)".
-_TITLE = re.compile(r"(?:[^;().]|(?<=\d)\.|(?<=\bst)\.){5,160}\((?=\w)")
+_TITLE = re.compile(r"(?:[^;()\[\].]|(?<=\d)\.|(?<=\bst)\.){5,160}[(\[](?=\w)")
+_SHORT_TITLE = re.compile(r"[^;()\[\]]{3,80},\s|(?:COVID|Covid)-19\)\s\(")
+# Which wording is meant: "Art. 24 (in der bis 2016 geltenden Fassung), Art. 24a BVV 2".
+_WORDING = re.compile(
+    r"\s\((?![^()]{0,160}rt\. )"
+    r"(?=[^()]{0,160}\b(?:Fassung(?:en)?|Kraft|nicht|teneur|vigueur|pas|tenore|versione|vigore|non)\b)[^()]{1,160}\)"
+)
 _COMMA = re.compile(r",\s?")
-_IN_FINE = re.compile(r"\s(?:in fine|i\.f\.|a\.E\.)")
+# Where in a paragraph: at its end, or before its letters.
+_PLACE = re.compile(
+    r"\s(?:in fine|i\.f\.|a\.E\.|in initio|in limine|Ingress|préamb(?:ule|\.)|parte introduttiva)(?!\w)"
+    r"(?:\s(?:und|et|e)(?=\sl(?:it|et|ett)\.))?"
+)
 _BARE = re.compile(rf"(?P<number>{_NUMBER})|(?P<letter>{_LETTER})")
 _VALUE = re.compile(_NUMBER)
 _FIRST = {"Art.": _VALUE, "§": _VALUE, "Anhang": re.compile(rf"[IVX]{{1,4}}(?!\w)|{_NUMBER}")}
 _SPACE = re.compile(_GAP)
 _ONE_LETTER = re.compile(_LETTER)
+_LETTERED = re.compile(r"\d+[a-z]")
+_PART = re.compile(
+    r"(?<![\w.])(?<!\d\s)(?=(?:Abs\.|Absatz|al\.|alinéa|cpv\.|capoverso|lit\.|Bst\.|let\.|lett\.)\s?[\da-z])"
+)
 
 
 @dataclass
@@ -98,24 +113,58 @@ class _Chain:
         """Read articles up to their act; False if there is no number here."""
         if not self._article(self.at, self.anchor):
             return False
-        while self._extend() or self._join():
+        self._read_on()
+        return True
+
+    def read_parts(self, article: Path) -> None:
+        """Read subdivisions that name no article, and are of this one: `(Abs. 1 lit. a)`."""
+        self.path = list(article)
+        level = self._level(self.at)
+        if level:
+            depth = next((i for i, (name, _) in enumerate(self.path) if name == level[0]), len(self.path))
+            self._set(depth, *level)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        while self._extend() or self._join() or self._wording():
             pass
         self.done.append(tuple(self.path))
-        return True
 
     def _set(self, depth: int, level: str, value: str, end: int) -> None:
         """Put a value at a depth of the path, with the rest of its range and its `ff.`"""
         value = "".join(value.split())
-        pattern = _ONE_LETTER if level == "lit." else _VALUE
-        mark = _RANGE.match(self.text, end)
-        last = pattern.match(self.text, mark.end()) if mark else None
+        last = self._range_end(level, value, end)
         if last:
-            value, end = f"{value}-{''.join(last[0].split())}", last.end()
+            value, end = f"{value}-{last[0]}", last[1]
         following = _FOLLOWING.match(self.text, end)
         if following and not value.isalpha():
             value, end = value + _FOLLOWING_FORM[str(following.lastgroup)], following.end()
         self.path[depth:] = [(level, value)]
         self.at = end
+
+    def _range_end(self, level: str, value: str, end: int) -> tuple[str, int] | None:
+        """What a range ends with, and where: `5` of `3-5`, `340c` of `340a-c`."""
+        mark = _RANGE.match(self.text, end)
+        if mark is None:
+            return None
+        last = (_ONE_LETTER if level == "lit." else _VALUE).match(self.text, mark.end())
+        if last:
+            return "".join(last[0].split()), last.end()
+        letter = _ONE_LETTER.match(self.text, mark.end())
+        if letter and _LETTERED.fullmatch(value) and letter[0] > value[-1]:
+            return value[:-1] + letter[0], letter.end()
+        return None
+
+    def _wording(self) -> bool:
+        """Pass over which wording is meant, if another article or the act follows."""
+        wording = _WORDING.match(self.text, self.at)
+        if wording is None:
+            return False
+        join = _JOIN.match(self.text, wording.end())
+        goes_on = bool((join and join["article"]) or _act(self.text, wording.end(), self.language, False)[0])
+        if goes_on:
+            self.at = wording.end()
+        return goes_on
 
     def _extend(self) -> bool:
         """One more subdivision of the article: `Abs. 2`, `lit. a`, `zweiter Satz`."""
@@ -124,9 +173,9 @@ class _Chain:
             self.path.append(_sentence(sentence["ordinal"]))
             self.at = sentence.end()
             return True
-        fine = _IN_FINE.match(self.text, self.at)
-        if fine:
-            self.at = fine.end()
+        place = _PLACE.match(self.text, self.at)
+        if place:
+            self.at = place.end()
         level = self._level(self._skip(self.at))
         comma = _COMMA.match(self.text, self.at)
         if level is None and comma:  # `Abs. 1, Satz 2`
@@ -134,7 +183,7 @@ class _Chain:
             level = level if level and level[0] == "Satz" else None
         if level:
             self._set(len(self.path), *level)
-        return level is not None or fine is not None
+        return level is not None or place is not None
 
     def _skip(self, at: int) -> int:
         gap = _SPACE.match(self.text, at)
@@ -256,6 +305,18 @@ def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[li
         at = join.end()
 
 
+def read_parts(text: str, start: int, end: int, article: Path, language: str) -> list[tuple[Path, int, int]]:
+    """The subdivisions between two places that stand without an article, read as parts of this one; where each is."""
+    found: list[tuple[Path, int, int]] = []
+    between, at = text[start:end], 0
+    while match := _PART.search(between, at):
+        chain = _Chain(between, language, match.start(), "")
+        chain.read_parts(found[-1][0] if found else article)
+        found += [(path, start + match.start(), start + chain.at) for path in chain.done]
+        at = max(chain.at, match.start() + 1)
+    return found
+
+
 def _act(text: str, at: int, language: str, after_sentence: bool) -> tuple[str, int]:
     """The act after the articles, with the annex that they stand in; empty if none is abbreviated here.
 
@@ -273,8 +334,11 @@ def _act(text: str, at: int, language: str, after_sentence: bool) -> tuple[str, 
 def _titled(text: str, at: int, language: str) -> tuple[str, int]:
     """The abbreviation in brackets after an act's title, before any other article."""
     title = _TITLE.match(text, at)
-    act = read_act(text, title.end(), language) if title and "rt. " not in title[0] else None
-    return act if act else ("", at)
+    if title is None or "rt. " in title[0]:
+        return "", at
+    short = _SHORT_TITLE.match(text, title.end())  # "(loi sur les avocats, LLCA; RS 935.61)"
+    act = read_act(text, title.end(), language) or (read_act(text, short.end(), language) if short else None)
+    return act or ("", at)
 
 
 def _form(path: Path, act: str) -> Path:

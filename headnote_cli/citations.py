@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import zip_longest
 from typing import Literal
 
 from headnote_cli.acts import base, is_known
-from headnote_cli.articles import ANCHOR, Path, read_articles
+from headnote_cli.articles import ANCHOR, Path, read_articles, read_parts
 from headnote_cli.shortening import CITING, considerations
 
 Kind = Literal["article", "consideration", "decision", "docket", "act"]
@@ -55,6 +56,7 @@ _HEADING = re.compile(
 )
 _LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
 _FF = 10  # `ff.` names no end
+NEAR = 400  # characters behind an article, up to the next, where `Abs. 1` alone is one of its paragraphs
 LOOK_BACK, LEFT_OUT = 60, 5  # other numbers between two headings; considerations that an excerpt leaves out
 _FUNCTION_WORDS = {
     "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
@@ -207,7 +209,7 @@ class Cited:
 
     def __init__(self, decision: str, language: str | None = None) -> None:
         self.decision = decision
-        self.spans = spans(decision, language)
+        self.spans = _with_parts(decision, spans(decision, language), language or _guess(decision))
         self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
         self.texts = {citation.text for citation in self.citations}
         self.articles: dict[str, list[Citation]] = {}  # by label and number: "Art. 41"
@@ -305,6 +307,20 @@ class Cited:
         return "partly" if number.rpartition(".")[0] in self._numbers else "missing"
 
 
+def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
+    """Also what stands alone behind an article as its part: `Art. 439 ZGB kann sie das Gericht anrufen (Abs. 1)`."""
+    found = []
+    for span, following in zip_longest(cited, cited[1:]):
+        found.append(span)
+        articles = {(citation.path[0], citation.act) for citation in span.citations if citation.kind == "article"}
+        if len(articles) == 1:
+            last = span.citations[-1]
+            end = min(following.start if following else len(text), span.end + NEAR)
+            for path, start, stop in read_parts(text, span.end, end, last.path, language):
+                found.append(Span(start, stop, (replace(last, path=path),)))
+    return found
+
+
 def _growing(numbers: list[str]) -> list[int]:
     """The indices of the longest run in which each number is greater than the one before, by a few at the most."""
     parts = [tuple(map(int, number.split("."))) for number in numbers]
@@ -388,8 +404,14 @@ def _reaches(cited: Citation, citation: Citation) -> bool:
 
 
 def _surely(act: str, cited: str) -> bool:
-    """Whether two acts are one; where one has no abbreviation, the other must not have a known one."""
-    return act == cited or (not (act and cited) and not is_known(act or cited))
+    """Whether two acts are one; where one has no abbreviation, the other must not have a known one.
+
+    A cantonal law may go without its canton, `LGEPA` for `LGEPA/GE`.
+    """
+    if act and cited:
+        (one, _, canton), (other, _, another) = act.partition("/"), cited.partition("/")
+        return act == cited or (one == other and bool(canton) != bool(another) and not is_known(one))
+    return act == cited or not is_known(act or cited)
 
 
 def _perhaps(act: str, cited: str) -> bool:

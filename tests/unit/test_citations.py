@@ -58,6 +58,22 @@ def texts(text: str, language: str | None = None) -> list[str]:
         ("§§ 39 et 59 Cst./BS", ["§ 39 KV/BS", "§ 59 KV/BS"]),
         ("Art. 181 Abs. 2 des Steuergesetzes vom 10. März 1976 (StG/VS)", ["Art. 181 Abs. 2 StG/VS"]),
         ("aArt. 21 Abs. 1 ELG; art. 21 al. 1 aLPC", ["Art. 21 Abs. 1 ELG"]),
+        ("Art. 340, 340a-c OR; art. 16b-h LAPG", ["Art. 340 OR", "Art. 340a-340c OR", "Art. 16b-16h EOG"]),
+        ("Art. 2 lit. c bis und lit. d RTVG", ["Art. 2 lit. cbis RTVG", "Art. 2 lit. d RTVG"]),
+        ("Art. 5 lit. a bis c OR", ["Art. 5 lit. a-c OR"]),
+        ("Art. 7 f., insb. Art. 9 Abs. 2 BV", ["Art. 7 f. BV", "Art. 9 Abs. 2 BV"]),
+        ("art. 7 s., en particulier art. 9 Cst.", ["Art. 7 f. BV", "Art. 9 BV"]),
+        ("art. 7 seg., segnatamente art. 9 Cost.", ["Art. 7 f. BV", "Art. 9 BV"]),
+        ("Art. 24 (in der bis Ende 2016 geltenden Fassung), Art. 24a BVV 2 (in Kraft seit 2017)",
+         ["Art. 24 BVV 2", "Art. 24a BVV 2"]),
+        ("art. 41a al. 1 (et non pas al. 2) OEaux", ["Art. 41a Abs. 1 GSchV"]),
+        ("Art. 24 (in der alten Fassung). Art. 5 BV", ["Art. 24", "Art. 5 BV"]),
+        ("Art. 19 Abs. 1 Ingress und lit. a DSG", ["Art. 19 Abs. 1 lit. a DSG"]),
+        ("art. 2 de la loi fédérale du 3 mai 2000 sur les avocats [loi sur les avocats, LLCA; RS 935.61]",
+         ["Art. 2 BGFA", "SR 935.61"]),
+        ("Art. 4 der Verordnung zum Coronavirus (COVID-19) (COVID-19-Verordnung Arbeitslosenversicherung)",
+         ["Art. 4 Covid-19-Verordnung Arbeitslosenversicherung"]),
+        ("art. 23 LAN/ TI, art. 3 KRG /GR", ["Art. 23 LAN/TI", "Art. 3 KRG/GR"]),
         ("Art. 5 Abs. 2 der genannten Verordnung", ["Art. 5 Abs. 2"]),
         ("vgl. BGE 899 III 30 und 4A_999/2900", ["BGE 899 III 30", "4A_999/2900"]),
         ("ATF 899 III 30 consid. 4.1 et 5 p. 33; 898 II 5",
@@ -139,6 +155,40 @@ def test_a_citation_is_found_in_part_or_not_at_all(cited: str, status: str) -> N
         "2.1 La responsabilité selon l'art. 107 CO, dont l'art. 107 al. 2: ATF 899 III 30 consid. 2; 4A_999/2900."
     )
     assert [checked.status for checked in check(cited, decision, "de", "fr")] == [status]
+
+
+@pytest.mark.parametrize(
+    ("cited", "status"),
+    [
+        ("Art. 439 Abs. 1 Ziff. 1 ZGB", "found"),
+        ("Art. 439 Abs. 2 lit. b ZGB", "found"),
+        ("Art. 439 Abs. 2 lit. c ZGB", "partly"),
+        ("Art. 439 Abs. 3 ZGB", "partly"),  # an article stands between
+        ("Art. 5 Abs. 3 OR", "found"),
+        ("Art. 5 Abs. 4 OR", "partly"),  # of the contract's number 7
+        ("Art. 8 Abs. 5 BV", "partly"),  # of which article?
+        ("Art. 9 Abs. 5 BV", "partly"),
+    ],
+)
+def test_a_paragraph_without_its_article_belongs_to_the_one_before(cited: str, status: str) -> None:
+    decision = (
+        "Art. 439 ZGB erlaubt es, das Gericht anzurufen (Abs. 1 Ziff. 1), ferner nach Abs. 2 lit. a und b, am 3. Mai. "
+        "Art. 5 OR sagt in Abs. 3 mehr; anders Ziff. 7 Abs. 4 des Vertrags. Art. 8 und 9 BV kennen keinen Abs. 5."
+    )
+    assert [checked.status for checked in check(cited, decision, "de", "de")] == [status]
+
+
+def test_a_paragraph_without_its_article_is_shown_where_it_stands() -> None:
+    decision = "Nach Art. 439 ZGB kann sie das Gericht anrufen (Abs. 1)."
+    [(start, end)] = Cited(decision, "de").places(citations("Art. 439 Abs. 1 ZGB", "de")[0])
+    assert decision[start:end] == "Abs. 1"
+
+
+def test_a_cantonal_act_may_go_without_its_canton() -> None:
+    cited = Cited("L'art. 36 LGEPA autorise; l'art. 8 StG/VS et l'art. 9 StG", "fr")
+    assert cited.status(citations("Art. 36 LGEPA/GE")[0]) == "found"
+    assert cited.status(citations("Art. 8 StG/BE")[0]) == "partly"
+    assert cited.status(citations("Art. 9 StG/BE")[0]) != "found"  # StG is a federal act
 
 
 def test_what_the_decision_does_not_contain_is_named() -> None:
