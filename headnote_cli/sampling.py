@@ -54,6 +54,7 @@ class Prompt:
     ids: list[int]
     messages: list[dict[str, str]]
     seed: int
+    kept: bool = False  # what was read of it is kept for the next one, which begins alike
 
 
 @dataclass(frozen=True)

@@ -250,13 +250,14 @@ def generate(
     announce(config, choice, server, emit)
     encoder = encoder_of(config, choice)
     writer = server.connect(choice.name) if server else load_writer(config, choice, encoder)
+    several = len(languages) * candidates > 1
     for decision in decisions:
         if decision.note:
             emit(Note(decision.note))
         for language in languages:
             for number in range(candidates):
                 drawn = replace(sampling, seed=sampling.seed + number)
-                written = _one(decision, language, encoder, writer, drawn, emit)
+                written = _one(decision, language, encoder, writer, drawn, emit, several)
                 yield replace(written, candidate=number + 1 if candidates > 1 else None)
 
 
@@ -307,7 +308,13 @@ def _other_prompts(config: Config, choice: ModelChoice) -> str | None:
 
 
 def _one(
-    decision: Decision, language: str, encoder: Encoder, writer: OneWriter, sampling: Sampling, emit: Listener
+    decision: Decision,
+    language: str,
+    encoder: Encoder,
+    writer: OneWriter,
+    sampling: Sampling,
+    emit: Listener,
+    kept: bool,
 ) -> GeneratedHeadnote:
     started = time.monotonic()
     row = {encoder.overflow_field: decision.text, "decision_language": decision.language, "headnote_language": language}
@@ -317,7 +324,7 @@ def _one(
     if encoded.cut:
         gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
         emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))
-    prompt = Prompt(decision.name, encoded.prompt_ids, encoded.messages(), sampling.seed)
+    prompt = Prompt(decision.name, encoded.prompt_ids, encoded.messages(), sampling.seed, kept)
     written = writer.write_one(prompt, sampling, emit)
     headnote = checked(decision.name, language, encoded, written, decision.text, decision.language)
     return replace(headnote, seconds=round(time.monotonic() - started, 3))

@@ -237,12 +237,8 @@ class Decoder:
             del cache  # room for two
             found = self._read_side_by_side(group)
         else:
-            shared = shared_tokens(before, group[0].prompt)
-            if not shared:
-                cache = DynamicCache()
-            elif shared < len(before):
-                cache.crop(shared - len(before))
-            found = [self._read_from(shared, group[0], cache)]
+            cache = continued(cache, before, group[0].prompt)
+            found = [self._read_from(cache.get_seq_length(), group[0], cache)]
         self._last = (group[-1].prompt, found[-1][0])
         return found
 
@@ -351,6 +347,15 @@ def shared_tokens(before: list[int], prompt: list[int]) -> int:
     same = next((index for index, (one, other) in pairs if one != other), min(len(before), len(prompt)))
     shared = min(same, len(prompt) - 1)
     return shared if shared >= REUSED_FROM * len(prompt) else 0
+
+
+def continued(cache: DynamicCache, before: list[int], prompt: list[int]) -> DynamicCache:
+    """The keys and values of what a prompt shares with the one before, cut from those of that one; else none yet."""
+    shared = shared_tokens(before, prompt)
+    if not shared:
+        return DynamicCache()
+    cache.crop(shared - cache.get_seq_length())
+    return cache
 
 
 def rows_that_fit(columns: int, prompt: DynamicCache, free: int) -> int:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TextStreamer
+from transformers import DynamicCache, PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
-from headnote_cli.engine.decoding import Decoder, Row, rows_can_join
+from headnote_cli.engine.decoding import Decoder, Row, continued, rows_can_join
 from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
+from headnote_cli.engine.on_cpu import tune
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
 from headnote_cli.processes import own_gpu
@@ -49,24 +50,42 @@ class Writer:
         if quantization is None:
             self.model.to(device)
         self.model.eval()
+        if device.type == "cpu":
+            tune(self.model)
+        self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
         self.tokenizer = tokenizer
         own = self.model.generation_config.eos_token_id
         self.stop_ids = sorted({stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
 
     @torch.inference_mode()
     def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:
-        """Continue a prompt until the turn ends or the limit is reached, telling each piece as it comes."""
+        """Continue a prompt until the turn ends or the limit is reached, telling each piece as it comes.
+
+        Of a prompt that is `kept`, what it shares with the one before is not read again.
+        """
         torch.manual_seed(prompt.seed)
         ids = torch.tensor([prompt.ids], device=self.model.device)
+        cache = self._read_before(prompt) if prompt.kept else None
         output = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
+            past_key_values=cache,
             streamer=_Pieces(self.tokenizer, emit),
             **sampling.options(),
         )
+        if cache is not None:
+            self._last = (prompt.ids, cache)
         return self.headnote(output[0, len(prompt.ids) :].tolist())
+
+    def _read_before(self, prompt: Prompt) -> DynamicCache | None:
+        """The keys and values that a prompt begins with; None leaves them to transformers."""
+        if not rows_can_join(self.model):
+            return None
+        before, cache = self._last
+        self._last = ([], DynamicCache())  # no longer what it was if writing fails
+        return continued(cache, before, prompt.ids)
 
     def headnote(self, written: list[int]) -> Headnote:
         """Tokens as text; one that the limit cut off says so."""

@@ -6,11 +6,15 @@ Measured with SmolLM2-135M in float32 on two cores (`benchmarks/generate.py` sho
   and values at 5.8 GB/s, the products read them at 12; the memory gives 17.
 * A long prompt passes the MLPs in tiles, whose products stay in the cache: a seventh less time for 5,500 tokens.
 * Of few tokens the weights are the left factor: a step of 16 rows took 0.10 s in all linear layers, not 0.18.
+* Freed memory is kept: the C library gave large blocks back to the system and got them zeroed again, 75 pages for each
+  token that was read, a twentieth of the time.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -24,14 +28,18 @@ from headnote_cli.engine.loading import quantized_layers
 TILE = 1024  # tokens of a prompt that pass an MLP together
 FEW_TOKENS = 64  # up to which the weights stand left
 GATED = ("gate_proj", "up_proj", "down_proj")  # what a gated MLP has
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt(3)
+KEPT = 2**30  # bytes up to which a block stays in the heap, and those that stay when all are free
 ATTEND_ONCE = "attend_once"  # its name among transformers' attention functions
 
 
 def tune(model: Any) -> None:
     """Give the layers of a model on the CPU their faster forms, for good; a second time changes nothing.
 
-    Quantized layers and MLPs of them stay as they are: each tile would be dequantized anew.
+    Quantized layers and MLPs of them stay as they are: each tile would be dequantized anew. The process keeps the
+    memory that it frees.
     """
+    _keep_memory()
     for module in model.modules():
         if "forward" in vars(module):
             continue
@@ -41,6 +49,13 @@ def tune(model: Any) -> None:
             module.forward = functools.partial(_weights_left, module)
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTEND_ONCE)
+
+
+def _keep_memory() -> None:
+    """Let the C library keep what is freed, where it is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        for parameter, value in ((M_MMAP_THRESHOLD, KEPT), (M_TRIM_THRESHOLD, KEPT), (M_ARENA_MAX, 1)):
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def attend_once(

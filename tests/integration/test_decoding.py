@@ -319,6 +319,41 @@ def test_a_model_whose_rows_cannot_be_joined_writes_them_one_by_one(
     assert written == {name: writer.headnote(tokens).text for name, tokens in alone.items()}
 
 
+@pytest.mark.parametrize("drawn", [Sampling(6), Sampling(6, temperature=1.5, seed=3)])
+def test_one_decision_in_several_languages_is_read_once(
+    drawn: Sampling, model: Any, gemma_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates too; and a prompt that is not kept is left to transformers."""
+    from transformers import DynamicCache
+
+    from headnote_cli.engine.generation import Writer
+    from headnote_cli.sampling import Prompt
+
+    read: list[int] = []
+    forward = model.forward
+
+    def counting(*arguments: Any, input_ids: Any, **options: Any) -> Any:
+        read.append(input_ids.shape[1])
+        return forward(*arguments, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(model, "forward", counting)
+    writer = Writer.__new__(Writer)
+    writer.model, writer.tokenizer, writer.stop_ids = model, gemma_tokenizer, [499]
+    writer._last = ([], DynamicCache())
+    decision = _rows()[0].prompt
+    asked = [[*decision, 7, 8, 9], [*decision, 7, 11], [*decision, 7, 11], _rows()[1].prompt]
+
+    def write(kept: bool) -> list[str]:
+        prompts = [Prompt(0, ids, [], drawn.seed, kept) for ids in asked]
+        return [writer.write_one(prompt, drawn, lambda event: None).text for prompt in prompts]
+
+    together = write(kept=True)
+    assert [tokens for tokens in read if tokens > 1] == [len(decision) + 3, len(asked[3])]
+    read.clear()
+    assert together == write(kept=False)
+    assert [tokens for tokens in read if tokens > 1] == [len(ids) for ids in asked]
+
+
 def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(model: Any) -> None:
     """The same decision asked for in another language; one that shares little is read whole."""
     from headnote_cli.engine.decoding import Decoder, Row
