@@ -1,4 +1,4 @@
-"""Headnotes for many decisions: a plain loop of transformers' `generate`, and `slds generate`'s decoder, in turn.
+"""Headnotes for many decisions: `slds generate`'s decoder and a plain loop of transformers' `generate`, in turn.
 
     python benchmarks/generate.py [--decisions 40] [--written 200] [--short] [--others] [--data FOLDER]
 
@@ -8,8 +8,8 @@ FOLDER`, else the quantiles below). `--short`: 40 prompts of 64 to 256 tokens wi
 transformers' pipeline with a fixed batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
-for each step of all rows, with their keys and values, at the rate at which it reads memory; each rate is held for five
-seconds before every side and at the end.
+for each step of all rows, with their keys and values, at the rate at which it reads memory. A shared machine is not
+equally fast for half an hour: both rates are taken again before each reading, for seconds that do not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rates import times_a_second
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 from transformers.utils import logging
 
-from headnote_cli.engine.decoding import MOST_ROWS, Decoder, Row
+from headnote_cli.engine.decoding import MOST_ROWS, Decoder, Prefill, Row
 from headnote_cli.sampling import Sampling
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "demo" / "SmolLM2-135M-Instruct"
@@ -77,12 +77,30 @@ def plain_loop(model: Any, prompts: Prompts, new: int) -> Prompts:
     return written
 
 
-def slds(model: Any, prompts: Prompts, new: int) -> Prompts:
-    """The command's own decoder, longest prompts first as it sorts them."""
+class Watched(Decoder):
+    """The command's own decoder, with the machine's rates between two readings."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, [])
+        self.rates: list[tuple[float, float]] = []
+        self.aside = 0.0  # seconds that this took
+
+    def _read(self, group: list[Row]) -> list[Prefill]:
+        began = time.perf_counter()
+        self.rates.append((matmul_rate(self.model), memory_rate()))
+        self.aside += time.perf_counter() - began
+        return super()._read(group)
+
+
+def slds(model: Any, prompts: Prompts, new: int) -> tuple[Prompts, float]:
+    """What is written and the seconds it takes, longest prompts first as the command sorts them."""
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     rows = [Row(place, prompts[place], 0) for place in order]
-    done = {row.name: row.written for row in Decoder(model, []).write(rows, Sampling(max_new_tokens=new))}
-    return [done[place] for place in range(len(prompts))]
+    began, decoder = time.perf_counter(), Watched(model)
+    done = {row.name: row.written for row in decoder.write(rows, Sampling(max_new_tokens=new))}
+    taken = time.perf_counter() - began - decoder.aside
+    tell_bound(model, prompts, new, decoder.rates, taken)
+    return [done[place] for place in range(len(prompts))], taken
 
 
 def fixed_batch(model: Any, prompts: Prompts, new: int) -> Prompts:
@@ -105,13 +123,13 @@ def matmul_rate(model: Any) -> float:
     """Floating-point operations a second on the MLP's shapes with 2,048 tokens."""
     width, inner = model.config.hidden_size, model.config.intermediate_size
     left, right = torch.randn(2048, width), torch.randn(inner, width)
-    return 2 * 2048 * width * inner * times_a_second(lambda: torch.nn.functional.linear(left, right))
+    return 2 * 2048 * width * inner * times_a_second(lambda: torch.nn.functional.linear(left, right), 2)
 
 
 def memory_rate() -> float:
     """Bytes a second that are read: a matrix that fits no cache, times a vector."""
     matrix, vector = torch.randn(8192, 8192), torch.randn(8192)
-    return matrix.numel() * 4 * times_a_second(lambda: matrix @ vector)
+    return matrix.numel() * 4 * times_a_second(lambda: matrix @ vector, 1)
 
 
 def needed(model: Any, prompts: Prompts, new: int) -> tuple[float, float]:
@@ -126,6 +144,15 @@ def needed(model: Any, prompts: Prompts, new: int) -> tuple[float, float]:
     rows = sum(states * (len(prompt) + new / 2) * new for prompt in prompts)
     passes = -(-len(prompts) // SLOTS) * new * (linear + head) * 4
     return operations, rows + passes
+
+
+def tell_bound(model: Any, prompts: Prompts, new: int, rates: list[tuple[float, float]], taken: float) -> None:
+    """Print the bound at the mean of these rates, and the share of it that so many seconds are."""
+    matmul, memory = (statistics.mean(rate) for rate in zip(*rates, strict=True))
+    operations, read = needed(model, prompts, new)
+    reading, writing = operations / matmul, read / memory
+    print(f"  bound: {reading:.1f} s of reading at {matmul / 1e9:.0f} GFLOPS + {writing:.1f} s of writing at")
+    print(f"  {memory / 1e9:.1f} GB/s, means of {len(rates)}; slds reaches {(reading + writing) / taken:.1%} of it")
 
 
 def main() -> None:
@@ -145,32 +172,25 @@ def main() -> None:
         prompts = random_prompts(options.decisions, options.short)
     tokens = sum(map(len, prompts))
     print(f"{len(prompts)} prompts, {tokens:,} tokens (longest {max(map(len, prompts)):,}); {options.written} new each")
-    sides: dict[str, Callable[..., Prompts]] = {"plain loop": plain_loop, "slds": slds}
+    sides: dict[str, Callable[..., Prompts]] = {"plain loop": plain_loop}
     if options.others:
         sides |= {f"pipeline, batch of {SLOTS}": fixed_batch, "continuous batching": continuous_batching}
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[float]] = {name: [] for name in ("slds", *sides)}
     written: dict[str, Prompts] = {}
-    rates: list[tuple[float, float]] = []
     for _ in range(options.repeats):
+        written["slds"], taken = slds(ours, prompts, options.written)
+        times["slds"].append(taken)
+        print(f"  slds: {taken:.1f} s", flush=True)
         for name, side in sides.items():
-            rates.append((matmul_rate(model), memory_rate()))
             began = time.perf_counter()
-            written[name] = side(ours if name == "slds" else model, prompts, options.written)
+            written[name] = side(model, prompts, options.written)
             times[name].append(time.perf_counter() - began)
             print(f"  {name}: {times[name][-1]:.1f} s", flush=True)
-    rates.append((matmul_rate(model), memory_rate()))
-    taken = {name: statistics.median(seconds) for name, seconds in times.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     same = sum(mine == theirs for mine, theirs in zip(written["slds"], written["plain loop"], strict=True))
     print(f"the same tokens for {same} of {len(prompts)} prompts")
     for name in sides:
-        if name != "slds":
-            print(f"slds against {name}: {taken[name] / taken['slds']:.2f} x")
-    matmul, memory = (statistics.median(rate) for rate in zip(*rates, strict=True))
-    operations, read = needed(model, prompts, options.written)
-    reading, writing = operations / matmul, read / memory
-    share = (reading + writing) / taken["slds"]
-    print(f"bound: {reading:.1f} s of reading at {matmul / 1e9:.0f} GFLOPS + {writing:.1f} s of writing at")
-    print(f"{memory / 1e9:.1f} GB/s; slds reaches {share:.0%} of it")
+        print(f"slds against {name}: {medians[name] / medians['slds']:.2f} x")
 
 
 if __name__ == "__main__":
