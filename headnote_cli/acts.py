@@ -22,13 +22,13 @@ _FORMER = re.compile(r"[anv](?=[A-ZÄÖÜ])")  # aOR, vCC: the act as it was
 _CANTON = re.compile(rf"\s?/\s?(?P<canton>{'|'.join(sorted(CANTONS))})(?!\w)")
 _FIRST_WORD = re.compile(r"\w{1,40}")
 _NO_ACTS = frozenset(
-    ("BGE", "ATF", "DTF", "SR", "RS", "AS", "RO", "RU", "BBl", "FF", "EGMR", "EuGH", "CourEDH", "COVID")
+    "BGE ATF DTF SR RS AS RO RU BBl FF EGMR EuGH CourEDH COVID-19 Covid-19 EU EG EWG CE UE CEE ABl BGBl".split()
 )
 _ROMAN = re.compile(r"[IVX]+")
 # Regulations and directives of the European Union go by their number.
 _EUROPEAN = re.compile(
     r"(?P<directive>Richtlinie|RL|[Dd]irective|[Dd]irettiva)?(?:Verordnung|VO|[Rr]èglement|[Rr]egolamento)?"
-    r"\s?(?:\((?:EG|EU|EWG|CE|UE|CEE)\)\s)?(?:(?:Nr\.|n°|n\.|no)\s?)?(?P<number>\d{1,4}\s?/\s?\d{1,4})\b"
+    r"\s?(?:[(\[](?:EG|EU|EWG|CE|UE|CEE)[)\]]\s)?(?:(?:Nr\.|n°|n\.|no)\s?)?(?P<number>\d{1,4}\s?/\s?\d{1,4})\b"
 )
 _FINAL_TITLE = re.compile(r"(?:SchlT|SchlTit\.?|[Tt]it\. fin(?:al\b|\.))\s(?=ZGB|CC)")
 _PART = re.compile(r"^(?:Anhang \S+|SchlT|ÜBest) ")
@@ -154,4 +154,4 @@ def name_of(abbreviation: str, language: str) -> str | None:
 def _is_abbreviation(word: str) -> bool:
     """Two capitals and no Roman number: `PolG`, `LTras`, but not `Bundesgericht` or `II`."""
     capitals = sum(letter.isupper() for letter in word)
-    return capitals > 1 and word.split("-19")[0].upper() not in _NO_ACTS and _ROMAN.fullmatch(word) is None
+    return capitals > 1 and word not in _NO_ACTS and _ROMAN.fullmatch(word) is None

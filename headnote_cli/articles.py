@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from headnote_cli.acts import base, read_act, treaties
+from headnote_cli.acts import CANTONS, base, is_known, read_act, treaties
 
 Path = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
 
 _LATIN = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
 _NUMBER = rf"\d{{1,4}}(?:\.\d{{1,4}}){{0,4}}(?:\s?{_LATIN}(?!\w)(?!\s\d)|[a-z](?:\s?{_LATIN}(?!\s\d))?)?(?![\w°])"
-_LETTER = rf"[a-z](?:{_LATIN}|\s{_LATIN}(?!\w)(?!\s[a-z](?!\w)))?(?![\w'’])"
+_NEXT_LEVEL = r"\s(?:und mit\s)?(?:(?:lit|Bst|let|lett|Abs|Ziff|al|cpv)\.|[a-z](?!\w))"  # `lit. a bis c` is a range
+_LETTER = rf"[a-z](?:{_LATIN}|\s{_LATIN}(?!\w)(?!{_NEXT_LEVEL}))?(?![\w'’])"
 _GAP = r"\s{0,3}"
 
 ANCHOR = (
@@ -74,8 +75,9 @@ _ANNEX = re.compile(
     r"(?P<number>[IVX]{1,4}|\d{1,2}(?:\.\d{1,2})?|[A-C])(?!\w)"
 )
 # An act by its title: "Art. 4 der Verordnung vom 10. März 1976 über … (VXY; SR 1.2)".
-_TITLE = re.compile(r"(?:[^;()\[\].]|(?<=\d)\.|(?<=\bst)\.){5,160}[(\[](?=\w)")
+_TITLE = re.compile(r"(?:[^;()\[\].]|(?<=\d)\.|(?<=\bst)\.|\[[a-zà-ü….][^;,()\[\]\d]{0,40}\]){5,160}[(\[](?=\w)")
 _SHORT_TITLE = re.compile(r"[^;()\[\]]{3,80},\s|(?:COVID|Covid)-19\)\s\(")
+_PAGE = re.compile(r"\s?[A-Z]?\s?\d")  # of a gazette or a cantonal collection: `BBl 2010 1234`, `LS 713.11`
 # Which wording is meant: "Art. 24 (in der bis 2016 geltenden Fassung), Art. 24a BVV 2".
 _WORDING = re.compile(
     r"\s\((?![^()]{0,160}rt\. )"
@@ -93,9 +95,18 @@ _FIRST = {"Art.": _VALUE, "§": _VALUE, "Anhang": re.compile(rf"[IVX]{{1,4}}(?!\
 _SPACE = re.compile(_GAP)
 _ONE_LETTER = re.compile(_LETTER)
 _LETTERED = re.compile(r"\d+[a-z]")
-_PART = re.compile(
-    r"(?<![\w.])(?<!\d\s)(?=(?:Abs\.|Absatz|al\.|alinéa|cpv\.|capoverso|lit\.|Bst\.|let\.|lett\.)\s?[\da-z])"
+_AGAIN = re.compile(r"(?:und mit\s)?(?:(?:lit|Bst|let|lett)\.\s?)?")  # `lit. a bis lit. c`
+_PART = re.compile(r"(?<![\w.])(?=(?:Abs\.|Absatz|al\.|alinéa|cpv\.|capoverso|lit\.|Bst\.|let\.|lett\.)\s?[\da-z])")
+_BEFORE_PART = re.compile(
+    r"(?:[(\['’]|[(\s](?:vgl\.|cf\.|nach|gemäss|laut|in|aus|auf|und|oder|zu|dessen|deren|seine[mn]|ihre[mn]"
+    r"|selon|et|ou|son|à|par|secondo|e|o|suo|il|al|del|nel|dal)\s)$"
 )
+_OF_OTHERS = re.compile(
+    r",?\s(?:von|vom|zu[mr]?|des|der|diese[rs]|de[rs]selben|du|del?|di|dell[ao]|(?:de l|dell)['’])(?!\w)"
+    r"(?!\s?(?:(?:genannten|gleichen|cette|la|même|dite|questa|tale|stessa|medesima)\s){0,2}"
+    r"(?:Bestimmung|Norm|Artikels|Gesetzesbestimmung|disposition|norme|article|disposizione|norma|articolo)(?!\w)(?!\s\d))"
+)
+DEEPEST = 8  # levels of a citation
 
 
 @dataclass
@@ -116,14 +127,17 @@ class _Chain:
         self._read_on()
         return True
 
-    def read_parts(self, article: Path) -> None:
-        """Read subdivisions that name no article, and are of this one: `(Abs. 1 lit. a)`."""
-        self.path = list(article)
+    def read_part(self, article: Path) -> Path:
+        """Read a subdivision that names no article, and is of this one: `(Abs. 1 lit. a)`. Empty if it cannot be."""
         level = self._level(self.at)
-        if level:
-            depth = next((i for i, (name, _) in enumerate(self.path) if name == level[0]), len(self.path))
-            self._set(depth, *level)
-            self._read_on()
+        if level is None:
+            return ()
+        above = ("Abs.",) if level[0] == "lit." else ()
+        self.path = [article[0], *(part for part in article[1:] if part[0] in above)]
+        self._set(len(self.path), *level)
+        while self._extend():
+            pass
+        return tuple(self.path)
 
     def _read_on(self) -> None:
         while self._extend() or self._join() or self._wording():
@@ -147,10 +161,11 @@ class _Chain:
         mark = _RANGE.match(self.text, end)
         if mark is None:
             return None
-        last = (_ONE_LETTER if level == "lit." else _VALUE).match(self.text, mark.end())
+        again = _AGAIN.match(self.text, mark.end()) if level == "lit." else None
+        last = (_ONE_LETTER if again else _VALUE).match(self.text, again.end() if again else mark.end())
         if last:
             return "".join(last[0].split()), last.end()
-        letter = _ONE_LETTER.match(self.text, mark.end())
+        letter = _ONE_LETTER.match(self.text, mark.end()) if mark[0] in ("-", "–", " bis ", " à ") else None
         if letter and _LETTERED.fullmatch(value) and letter[0] > value[-1]:
             return value[:-1] + letter[0], letter.end()
         return None
@@ -168,6 +183,8 @@ class _Chain:
 
     def _extend(self) -> bool:
         """One more subdivision of the article: `Abs. 2`, `lit. a`, `zweiter Satz`."""
+        if len(self.path) == DEEPEST:
+            return False
         sentence = _SENTENCE.match(self.text, self.at)
         if sentence:
             self.path.append(_sentence(sentence["ordinal"]))
@@ -305,15 +322,24 @@ def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[li
         at = join.end()
 
 
-def read_parts(text: str, start: int, end: int, article: Path, language: str) -> list[tuple[Path, int, int]]:
-    """The subdivisions between two places that stand without an article, read as parts of this one; where each is."""
+def read_parts(text: str, start: int, end: int, article: Path, act: str, language: str) -> list[tuple[Path, int, int]]:
+    """The subdivisions between two places that stand alone and are parts of this article; where each begins and ends.
+
+    Not one that is said to be of something else: `Abs. 2 von Art. 5`, `Ziff. 7 Abs. 4`, `Abs. 2 des Reglements`.
+    """
     found: list[tuple[Path, int, int]] = []
-    between, at = text[start:end], 0
-    while match := _PART.search(between, at):
-        chain = _Chain(between, language, match.start(), "")
-        chain.read_parts(found[-1][0] if found else article)
-        found += [(path, start + match.start(), start + chain.at) for path in chain.done]
-        at = max(chain.at, match.start() + 1)
+    whole = article[0][1].isalnum() and all(name in ("Abs.", "lit.", "Satz") for name, _ in article[1:])
+    at = start if whole else end
+    while match := _PART.search(text, at, end):
+        at = match.start() + 1
+        if not _BEFORE_PART.search(text[max(0, at - 16) : at - 1]):
+            continue
+        chain = _Chain(text, language, match.start(), "")
+        path = chain.read_part(article)
+        if path and chain.at <= end and not _OF_OTHERS.match(text, chain.at):
+            article = path
+            found.append((_form(path, act), match.start(), chain.at))
+            at = chain.at
     return found
 
 
@@ -336,9 +362,14 @@ def _titled(text: str, at: int, language: str) -> tuple[str, int]:
     title = _TITLE.match(text, at)
     if title is None or "rt. " in title[0]:
         return "", at
-    short = _SHORT_TITLE.match(text, title.end())  # "(loi sur les avocats, LLCA; RS 935.61)"
-    act = read_act(text, title.end(), language) or (read_act(text, short.end(), language) if short else None)
-    return act or ("", at)
+    act = read_act(text, title.end(), language)
+    short = None if act else _SHORT_TITLE.match(text, title.end())  # "(loi sur les avocats, LLCA; RS 935.61)"
+    if short:
+        act = read_act(text, short.end(), language)
+        act = act if act and act[0] not in CANTONS and text[act[1] : act[1] + 1] in tuple(";,)]") else None
+    if act is None or (not is_known(act[0]) and _PAGE.match(text, act[1])):
+        return "", at
+    return act
 
 
 def _form(path: Path, act: str) -> Path:

@@ -316,7 +316,7 @@ def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
         if len(articles) == 1:
             last = span.citations[-1]
             end = min(following.start if following else len(text), span.end + NEAR)
-            for path, start, stop in read_parts(text, span.end, end, last.path, language):
+            for path, start, stop in read_parts(text, span.end, end, last.path, last.act, language):
                 found.append(Span(start, stop, (replace(last, path=path),)))
     return found
 
@@ -406,11 +406,10 @@ def _reaches(cited: Citation, citation: Citation) -> bool:
 def _surely(act: str, cited: str) -> bool:
     """Whether two acts are one; where one has no abbreviation, the other must not have a known one.
 
-    A cantonal law may go without its canton, `LGEPA` for `LGEPA/GE`.
+    A cantonal law may go without its canton, `LAN` for `LAN/TI`; one of a canton must be that canton's.
     """
     if act and cited:
-        (one, _, canton), (other, _, another) = act.partition("/"), cited.partition("/")
-        return act == cited or (one == other and bool(canton) != bool(another) and not is_known(one))
+        return act == cited or (act == cited.partition("/")[0] != "KV" and not is_known(act))
     return act == cited or not is_known(act or cited)
 
 

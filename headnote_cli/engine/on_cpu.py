@@ -30,6 +30,7 @@ FEW_TOKENS = 64  # up to which the weights stand left
 GATED = ("gate_proj", "up_proj", "down_proj")  # what a gated MLP has
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt(3)
 KEPT = 2**30  # bytes up to which a block stays in the heap, and those that stay when all are free
+KEPT_AT_MOST = 2**25  # what an older glibc allows
 ATTEND_ONCE = "attend_once"  # its name among transformers' attention functions
 
 
@@ -53,9 +54,13 @@ def tune(model: Any) -> None:
 
 def _keep_memory() -> None:
     """Let the C library keep what is freed, where it is glibc."""
-    if platform.libc_ver()[0] == "glibc":
-        for parameter, value in ((M_MMAP_THRESHOLD, KEPT), (M_TRIM_THRESHOLD, KEPT), (M_ARENA_MAX, 1)):
-            ctypes.CDLL(None).mallopt(parameter, value)
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    if not library.mallopt(M_MMAP_THRESHOLD, KEPT):
+        library.mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)
+    library.mallopt(M_TRIM_THRESHOLD, KEPT)
+    library.mallopt(M_ARENA_MAX, 1)
 
 
 def attend_once(
@@ -87,7 +92,10 @@ def attend_once(
     grouped = query.reshape(rows, key.shape[1], -1, size) * (size**-0.5 if scaling is None else scaling)
     scores = grouped @ key.transpose(2, 3)
     if attention_mask is not None:
-        scores = scores.masked_fill_(~attention_mask, -torch.inf)
+        hidden = ~attention_mask
+        some = hidden.flatten(0, -2).any(0).nonzero()  # columns that some row does not see
+        end = int(some[-1]) + 1 if len(some) else 0
+        scores[..., :end].masked_fill_(hidden[..., :end], -torch.inf)
     return (scores.softmax(-1) @ value).reshape(rows, 1, heads, value.shape[-1]), None
 
 

@@ -61,6 +61,17 @@ def texts(text: str, language: str | None = None) -> list[str]:
         ("Art. 340, 340a-c OR; art. 16b-h LAPG", ["Art. 340 OR", "Art. 340a-340c OR", "Art. 16b-16h EOG"]),
         ("Art. 2 lit. c bis und lit. d RTVG", ["Art. 2 lit. cbis RTVG", "Art. 2 lit. d RTVG"]),
         ("Art. 5 lit. a bis c OR", ["Art. 5 lit. a-c OR"]),
+        ("Art. 5 Abs. 1 lit. a bis lit. c StPO", ["Art. 5 Abs. 1 lit. a-c StPO"]),
+        ("Art. 5 lit. a bis und mit lit. d BGG", ["Art. 5 lit. a-d BGG"]),
+        ("Art. 66a – d.h. die Landesverweisung – StGB", ["Art. 66a"]),
+        ("Art. 12 des Entwurfs vom 5. Mai 2010 (BBl 2010 1234)", ["Art. 12"]),
+        ("§ 7 der Verordnung vom 5. Mai 2010 [LS 177.111]", ["§ 7"]),
+        ("Art. 17 der Verordnung [EU] Nr. 604/2013", ["Art. 17 VO 604/2013"]),
+        ("Art. 5 der Verordnung [des Bundesrates] vom 10. März 1976 über die Jagd (JSV; SR 922.01)",
+         ["Art. 5 JSV", "SR 922.01"]),
+        ("Art. 26 COVID-19-Verordnung 3", ["Art. 26 COVID-19-Verordnung"]),
+        ("Art. 8 der Statuten (nachfolgend: Statuten, CO 620)", ["Art. 8"]),
+        ("Art. 6 des Vertrags vom 3. Mai 2010 (Beilage 3, SchKG-Akten)", ["Art. 6"]),
         ("Art. 7 f., insb. Art. 9 Abs. 2 BV", ["Art. 7 f. BV", "Art. 9 Abs. 2 BV"]),
         ("art. 7 s., en particulier art. 9 Cst.", ["Art. 7 f. BV", "Art. 9 BV"]),
         ("art. 7 seg., segnatamente art. 9 Cost.", ["Art. 7 f. BV", "Art. 9 BV"]),
@@ -158,24 +169,43 @@ def test_a_citation_is_found_in_part_or_not_at_all(cited: str, status: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("cited", "status"),
+    ("decision", "cited"),
     [
-        ("Art. 439 Abs. 1 Ziff. 1 ZGB", "found"),
-        ("Art. 439 Abs. 2 lit. b ZGB", "found"),
-        ("Art. 439 Abs. 2 lit. c ZGB", "partly"),
-        ("Art. 439 Abs. 3 ZGB", "partly"),  # an article stands between
-        ("Art. 5 Abs. 3 OR", "found"),
-        ("Art. 5 Abs. 4 OR", "partly"),  # of the contract's number 7
-        ("Art. 8 Abs. 5 BV", "partly"),  # of which article?
-        ("Art. 9 Abs. 5 BV", "partly"),
+        ("Art. 439 ZGB erlaubt es, das Gericht anzurufen (Abs. 1 Ziff. 1), am 3. Mai.", "Art. 439 Abs. 1 Ziff. 1 ZGB"),
+        ("Nach Art. 439 ZGB gilt das (Abs. 1), ferner in Abs. 2 lit. b mehr.", "Art. 439 Abs. 2 lit. b ZGB"),
+        ("Art. 5 Abs. 1 BV verlangt dies (lit. a und lit. b).", "Art. 5 Abs. 1 lit. b BV"),
+        ("Art. 5 Abs. 1 Satz 2 BV und dessen Abs. 3", "Art. 5 Abs. 3 BV"),
+        ("Art. 8 EMRK erlaubt Eingriffe nach Abs. 2.", "Art. 8 Ziff. 2 EMRK"),
+        ("L'art. 41 CO prévoit, selon l'al. 2 de cette disposition, que", "Art. 41 Abs. 2 OR"),
+        ("L'art. 41 CO dispone nel cpv. 2 della stessa norma che", "Art. 41 Abs. 2 OR"),
     ],
 )
-def test_a_paragraph_without_its_article_belongs_to_the_one_before(cited: str, status: str) -> None:
-    decision = (
-        "Art. 439 ZGB erlaubt es, das Gericht anzurufen (Abs. 1 Ziff. 1), ferner nach Abs. 2 lit. a und b, am 3. Mai. "
-        "Art. 5 OR sagt in Abs. 3 mehr; anders Ziff. 7 Abs. 4 des Vertrags. Art. 8 und 9 BV kennen keinen Abs. 5."
-    )
-    assert [checked.status for checked in check(cited, decision, "de", "de")] == [status]
+def test_a_paragraph_without_its_article_belongs_to_the_one_before(decision: str, cited: str) -> None:
+    assert [checked.status for checked in check(cited, decision, "de")] == ["found"]
+
+
+@pytest.mark.parametrize(
+    ("decision", "cited"),
+    [
+        ("Art. 439 ZGB. Art. 5 OR sagt es in Abs. 3.", "Art. 439 Abs. 3 ZGB"),
+        ("Art. 5 OR; anders nach Ziff. 7 Abs. 4 des Vertrags", "Art. 5 Abs. 4 OR"),
+        ("Art. 5 OR, dazu die Anklageschrift lit. b", "Art. 5 lit. b OR"),
+        ("Art. 5 OR, anders auf S. 7, Abs. 2, ihres Entscheids", "Art. 5 Abs. 2 OR"),
+        ("Art. 5 OR und nach Absatz 2 der Ziffer 7", "Art. 5 Abs. 2 OR"),
+        ("Art. 5 OR und nach Abs. 2 des Reglements", "Art. 5 Abs. 2 OR"),
+        ("Art. 5 OR gilt nach Abs. 4 von Art. 9 OR", "Art. 5 Abs. 4 OR"),
+        ("l'art. 41 CO, dans le cas visé à l'al. 2 de l'art. 55 CO", "Art. 41 Abs. 2 OR"),
+        ("l'art. 41 CO; selon l'alinéa 2 du règlement communal", "Art. 41 Abs. 2 OR"),
+        ("Art. 8 und 9 BV kennen keinen Absatz (Abs. 5)", "Art. 8 Abs. 5 BV"),
+        ("Art. 25-27 IPRG sind erfüllt (Abs. 2)", "Art. 26 Abs. 2 IPRG"),
+        ("Art. 194 IPRG verweist auf Art. V Abs. 2 NYÜ", "Art. 194 Abs. 2 IPRG"),
+        ("Nach Art. 146 StGB wird gemäss Abs. 2 mit 10 Jahren bestraft", "Art. 10 StGB"),
+        ("Nach Art. 146 StGB wird gemäss Abs. 1 mit 3 Jahren bestraft", "Art. 146 Abs. 3 StGB"),
+        ("Art. 41 OR " + "x" * 385 + " (Abs. 12 gilt)", "Art. 41 Abs. 1 OR"),
+    ],
+)
+def test_a_paragraph_of_something_else_is_left_alone(decision: str, cited: str) -> None:
+    assert [checked.status for checked in check(cited, decision, "de")] != ["found"]
 
 
 def test_a_paragraph_without_its_article_is_shown_where_it_stands() -> None:
@@ -184,11 +214,19 @@ def test_a_paragraph_without_its_article_is_shown_where_it_stands() -> None:
     assert decision[start:end] == "Abs. 1"
 
 
-def test_a_cantonal_act_may_go_without_its_canton() -> None:
-    cited = Cited("L'art. 36 LGEPA autorise; l'art. 8 StG/VS et l'art. 9 StG", "fr")
-    assert cited.status(citations("Art. 36 LGEPA/GE")[0]) == "found"
-    assert cited.status(citations("Art. 8 StG/BE")[0]) == "partly"
-    assert cited.status(citations("Art. 9 StG/BE")[0]) != "found"  # StG is a federal act
+@pytest.mark.parametrize(
+    ("cited", "status"),
+    [
+        ("Art. 8 LAN", "found"),
+        ("Art. 8 LAN/TI", "found"),
+        ("Art. 8 LAN/GR", "partly"),
+        ("Art. 9 VRG/LU", "partly"),  # of which canton?
+        ("Art. 10 KV/BE", "missing"),
+    ],
+)
+def test_a_cantonal_act_may_go_without_its_canton(cited: str, status: str) -> None:
+    decision = "Nach Art. 8 LAN/TI, Art. 9 VRG und Art. 10 KV."
+    assert [checked.status for checked in check(cited, decision, "de", "de")] == [status]
 
 
 def test_what_the_decision_does_not_contain_is_named() -> None:
