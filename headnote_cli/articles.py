@@ -96,6 +96,7 @@ _SPACE = re.compile(_GAP)
 _ONE_LETTER = re.compile(_LETTER)
 _LETTERED = re.compile(r"\d+[a-z]")
 _AGAIN = re.compile(r"(?:und mit\s)?(?:(?:lit|Bst|let|lett)\.\s?)?")  # `lit. a bis lit. c`
+# A part of the article before: what it begins with, what may stand before it, and what makes it something else's.
 _PART = re.compile(r"(?<![\w.])(?=(?:Abs\.|Absatz|al\.|alinéa|cpv\.|capoverso|lit\.|Bst\.|let\.|lett\.)\s?[\da-z])")
 _BEFORE_PART = re.compile(
     r"(?:[(\['’]|[(\s](?:vgl\.|cf\.|nach|gemäss|laut|in|aus|auf|und|oder|zu|dessen|deren|seine[mn]|ihre[mn]"
