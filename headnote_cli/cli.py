@@ -397,8 +397,6 @@ def generate(
         languages = tuple(lang or ())
         _check_languages("--lang", languages)
         _check_languages("--from", (from_,) if from_ else ())
-        if num_candidates > 1 and temperature == 0:
-            raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
         if (decision is None) == (split is None):
             raise UsageError("name a --decision, or a --split of the config's data")
         loaded = load_config(config, set_ or [])
@@ -406,6 +404,8 @@ def generate(
         prompts = None
         if preset is not None:
             sampling, prompts = _preset(preset, sampling)
+        if num_candidates > 1 and sampling.temperature == 0:
+            raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
         server = Server(endpoint, served_model) if endpoint else None
         if output is None:
             if split is not None or _is_rows(decision):
