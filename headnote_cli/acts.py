@@ -124,9 +124,8 @@ def _single(text: str, start: int, language: str, known: bool) -> tuple[str, int
         return None
     full = match[0].rstrip("'’-/")
     canton = _CANTON.match(text, start + len(full))  # "LAN/ TI"
-    cantonal = name_of(f"{full}/{canton['canton']}", language) if canton and _is_abbreviation(full) else None
-    if canton and cantonal:
-        return cantonal, canton.end()
+    if canton and _is_abbreviation(full) and (name := name_of(f"{full}/{canton['canton']}", language)):
+        return name, canton.end()
     for word in (full, full.rstrip("."), re.split(r"[/-]", full)[0]):
         name = name_of(word, language)
         if name:

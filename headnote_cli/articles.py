@@ -329,8 +329,9 @@ def read_parts(text: str, start: int, end: int, article: Path, act: str, languag
     Not one that is said to be of something else: `Abs. 2 von Art. 5`, `Ziff. 7 Abs. 4`, `Abs. 2 des Reglements`.
     """
     found: list[tuple[Path, int, int]] = []
-    whole = article[0][1].isalnum() and all(name in ("Abs.", "lit.", "Satz") for name, _ in article[1:])
-    at = start if whole else end
+    at = start
+    if not article[0][1].isalnum() or any(name not in ("Abs.", "lit.", "Satz") for name, _ in article[1:]):
+        return found  # of which article of a range, under which number?
     while match := _PART.search(text, at, end):
         at = match.start() + 1
         if not _BEFORE_PART.search(text[max(0, at - 16) : at - 1]):

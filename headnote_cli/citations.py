@@ -209,7 +209,8 @@ class Cited:
 
     def __init__(self, decision: str, language: str | None = None) -> None:
         self.decision = decision
-        self.spans = _with_parts(decision, spans(decision, language), language or _guess(decision))
+        language = language or _guess(decision)
+        self.spans = _with_parts(decision, spans(decision, language), language)
         self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
         self.texts = {citation.text for citation in self.citations}
         self.articles: dict[str, list[Citation]] = {}  # by label and number: "Art. 41"

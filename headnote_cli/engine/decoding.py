@@ -157,6 +157,30 @@ class Slots:
         self.end = end
 
 
+class LastPrompt:
+    """The prompt that was read last: its keys and values serve the next one as far as both begin alike."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.keep([], DynamicCache())
+
+    def keep(self, prompt: list[int], cache: DynamicCache) -> None:
+        self._prompt, self._cache = prompt, cache
+
+    def begin(self, prompt: list[int]) -> DynamicCache:
+        """What another prompt begins with, cut from this one, else nothing; this one is forgotten, as reading on
+        changes it."""
+        before, cache = self._prompt, self._cache
+        self.forget()
+        shared = shared_tokens(before, prompt)
+        if not shared:
+            return DynamicCache()
+        cache.crop(shared - cache.get_seq_length())
+        return cache
+
+
 class Decoder:
     """Writes for many prompts with one model, of which `rows_can_join` holds."""
 
@@ -171,7 +195,7 @@ class Decoder:
         self.readers = readers_of(model) if self.count >= 2 * READERS else 1
         if model.device.type == "cpu":
             tune(model)
-        self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
+        self._last = LastPrompt()
 
     @torch.inference_mode()
     def write(self, rows: Iterable[Row], sampling: Sampling) -> Iterator[Row]:
@@ -186,7 +210,7 @@ class Decoder:
                 slots = slots or self._slots(rows, read[0][0], sampling)
                 yield from self._join(group, read, slots, chooser)
             if not waiting:
-                self._forget()
+                self._last.forget()
             if slots is not None and slots.used:
                 yield from self._write_a_token(slots, chooser)
 
@@ -231,19 +255,14 @@ class Decoder:
         One that goes on like the one before (the same decision, asked for in another language) is read from where they
         part.
         """
-        before, cache = self._last
-        self._forget()  # no longer what it was if reading fails
         if len(group) > 1:
-            del cache  # room for two
+            self._last.forget()  # room for two
             found = self._read_side_by_side(group)
         else:
-            cache = continued(cache, before, group[0].prompt)
+            cache = self._last.begin(group[0].prompt)
             found = [self._read_from(cache.get_seq_length(), group[0], cache)]
-        self._last = (group[-1].prompt, found[-1][0])
+        self._last.keep(group[-1].prompt, found[-1][0])
         return found
-
-    def _forget(self) -> None:
-        self._last = ([], DynamicCache())
 
     def _read_side_by_side(self, group: list[Row]) -> list[Prefill]:
         """Each prompt by its share of the threads. If one fails, or on Ctrl-C, the others end at their next module."""
@@ -347,15 +366,6 @@ def shared_tokens(before: list[int], prompt: list[int]) -> int:
     same = next((index for index, (one, other) in pairs if one != other), min(len(before), len(prompt)))
     shared = min(same, len(prompt) - 1)
     return shared if shared >= REUSED_FROM * len(prompt) else 0
-
-
-def continued(cache: DynamicCache, before: list[int], prompt: list[int]) -> DynamicCache:
-    """The keys and values of what a prompt shares with the one before, cut from those of that one; else none yet."""
-    shared = shared_tokens(before, prompt)
-    if not shared:
-        return DynamicCache()
-    cache.crop(shared - cache.get_seq_length())
-    return cache
 
 
 def rows_that_fit(columns: int, prompt: DynamicCache, free: int) -> int:

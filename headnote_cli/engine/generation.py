@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedTokenizerBase, TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
-from headnote_cli.engine.decoding import Decoder, Row, continued, rows_can_join
+from headnote_cli.engine.decoding import Decoder, LastPrompt, Row, rows_can_join
 from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
 from headnote_cli.engine.on_cpu import tune
 from headnote_cli.events import Event, Listener, TextWritten
@@ -52,7 +52,7 @@ class Writer:
         self.model.eval()
         if device.type == "cpu":
             tune(self.model)
-        self._last: tuple[list[int], DynamicCache] = ([], DynamicCache())
+        self._last = LastPrompt()
         self.tokenizer = tokenizer
         own = self.model.generation_config.eos_token_id
         self.stop_ids = sorted({stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
@@ -65,7 +65,7 @@ class Writer:
         """
         torch.manual_seed(prompt.seed)
         ids = torch.tensor([prompt.ids], device=self.model.device)
-        cache = self._read_before(prompt) if prompt.kept else None
+        cache = self._last.begin(prompt.ids) if prompt.kept and rows_can_join(self.model) else None
         output = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -76,16 +76,8 @@ class Writer:
             **sampling.options(),
         )
         if cache is not None:
-            self._last = (prompt.ids, cache)
+            self._last.keep(prompt.ids, cache)
         return self.headnote(output[0, len(prompt.ids) :].tolist())
-
-    def _read_before(self, prompt: Prompt) -> DynamicCache | None:
-        """The keys and values that a prompt begins with; None leaves them to transformers."""
-        if not rows_can_join(self.model):
-            return None
-        before, cache = self._last
-        self._last = ([], DynamicCache())  # no longer what it was if writing fails
-        return continued(cache, before, prompt.ids)
 
     def headnote(self, written: list[int]) -> Headnote:
         """Tokens as text; one that the limit cut off says so."""

@@ -324,8 +324,7 @@ def test_one_decision_in_several_languages_is_read_once(
     drawn: Sampling, model: Any, gemma_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Candidates too; and a prompt that is not kept is left to transformers."""
-    from transformers import DynamicCache
-
+    from headnote_cli.engine.decoding import LastPrompt
     from headnote_cli.engine.generation import Writer
     from headnote_cli.sampling import Prompt
 
@@ -339,7 +338,7 @@ def test_one_decision_in_several_languages_is_read_once(
     monkeypatch.setattr(model, "forward", counting)
     writer = Writer.__new__(Writer)
     writer.model, writer.tokenizer, writer.stop_ids = model, gemma_tokenizer, [499]
-    writer._last = ([], DynamicCache())
+    writer._last = LastPrompt()
     decision = _rows()[0].prompt
     asked = [[*decision, 7, 8, 9], [*decision, 7, 11], [*decision, 7, 11], _rows()[1].prompt]
 
