@@ -28,7 +28,7 @@ from transformers.generation import (
 )
 
 from headnote_cli.engine.loading import quantized_layers
-from headnote_cli.engine.on_cpu import tune
+from headnote_cli.engine.on_cpu import piece_of, tune
 from headnote_cli.hardware import available_memory
 from headnote_cli.sampling import Sampling
 
@@ -71,7 +71,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
         def buffer(like: torch.Tensor) -> torch.Tensor:
             count, columns, heads, size = self.slots.count, self.slots.columns, like.shape[1], like.shape[3]
-            if like.device.type == "cpu":  # `attend_once` reads columns faster if they follow each other
+            if like.device.type == "cpu":  # a step reads columns faster if they follow each other
                 return like.new_zeros(count, heads, size, columns).transpose(2, 3)
             return like.new_zeros(count, heads, columns, size)
 
@@ -297,7 +297,8 @@ class Decoder:
     def _read_from(self, shared: int, row: Row, cache: DynamicCache) -> Prefill:
         """Read a prompt's tokens after the first `shared`, which the cache has."""
         ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
-        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        for piece in ids.split(piece_of(self.model) or ids.shape[1], dim=1):
+            logits = self.model(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         return cache, logits[0, -1]
 
     def _step(self, slots: Slots) -> torch.Tensor:

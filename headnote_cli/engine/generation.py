@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 from headnote_cli.engine.base import BaseModel
 from headnote_cli.engine.decoding import Decoder, LastPrompt, Row, rows_can_join
 from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
-from headnote_cli.engine.on_cpu import tune
+from headnote_cli.engine.on_cpu import piece_of, tune
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
 from headnote_cli.processes import own_gpu
@@ -65,13 +65,15 @@ class Writer:
         """
         torch.manual_seed(prompt.seed)
         ids = torch.tensor([prompt.ids], device=self.model.device)
-        cache = self._last.begin(prompt.ids) if prompt.kept and rows_can_join(self.model) else None
+        plain = rows_can_join(self.model)
+        cache = self._last.begin(prompt.ids) if prompt.kept and plain else None
         output = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
             past_key_values=cache,
+            prefill_chunk_size=piece_of(self.model) if plain else None,
             streamer=_Pieces(self.tokenizer, emit),
             **sampling.options(),
         )

@@ -69,11 +69,11 @@ def test_rows_written_together_are_those_written_alone(
     slots: int, slack: int, penalty: float, model: Any, untouched: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With few slots rows join and leave; with one column of slack the buffer is moved all the time. Long prompts
-    pass the MLPs in tiles."""
+    are read in pieces."""
     from headnote_cli.engine import decoding, on_cpu
 
     monkeypatch.setattr(decoding, "SLACK", slack)
-    monkeypatch.setattr(on_cpu, "TILE", 64)
+    monkeypatch.setattr(on_cpu, "PIECE", 64)
     sampling = Sampling(max_new_tokens=24, repetition_penalty=penalty)
     alone = _one_by_one(untouched, sampling, [])
     stops = sorted({tokens[5 + 2 * place % 15] for place, tokens in alone.items() if place % 2})  # some end early
@@ -111,42 +111,89 @@ def test_the_image_text_class_too(tiny_models: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("key_heads", [1, 2, 6])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("seen", ["all", "padded", "window"])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_a_steps_attention_is_sdpas(key_heads: int, masked: bool, scaling: float | None) -> None:
-    import torch
-
-    from headnote_cli.engine.on_cpu import attend_once
-
-    torch.manual_seed(3)
-    rows, heads, columns, size = 3, 6, 37, 8
-    query = torch.randn(rows, heads, 1, size)
-    key, value = (torch.randn(rows, key_heads, size, columns).transpose(2, 3) for _ in range(2))
-    mask = torch.arange(columns) >= torch.tensor([0, 5, 36])[:, None, None, None] if masked else None
-    found, _ = attend_once(torch.nn.Module(), query, key, value, mask, scaling=scaling)
-    known = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=True)
-    torch.testing.assert_close(found, known.transpose(1, 2))
-
-
-def test_tuned_layers_give_what_they_gave(model: Any, untouched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tokens", [1, 2, 20, 37])
+@pytest.mark.parametrize("columns_follow", [False, True])
+def test_attention_is_sdpas(
+    monkeypatch: pytest.MonkeyPatch, key_heads: int, seen: str, scaling: float | None, tokens: int, columns_follow: bool
+) -> None:
+    """Of one token, of some that go on after others, of all; rows padded on the left; windows that hide columns."""
     import torch
 
     from headnote_cli.engine import on_cpu
+    from headnote_cli.engine.on_cpu import attend
 
+    monkeypatch.setattr(on_cpu, "BLOCK", 8)
+    torch.manual_seed(3)
+    rows, heads, columns, size = 3, 6, 37, 8
+    query = torch.randn(rows, heads, tokens, size)
+    key, value = (torch.randn(rows, key_heads, size, columns).transpose(2, 3) for _ in range(2))
+    if not columns_follow:
+        key, value = key.contiguous(), value.contiguous()
+    column, own = torch.arange(columns), torch.arange(columns - tokens, columns)[:, None]
+    known = (column <= own).expand(rows, 1, tokens, columns)
+    if seen == "padded":
+        known = known & ((column >= torch.tensor([3, 5, 16])[:, None, None, None]) | (column == own))
+    elif seen == "window":
+        known = known & (column > own - 9)
+    module = torch.nn.Module()
+    module.num_key_value_groups = heads // key_heads  # type: ignore[assignment]
+    found, _ = attend(module, query, key, value, None if seen == "all" else known, scaling=scaling)
+    right = torch.nn.functional.scaled_dot_product_attention(query, key, value, known, scale=scaling, enable_gqa=True)
+    torch.testing.assert_close(found, right.transpose(1, 2))
+
+
+@pytest.mark.parametrize("key_heads", [2, 6])
+def test_attention_where_values_are_of_another_size(key_heads: int) -> None:
+    """PyTorch's kernel wants one size, so a mask is made."""
+    import torch
+
+    from headnote_cli.engine.on_cpu import attend
+
+    query, key, value = torch.randn(1, 6, 5, 8), torch.randn(1, key_heads, 9, 8), torch.randn(1, key_heads, 9, 4)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 6 // key_heads  # type: ignore[assignment]
+    found, _ = attend(module, query, key, value, None)
+    seen = torch.ones(5, 9, dtype=torch.bool).tril(4)
+    right = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen, enable_gqa=True)
+    torch.testing.assert_close(found, right.transpose(1, 2))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 299, 300])
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_is_read_in_pieces_is_what_is_read_at_once(
+    piece: int, padded: bool, model: Any, untouched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values of all layers too, with the model's windows of 128."""
+    import torch
+    from transformers import DynamicCache
+
+    from headnote_cli.engine import on_cpu
+
+    monkeypatch.setattr(on_cpu, "BLOCK", 50)
     on_cpu.tune(model)
     on_cpu.tune(model)  # a second time changes nothing
-    mlp, whole = model.model.layers[0].mlp, untouched.model.layers[0].mlp
-    seen: list[int] = []
-    handle = mlp.gate_proj.register_forward_hook(lambda _, states, __: seen.append(states[0].shape[1]))
-    monkeypatch.setattr(on_cpu, "TILE", 16)
-    states = torch.randn(2, 40, model.config.hidden_size)
-    try:
-        for few in (0, 16, 64):  # the weights right; left for the last tile; left for all
-            monkeypatch.setattr(on_cpu, "FEW_TOKENS", few)
-            torch.testing.assert_close(mlp(states), whole(states))
-    finally:
-        handle.remove()
-    assert seen == [16, 16, 8] * 3
+    ids = torch.tensor([_rows()[0].prompt])
+    mask = (torch.arange(ids.shape[1]) >= 5).long()[None] if padded else None
+    whole = DynamicCache()
+    with torch.inference_mode():
+        known = untouched(input_ids=ids, attention_mask=mask, past_key_values=whole).logits[0, -1]
+        for config in (None, model.config):  # a cache of all columns, and one of each layer's window
+            cache, end = DynamicCache(config=config), 0
+            for part in ids.split(piece, dim=1):
+                end += part.shape[1]
+                seen = mask if mask is None else mask[:, :end]
+                logits = model(input_ids=part, attention_mask=seen, past_key_values=cache).logits
+            torch.testing.assert_close(logits[0, -1], known, atol=1e-4, rtol=1e-4)
+            for mine, theirs in zip(cache.layers, whole.layers, strict=True):
+                columns = mine.keys.shape[2]
+                assert columns == ids.shape[1] or config is not None
+                first = 5 if padded and columns == ids.shape[1] else 0  # what is hidden may hold anything
+                for own, other in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+                    torch.testing.assert_close(
+                        own[:, :, first:], other[:, :, -columns:][:, :, first:], atol=1e-4, rtol=1e-4
+                    )
 
 
 @pytest.mark.parametrize("bias", [False, True])
