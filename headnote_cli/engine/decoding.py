@@ -35,7 +35,7 @@ from headnote_cli.sampling import Sampling
 SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left
 MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
-REUSED_FROM = 0.5  # of a prompt: below, the mask over old and new tokens costs more than reading them again
+REUSED_FROM = 0.5  # of a prompt: below, it is read whole, on a CPU beside another, on a GPU without a mask
 READERS = 2  # prompts read side by side on the CPU, if its threads can be halved
 ALIKE = 0.8  # of the longer prompt's length: a shorter one read beside it would be done too early
 
