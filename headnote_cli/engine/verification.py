@@ -113,6 +113,9 @@ def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
     if quantization is not None:
         options["quantization_config"] = four_bits(quantization, torch.float32)
     model: Any = load_model(job.base, torch.float32, **options)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # where it is, bitsandbytes multiplies in bfloat16
+            module.support_avx512bf16_for_cpu = False
     for adapter in job.adapters[:-1]:
         model = with_adapter(model, adapter).merge_and_unload()
     return with_adapter(model, job.adapters[-1])

@@ -244,10 +244,15 @@ def test_prompts_read_side_by_side_are_those_read_alone(slots: int, model: Any, 
     sampling = Sampling(max_new_tokens=12)
     readers: set[tuple[int, int]] = set()
     decoder = Decoder(model, [], slots)
-    read = decoder._read_from
-    decoder._read_from = lambda *arguments: (  # type: ignore[method-assign]
-        readers.add((threading.get_ident(), torch.get_num_threads())) or read(*arguments)
-    )
+    read, meeting = decoder._read_from, threading.Barrier(2)
+
+    def watched(*arguments: Any) -> Any:
+        readers.add((threading.get_ident(), torch.get_num_threads()))
+        if torch.get_num_threads() == 1:
+            meeting.wait(20)  # for the other reader: else one thread could read both, one after the other
+        return read(*arguments)
+
+    decoder._read_from = watched  # type: ignore[method-assign]
     together = {row.name: row.written for row in decoder.write(_rows(), sampling)}
     assert together == _one_by_one(untouched, sampling, [])
     assert {threads for _, threads in readers} == {1, 2}  # side by side, and those without a like one
