@@ -9,7 +9,8 @@ transformers' pipeline with a fixed batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
 for each step of all rows, with their keys and values, at the rate at which it reads memory. A shared machine is not
-equally fast for half an hour: both rates are taken again before each reading, for seconds that do not count.
+equally fast for half an hour: both rates are taken before and after each reading, for seconds that do not count (the
+first seconds after a pause are faster than what it keeps up).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def plain_loop(model: Any, prompts: Prompts, new: int) -> Prompts:
 
 
 class Watched(Decoder):
-    """The command's own decoder, with the machine's rates between two readings."""
+    """The command's own decoder, with the machine's rates around each reading."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, [])
@@ -86,10 +87,15 @@ class Watched(Decoder):
         self.aside = 0.0  # seconds that this took
 
     def _read(self, group: list[Row]) -> list[Prefill]:
+        self._measure()
+        read = super()._read(group)
+        self._measure()
+        return read
+
+    def _measure(self) -> None:
         began = time.perf_counter()
         self.rates.append((matmul_rate(self.model), memory_rate()))
         self.aside += time.perf_counter() - began
-        return super()._read(group)
 
 
 def slds(model: Any, prompts: Prompts, new: int) -> tuple[Prompts, float]:
