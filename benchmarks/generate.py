@@ -9,8 +9,7 @@ transformers' pipeline with a fixed batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
 for each step of all rows, with their keys and values, at the rate at which it reads memory. A shared machine is not
-equally fast for half an hour: both rates are taken before and after each reading, for seconds that do not count (the
-first seconds after a pause are faster than what it keeps up).
+equally fast for half an hour: both rates are taken before and after each reading, for seconds that do not count.
 """
 
 from __future__ import annotations
