@@ -126,16 +126,11 @@ def _suit_the_kernel(*states: torch.Tensor) -> bool:
 
 def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
     """Attention of tokens that go on after others, some at a time: the kernel is slow where half is hidden."""
-    tokens, before = query.shape[2], key.shape[2] - query.shape[2]
-    ends = [*range(BLOCK, tokens, BLOCK), tokens]
-    blocks = zip([0, *ends[:-1]], ends, strict=True)
-    return torch.cat(
-        [
-            _going_on(query[:, :, start:end], key[:, :, : before + end], value[:, :, : before + end], scaling)
-            for start, end in blocks
-        ],
-        dim=1,
-    )
+    done, end = [], key.shape[2] - query.shape[2]
+    for block in query.split(BLOCK, dim=2):
+        end += block.shape[2]
+        done.append(_going_on(block, key[:, :, :end], value[:, :, :end], scaling))
+    return torch.cat(done, dim=1)
 
 
 def _going_on(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
