@@ -115,16 +115,23 @@ def test_the_image_text_class_too(tiny_models: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("scaling", [None, 0.3])
 @pytest.mark.parametrize("tokens", [1, 2, 20, 37])
 @pytest.mark.parametrize("columns_follow", [False, True])
+@pytest.mark.parametrize("onednn", [False, True])
 def test_attention_is_sdpas(
-    monkeypatch: pytest.MonkeyPatch, key_heads: int, seen: str, scaling: float | None, tokens: int, columns_follow: bool
+    monkeypatch: pytest.MonkeyPatch,
+    key_heads: int,
+    seen: str,
+    scaling: float | None,
+    tokens: int,
+    columns_follow: bool,
+    onednn: bool,
 ) -> None:
     """Of one token, of some that go on after others, of all; rows padded on the left; windows that hide columns."""
     import torch
 
     from headnote_cli.engine import on_cpu
-    from headnote_cli.engine.on_cpu import attend
 
     monkeypatch.setattr(on_cpu, "BLOCK", 8)
+    monkeypatch.setattr(on_cpu, "ONEDNN", onednn and on_cpu.ONEDNN)
     torch.manual_seed(3)
     rows, heads, columns, size = 3, 6, 37, 8
     query = torch.randn(rows, heads, tokens, size)
@@ -139,14 +146,16 @@ def test_attention_is_sdpas(
         known = known & (column > own - 9)
     module = torch.nn.Module()
     module.num_key_value_groups = heads // key_heads  # type: ignore[assignment]
-    found, _ = attend(module, query, key, value, None if seen == "all" else known, scaling=scaling)
+    with torch.inference_mode():
+        found, _ = on_cpu.attend(module, query, key, value, None if seen == "all" else known, scaling=scaling)
     right = torch.nn.functional.scaled_dot_product_attention(query, key, value, known, scale=scaling, enable_gqa=True)
     torch.testing.assert_close(found, right.transpose(1, 2))
 
 
 @pytest.mark.parametrize("key_heads", [2, 6])
-def test_attention_where_values_are_of_another_size(key_heads: int) -> None:
-    """PyTorch's kernel wants one size, so a mask is made."""
+@pytest.mark.parametrize("gradient", [False, True])
+def test_attention_where_values_are_of_another_size(key_heads: int, gradient: bool) -> None:
+    """With a gradient it is SDPA's, which wants a mask where tokens go on after others."""
     import torch
 
     from headnote_cli.engine.on_cpu import attend
@@ -154,10 +163,28 @@ def test_attention_where_values_are_of_another_size(key_heads: int) -> None:
     query, key, value = torch.randn(1, 6, 5, 8), torch.randn(1, key_heads, 9, 8), torch.randn(1, key_heads, 9, 4)
     module = torch.nn.Module()
     module.num_key_value_groups = 6 // key_heads  # type: ignore[assignment]
-    found, _ = attend(module, query, key, value, None)
+    with torch.set_grad_enabled(gradient):
+        found, _ = attend(module, query.requires_grad_(gradient), key, value, None)
+    assert found.requires_grad == gradient
     seen = torch.ones(5, 9, dtype=torch.bool).tril(4)
     right = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen, enable_gqa=True)
     torch.testing.assert_close(found, right.transpose(1, 2))
+
+
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_attention_of_padding_is_a_number(tokens: int) -> None:
+    """A NaN would reach all that follows: it is one even if it counts nothing."""
+    import torch
+
+    from headnote_cli.engine.on_cpu import attend
+
+    query, key = torch.randn(2, 4, tokens, 8), torch.randn(2, 2, 9, 8)
+    module = torch.nn.Module()
+    known = torch.ones(2, 1, tokens, 9, dtype=torch.bool).tril(9 - tokens)
+    known[0, :, 0] = False
+    with torch.inference_mode():
+        assert attend(module, query, key, key, known)[0].isfinite().all()
+        assert attend(module, query, key, key, known & False)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 299, 300])
@@ -198,19 +225,23 @@ def test_what_is_read_in_pieces_is_what_is_read_at_once(
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 1, 7), (2, 5, 7), (0, 7), (70, 7)])
-def test_a_linear_layer_of_few_tokens(bias: bool, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_linear_layer(bias: bool, shape: tuple[int, ...], dtype: str) -> None:
+    """It keeps its gradient too."""
     import torch
     from transformers import PretrainedConfig
 
     from headnote_cli.engine.on_cpu import tune
 
-    layer = torch.nn.Linear(7, 4, bias=bias)
+    layer = torch.nn.Linear(7, 4, bias=bias, dtype=getattr(torch, dtype))
     model = torch.nn.Sequential(layer)
     model.config = PretrainedConfig()
-    states = torch.randn(shape)
+    states = torch.randn(shape).to(layer.weight.dtype)
     before = model(states)
     tune(model)
-    after = model(states)
+    assert model(states).requires_grad
+    with torch.inference_mode():
+        after = model(states)
     torch.testing.assert_close(after, before)
     assert after.is_contiguous()
 
