@@ -9,9 +9,9 @@ transformers' pipeline with a fixed batch, and its continuous batching.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
 for each step of all rows, with their keys and values, at the rate at which it reads memory. It is printed twice: at the
-rates of PyTorch's own products, which the plain loop has, and at the fastest that were seen (oneDNN's product; a sum). A
-shared machine is not equally fast for half an hour: the rates are taken before and after each reading, for seconds that
-do not count.
+rates of PyTorch's own products, which the plain loop has, and at the fastest that were seen (oneDNN's product, a sum).
+A shared machine is not equally fast for half an hour: the rates are taken before and after each reading, for seconds
+that do not count.
 """
 
 from __future__ import annotations
@@ -165,8 +165,10 @@ def tell_bound(model: Any, prompts: Prompts, new: int, measured: list[dict[str, 
     for name in measured[0]:
         matmul, memory = (statistics.mean(rates) for rates in zip(*(rates[name] for rates in measured), strict=True))
         reading, writing = operations / matmul, read / memory
-        print(f"  bound by {name}: {reading:.1f} s of reading at {matmul / 1e9:.0f} GFLOPS + {writing:.1f} s of")
-        print(f"  writing at {memory / 1e9:.1f} GB/s; slds reaches {(reading + writing) / taken:.1%} of it")
+        print(f"  bound by {name}: {reading:.1f} s of reading at {matmul / 1e9:.0f} GFLOPS")
+        print(
+            f"    + {writing:.1f} s of writing at {memory / 1e9:.1f} GB/s; slds reaches {(reading + writing) / taken:.1%}"
+        )
 
 
 def main() -> None:
