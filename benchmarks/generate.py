@@ -165,10 +165,9 @@ def tell_bound(model: Any, prompts: Prompts, new: int, measured: list[dict[str, 
     for name in measured[0]:
         matmul, memory = (statistics.mean(rates) for rates in zip(*(rates[name] for rates in measured), strict=True))
         reading, writing = operations / matmul, read / memory
+        share = (reading + writing) / taken
         print(f"  bound by {name}: {reading:.1f} s of reading at {matmul / 1e9:.0f} GFLOPS")
-        print(
-            f"    + {writing:.1f} s of writing at {memory / 1e9:.1f} GB/s; slds reaches {(reading + writing) / taken:.1%}"
-        )
+        print(f"    + {writing:.1f} s of writing at {memory / 1e9:.1f} GB/s; slds reaches {share:.1%}")
 
 
 def main() -> None:
