@@ -76,7 +76,16 @@ _ANNEX = re.compile(
 )
 # An act by its title: "Art. 4 der Verordnung vom 10. März 1976 über … (VXY; SR 1.2)".
 _TITLE = re.compile(r"(?:[^;()\[\].]|(?<=\d)\.|(?<=\bst)\.|\[[a-zà-ü….][^;,()\[\]\d]{0,40}\]){5,160}[(\[](?=\w)")
-_SHORT_TITLE = re.compile(r"[^;()\[\]]{3,80},\s|(?:COVID|Covid)-19\)\s\(")
+_SHORT_TITLE = re.compile(r"[^;()\[\]]{3,80},\s|(?:COVID|Covid)-19(?:\)\s\(|;\s)")
+MONTHS = (
+    "Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|janvier|février|mars|avril|mai"
+    "|juin|juillet|août|septembre|octobre|novembre|décembre|gennaio|febbraio|marzo|aprile|maggio|giugno|luglio|agosto"
+    "|settembre|ottobre|novembre|dicembre"
+)
+_DATE = re.compile(
+    rf"(?:vom|du|del|dell['’])\s?(?P<day>\d{{1,2}})(?:\.|er|°)?\s?(?P<month>{MONTHS})\s(?P<year>\d{{4}})(?!\d)"
+)
+_UP_TO_DATE = re.compile(r"[^;()\[\].]{0,160}?(?<!\w)(?=(?:vom|du|dell?['’]?)\s?\d)")
 _PAGE = re.compile(r"\s?[A-Z]?\s?\d")  # of a gazette or a cantonal collection: `BBl 2010 1234`, `LS 713.11`
 # Which wording is meant: "Art. 24 (in der bis 2016 geltenden Fassung), Art. 24a BVV 2".
 _WORDING = re.compile(
@@ -372,6 +381,31 @@ def _titled(text: str, at: int, language: str) -> tuple[str, int]:
     if act is None or (not is_known(act[0]) and _PAGE.match(text, act[1])):
         return "", at
     return act
+
+
+def read_date(text: str, at: int) -> str:
+    """The date of the act whose title follows the articles that end here, `der Vereinbarung … vom 25. November 1994`;
+    empty if none does."""
+    of = _OF.match(text, at)
+    title = _UP_TO_DATE.match(text, of.end()) if of and of["of"] else None
+    date = _DATE.match(text, title.end()) if title else None
+    return _day(date) if date else ""
+
+
+def acts_by_date(text: str, language: str) -> dict[str, str]:
+    """The acts that a text introduces by title, date and abbreviation, `Verordnung vom 12. Mai 2010 über … (PSMV)`, by
+    their date; not two of one day."""
+    found: dict[str, set[str]] = {}
+    for date in _DATE.finditer(text):
+        act, _ = _titled(text, date.start(), language)
+        if act:
+            found.setdefault(_day(date), set()).add(act)
+    return {date: acts.pop() for date, acts in found.items() if len(acts) == 1}
+
+
+def _day(date: re.Match[str]) -> str:
+    month = MONTHS.split("|").index(date["month"]) % 12 + 1
+    return f"{date['year']}-{month:02}-{int(date['day']):02}"
 
 
 def _form(path: Path, act: str) -> Path:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import zip_longest
 from typing import Literal
 
 from headnote_cli.acts import base, is_known
-from headnote_cli.articles import ANCHOR, Path, read_articles, read_parts
+from headnote_cli.articles import ANCHOR, MONTHS, Path, acts_by_date, read_articles, read_date, read_parts
 from headnote_cli.shortening import CITING, considerations
 
 Kind = Literal["article", "consideration", "decision", "docket", "act"]
@@ -44,15 +44,10 @@ _PINPOINT = re.compile(rf"{_DATE}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
 _PAGE = re.compile(r"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{1,4})(?:\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
 _NEXT_DECISION = re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<decision>{_VOLUME})")
 _RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
-_MONTHS = (
-    "Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|janvier|février|mars|avril|mai"
-    "|juin|juillet|août|septembre|octobre|novembre|décembre|gennaio|febbraio|marzo|aprile|maggio|giugno|luglio|agosto"
-    "|settembre|ottobre|novembre|dicembre"
-)
 # The number of a consideration stands after a sentence or another number, and text follows.
 _HEADING = re.compile(
     r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))(?P<number>\d{1,2}(?:\.\d{1,2}){0,6})\.?\s"
-    rf"(?!\s?(?:{_MONTHS})\b)(?=\s{{0,3}}[\w(\[\"«„…§])"
+    rf"(?!\s?(?:{MONTHS})\b)(?=\s{{0,3}}[\w(\[\"«„…§])"
 )
 _LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
 _FF = 10  # `ff.` names no end
@@ -67,11 +62,13 @@ _FUNCTION_WORDS = {
 
 @dataclass(frozen=True)
 class Citation:
-    """What is cited, in one form for all languages: the levels from the whole to the part, and the act."""
+    """What is cited, in one form for all languages: the levels from the whole to the part, and the act; of an act
+    without abbreviation its date, `1994-11-25`, if its title has one."""
 
     kind: Kind
     path: Path
     act: str = ""
+    dated: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -125,7 +122,8 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
     at = match.end()
     if match["article"]:
         articles, at = read_articles(text, at, match["article"], language)
-        return [Citation("article", path, act) for path, act in articles], at
+        dated = read_date(text, at)
+        return [Citation("article", path, act, "" if act else dated) for path, act in articles], at
     if match["decision"]:
         return _decisions(text, match["decision"], at)
     if match["docket"]:
@@ -210,7 +208,11 @@ class Cited:
     def __init__(self, decision: str, language: str | None = None) -> None:
         self.decision = decision
         language = language or _guess(decision)
-        self.spans = _with_parts(decision, spans(decision, language), language)
+        self._dates = acts_by_date(decision, language)
+        self.spans = [
+            replace(span, citations=tuple(self._named(citation) for citation in span.citations))
+            for span in _with_parts(decision, spans(decision, language), language)
+        ]
         self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
         self.texts = {citation.text for citation in self.citations}
         self.articles: dict[str, list[Citation]] = {}  # by label and number: "Art. 41"
@@ -225,6 +227,7 @@ class Cited:
 
     def status(self, citation: Citation) -> Status:
         """Whether this citation is there; of a range, whether its ends are."""
+        citation = self._named(citation)
         if citation.text in self.texts and citation.kind != "consideration":
             return "found"
         if citation.kind not in ("article", "consideration"):
@@ -236,6 +239,7 @@ class Cited:
     def places(self, citation: Citation) -> list[tuple[int, int]]:
         """The characters, start and end, that have this citation, else those that have a part of it; none if it is
         missing."""
+        citation = self._named(citation)
         if citation.kind == "consideration":
             headings = (self._heading(path[0][1]) for path in _simple(citation.path))
             return list(dict.fromkeys(heading for heading in headings if heading))
@@ -245,6 +249,10 @@ class Cited:
             if supports:
                 near[any(supports)].append((span.start, span.end))
         return near[True] or near[False]
+
+    def _named(self, citation: Citation) -> Citation:
+        """With the act's abbreviation, where the decision gives it to an act of that date."""
+        return replace(citation, act=self._dates[citation.dated]) if citation.dated in self._dates else citation
 
     def _judgment(self, citation: Citation) -> Status:
         """A decision by its number, with or without the consideration; an act by its number in the compilation."""
