@@ -263,7 +263,7 @@ class _Chain:
 
     def _sibling_letter(self, letter: str, end: int) -> bool:
         depth = next((i for i, (name, _) in enumerate(self.path) if name == "lit."), None)
-        if depth is None or not 0 < ord(letter[0]) - ord(self.path[depth][1][-1]) < 9:  # `lett. a e a seguito`
+        if depth is None or not 0 < ord(letter[0]) - ord(self.path[depth][1][-1]) < 12:  # `lett. a e a seguito`
             return False
         self._set(depth, "lit.", letter, end)
         return True
