@@ -24,7 +24,7 @@ _FIRST_WORD = re.compile(r"\w{1,40}")
 _NO_ACTS = frozenset(
     "BGE ATF DTF SR RS AS RO RU BBl FF EGMR EuGH CourEDH COVID-19 Covid-19 EU EG EWG CE UE CEE ABl BGBl".split()
 )
-_COMPOUND = re.compile(r"/|-(?![A-ZÄÖÜ]?[^\W\d_A-ZÄÖÜ]{4})")
+_COMPOUND = re.compile(r"-[A-ZÄÖÜ]?[^\W\d_A-ZÄÖÜ]{4}")
 _ROMAN = re.compile(r"[IVX]+")
 # Regulations and directives of the European Union go by their number.
 _EUROPEAN = re.compile(
@@ -127,11 +127,14 @@ def _single(text: str, start: int, language: str, known: bool) -> tuple[str, int
     canton = _CANTON.match(text, start + len(full))  # "LAN/ TI"
     if canton and _is_abbreviation(full) and (name := name_of(f"{full}/{canton['canton']}", language)):
         return name, canton.end()
-    first = _COMPOUND.split(full)[0]  # of `BZG/BL` the act is known, of `KG-Sanktionsverordnung` another is meant
-    for word in (full, full.rstrip("."), first):
+    for word in (full, full.rstrip(".")):
         name = name_of(word, language)
         if name:
             return name, start + len(word)
+    first = re.split(r"[/-]", full)[0]
+    name = name_of(first, language)
+    if name:  # of `KG-Sanktionsverordnung` another act is meant
+        return None if _COMPOUND.match(full, len(first)) else (name, start + len(first))
     word = full.rstrip(".")
     return (word, start + len(word)) if _is_abbreviation(word) and not known else None
 

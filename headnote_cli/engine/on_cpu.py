@@ -74,10 +74,10 @@ def _keep_memory() -> None:
 def product(states: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """States (…, width) times weights (outputs, width), transposed, as a linear layer's: (…, outputs).
 
-    The weights or their transpose must be contiguous: of others oneDNN takes a thousand times as long. The operator is
-    the one that PyTorch's compiler writes for linear layers; it knows no gradient.
+    oneDNN's operator is the one that PyTorch's compiler writes for linear layers; it knows no gradient.
     """
-    if _by_onednn(states, weights):
+    follow = weights.is_contiguous() or weights.T.is_contiguous()  # of others oneDNN takes a thousand times as long
+    if follow and _by_onednn(states, weights):
         found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, weights, bias, "none", [], "")
         return found
     return torch.nn.functional.linear(states, weights, bias)

@@ -86,6 +86,11 @@ def texts(text: str, language: str | None = None) -> list[str]:
          ["Art. 4 Covid-19-Verordnung Arbeitslosenversicherung"]),
         ("art. 23 LAN/ TI, art. 3 KRG /GR", ["Art. 23 LAN/TI", "Art. 3 KRG/GR"]),
         ("Art. 5 Abs. 2 der genannten Verordnung", ["Art. 5 Abs. 2"]),
+        ("Art. 2 ff. der KG-Sanktionsverordnung vom 12. März 2004 (SVKG; SR 251.5)", ["Art. 2 ff. SVKG", "SR 251.5"]),
+        ("Art. 3 der KG-Sanktionsverordnung", ["Art. 3"]),
+        ("Art. 2 der Verordnung vom 20. März 2020 über den Ausfall (Covid-19; Covid-19-Verordnung Erwerbsausfall)",
+         ["Art. 2 Covid-19-Verordnung Erwerbsausfall"]),
+        ("art. 12 let. a et j LLCA", ["Art. 12 lit. a BGFA", "Art. 12 lit. j BGFA"]),
         ("vgl. BGE 899 III 30 und 4A_999/2900", ["BGE 899 III 30", "4A_999/2900"]),
         ("ATF 899 III 30 consid. 4.1 et 5 p. 33; 898 II 5",
          ["BGE 899 III 30 E. 4.1", "BGE 899 III 30 E. 5", "BGE 898 II 5"]),
@@ -227,6 +232,29 @@ def test_a_paragraph_without_its_article_is_shown_where_it_stands() -> None:
 def test_a_cantonal_act_may_go_without_its_canton(cited: str, status: str) -> None:
     decision = "Nach Art. 8 LAN/TI, Art. 9 VRG und Art. 10 KV."
     assert [checked.status for checked in check(cited, decision, "de", "de")] == [status]
+
+
+@pytest.mark.parametrize(
+    ("headnote", "status"),
+    [
+        ("Art. 3 Abs. 2 der Vereinbarung über die Fischerei vom 4. Juni 1987", "found"),
+        ("art. 3 al. 2 de l'accord du 4 juin 1987 sur la pêche", "found"),
+        ("art. 3 cpv. 2 dell'accordo del 4 giugno 1987 sulla pesca", "found"),
+        ("Art. 3 Abs. 2 der Vereinbarung über die Fischerei", "partly"),  # of which act?
+        ("Art. 3 Abs. 2 der Vereinbarung über die Jagd vom 5. Juni 1987", "partly"),
+        ("Art. 4 der Vereinbarung über die Jagd vom 1. Juni 1990", "partly"),  # two acts of one day
+        ("Art. 3 Abs. 2, da der Entscheid vom 4. Juni 1987 stammt", "partly"),  # not the title of an act
+        ("Art. 6 Abs. 1 PSMV", "found"),
+    ],
+)
+def test_an_act_without_abbreviation_is_known_by_its_date(headnote: str, status: str) -> None:
+    decision = (
+        "Die Vereinbarung vom 4. Juni 1987 über die Fischerei (PSMV) und Art. 3 Abs. 2 PSMV. Art. 6 Abs. 1 der "
+        "Vereinbarung über die Fischerei vom 4. Juni 1987 sagt mehr. Verordnungen vom 1. Juni 1990 (JSV) und vom "
+        "1. Juni 1990 (LSV) zu Art. 4 JSV."
+    )
+    language = "fr" if "al." in headnote else "it" if "cpv." in headnote else "de"
+    assert [checked.status for checked in check(headnote, decision, language, "de")] == [status]
 
 
 def test_what_the_decision_does_not_contain_is_named() -> None:
