@@ -127,14 +127,10 @@ def _single(text: str, start: int, language: str, known: bool) -> tuple[str, int
     canton = _CANTON.match(text, start + len(full))  # "LAN/ TI"
     if canton and _is_abbreviation(full) and (name := name_of(f"{full}/{canton['canton']}", language)):
         return name, canton.end()
-    for word in (full, full.rstrip(".")):
+    for word in (full, full.rstrip("."), re.split(r"[/-]", full)[0]):
         name = name_of(word, language)
-        if name:
-            return name, start + len(word)
-    first = re.split(r"[/-]", full)[0]
-    name = name_of(first, language)
-    if name:  # of `KG-Sanktionsverordnung` another act is meant
-        return None if _COMPOUND.match(full, len(first)) else (name, start + len(first))
+        if name:  # of `KG-Sanktionsverordnung` another act is meant
+            return None if _COMPOUND.match(full, len(word)) else (name, start + len(word))
     word = full.rstrip(".")
     return (word, start + len(word)) if _is_abbreviation(word) and not known else None
 

@@ -122,8 +122,8 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
     at = match.end()
     if match["article"]:
         articles, at = read_articles(text, at, match["article"], language)
-        dated = read_date(text, at)
-        return [Citation("article", path, act, "" if act else dated) for path, act in articles], at
+        dated = "" if all(act for _, act in articles) else read_date(text, at)  # all have one, or none
+        return [Citation("article", path, act, dated) for path, act in articles], at
     if match["decision"]:
         return _decisions(text, match["decision"], at)
     if match["docket"]:
