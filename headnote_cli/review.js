@@ -399,7 +399,7 @@
     else if (event.key === "/") search();
     else if (event.key in MARK_KEYS) setMark(MARK_KEYS[event.key]);
     else if (event.key === "c") comment();
-    else if (event.key === "?") at("help").showModal();
+    else if (event.key === "?") help();
     else return;
     event.preventDefault();
   }
@@ -414,6 +414,11 @@
     backToList();
     at("search").focus();
     at("search").select();
+  }
+
+  function help() {
+    at("help").showModal();
+    at("close").focus(); // the attribute autofocus is looked at while the page loads, and complained of
   }
 
   function backToList() {
@@ -443,7 +448,7 @@
   });
   at("export").addEventListener("click", exportMarks);
   at("print").addEventListener("click", () => print());
-  at("keys").addEventListener("click", () => at("help").showModal());
+  at("keys").addEventListener("click", help);
   at("back").addEventListener("click", backToList);
   at("next").addEventListener("click", () => follow(left));
   at("return").addEventListener("click", () => goTo(left));

@@ -269,11 +269,20 @@ def test_keys_move_mark_and_help(made: Path, visit: Callable[..., Any]) -> None:
     page.locator("#search").blur()
     press("?")
     assert page.locator("#help").is_visible()
+    assert page.evaluate("document.activeElement.id") == "close"
     page.uncheck("#single-keys")
     press("Escape")
     assert page.locator("#help").is_hidden()
     press("2")
     assert marked(page) == [], "single keys are off"
+
+
+def test_a_field_used_while_the_page_loads_is_left_alone(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made)
+    page.add_init_script("addEventListener('DOMContentLoaded', () => document.getElementById('search').focus())")
+    page.reload()
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    assert page.evaluate("document.activeElement.id") == "search"
 
 
 def test_marks_stay_and_are_exported(made: Path, visit: Callable[..., Any], rows: list[dict[str, Any]]) -> None:
