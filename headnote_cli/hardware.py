@@ -15,6 +15,7 @@ from typing import Any
 
 from headnote_cli.config import Settings
 from headnote_cli.errors import UsageError
+from headnote_cli.main_memory import main_memory
 
 # The package behind each name that `report_to` may hold.
 REPORTERS = {
@@ -139,23 +140,6 @@ def detect() -> Machine:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=main_memory(),
     )
-
-
-def main_memory() -> int:
-    """Bytes of main memory, 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
-
-
-def available_memory() -> int:
-    """Bytes of main memory that a program can still take; all of it where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return main_memory()
 
 
 @cache

@@ -11,7 +11,8 @@ from typing import Any
 
 from headnote_cli.config import Config, Settings
 from headnote_cli.errors import ConfigError, DataError, UsageError
-from headnote_cli.hardware import Machine, Plan, available_memory, detect, resolve
+from headnote_cli.hardware import Machine, Plan, detect, resolve
+from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import (
     MOST_ROWS,
     Change,

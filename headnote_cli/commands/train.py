@@ -29,7 +29,8 @@ from headnote_cli.errors import (
 )
 from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
 from headnote_cli.files import read_json, write_json, write_text
-from headnote_cli.hardware import Machine, Plan, available_memory, resolve
+from headnote_cli.hardware import Machine, Plan, resolve
+from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
 from headnote_cli.memory.estimate import estimate

@@ -29,7 +29,7 @@ from transformers.generation import (
 
 from headnote_cli.engine.loading import quantized_layers
 from headnote_cli.engine.on_cpu import piece_of, tune
-from headnote_cli.hardware import available_memory
+from headnote_cli.main_memory import available_memory
 from headnote_cli.sampling import Sampling
 
 SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left

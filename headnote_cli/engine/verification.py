@@ -14,7 +14,8 @@ from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.adapters import LowRank, Replaced, WeightDecomposed, as_float32, load_tensor
 from headnote_cli.engine.loading import four_bits, load_model, with_adapter
 from headnote_cli.engine.merging import MergeJob, MergePlan, through_four_bits
-from headnote_cli.hardware import Quantization, available_memory
+from headnote_cli.hardware import Quantization
+from headnote_cli.main_memory import available_memory
 from headnote_cli.weights import Planned, read_weights
 
 # Relative L2 distance that rounding the merged weights explains, by dtype: measured 1e-6 in float32; a bfloat16

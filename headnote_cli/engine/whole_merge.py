@@ -11,7 +11,7 @@ from headnote_cli.engine.merging import FLOATING, NAMES_OF_DTYPES, MergeJob, Wri
 from headnote_cli.errors import DoesNotFitError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import sha256
-from headnote_cli.hardware import available_memory
+from headnote_cli.main_memory import available_memory
 from headnote_cli.weights import DTYPE_BYTES, read_header, read_weights
 
 ROOM = 1.2  # of the weights: the adapter, one layer's delta in float32, the libraries

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 from headnote_cli.cli import app
 from headnote_cli.commands import train
 from headnote_cli.config import load_config
-from headnote_cli.hardware import Gpu, Machine, Plan, PlanRow, available_memory, main_memory, resolve
+from headnote_cli.hardware import Gpu, Machine, Plan, PlanRow, resolve
+from headnote_cli.main_memory import available_memory, main_memory
 from headnote_cli.memory.cards import GIB, Card
 
 
