@@ -83,7 +83,7 @@ MONTHS = (
     "|settembre|ottobre|novembre|dicembre"
 )
 _DATE = re.compile(
-    rf"(?:vom|du|del|dell['’])\s?(?P<day>\d{{1,2}})(?:\.|er|°)?\s?(?P<month>{MONTHS})\s(?P<year>\d{{4}})(?!\d)"
+    rf"(?:vom|du|del|dell['’])\s?(?P<day>\d{{1,2}})(?:\.|\s?er|°)?\s?(?P<month>{MONTHS})\s(?P<year>\d{{4}})(?!\d)"
 )
 _UP_TO_DATE = re.compile(r"[^;()\[\].]{0,160}?(?<!\w)(?=(?:vom|du|dell?['’]?)\s?\d)")
 _PAGE = re.compile(r"\s?[A-Z]?\s?\d")  # of a gazette or a cantonal collection: `BBl 2010 1234`, `LS 713.11`

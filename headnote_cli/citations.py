@@ -25,22 +25,30 @@ _CONSIDERATION = r"\d{1,2}(?:\.\d{1,2}){0,6}(?:\.?[a-z]{1,2}(?:/[a-z]{1,3}){0,2}
 _ONE_OR_RANGE = rf"{_CONSIDERATION}(?:\s?[-–]\s?{_CONSIDERATION}|\s(?:bis|à|a)\s{_CONSIDERATION})?"
 _WHERE = r"(?:E\.|[Cc]onsid\.|c\.|Erw\.|Erwägung(?:en)?|[Cc]onsidérants?|[Cc]onsiderand[oi])"
 _VOLUME = r"\d{1,3}\s(?:I[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"
+# Of a judgment: its month may be misspelt.
 _DATE = r"(?:\s(?:vom|du|del|dell')\s?\d{1,2}(?:\.|er|\ser|°)?\s\w{3,9}\s\d{4})?"
 _DOCKET = (
     r"\d[A-Z](?:_\s?|\.)\d{1,4}/\d{4}|[BCEHIKMPU] \d{1,4}/\d{2}|[A-F]-[1-9]\d{0,4}/20\d{2}"
     r"|(?:BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d{2}\.\d{1,4}"
 )
+_JUDGMENT = rf"(?:BGE|ATF|DTF)\s(?P<decision>{_VOLUME})|(?<![/.-])(?P<docket>{_DOCKET})(?!\w)"
 _CITED = re.compile(
     r"(?<!\w)(?=[§A-IKMPR-U\dacn])(?:"  # the first letters spare most of the time
     rf"(?P<article>{ANCHOR})"
     rf"|{_WHERE}\s{{0,2}}(?={_CONSIDERATION})"
-    rf"|(?:BGE|ATF|DTF)\s(?P<decision>{_VOLUME})"
-    rf"|(?<![/.-])(?P<docket>{_DOCKET})(?!\w)"
+    rf"|{_JUDGMENT}"
     r"|(?:SR|RS)\s?(?P<act>0\.\d{2,3}(?:\.\d{1,3}){0,5}|\d{3}(?:\.\d{1,4}){0,5})(?!\w))"
 )
 _LIST = re.compile(rf"(?P<value>{_ONE_OR_RANGE})(?P<following>\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
 _NEXT = re.compile(rf"{_JOIN}(?={_CONSIDERATION})")
 _PINPOINT = re.compile(rf"{_DATE}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
+# Whose considerations they are, if another judgment's: `consid. 3.2.2 de l'ATF 140 V 543`. With a page it is where the
+# official collection turns one: `E. 4 des BGE 151 II 687 S. 698 angefochtenen Urteils`.
+_OF_JUDGMENT = re.compile(
+    r"\s(?:(?:von|vom|des|aus|du|de la|del|della)\s|(?:de l|d|dell)['’]\s?)"
+    r"(?:(?:[a-zéè.]{1,12}\s){0,2}(?:Urteils?|Entscheids?|arrêts?|sentenza)\s)?"
+    rf"(?:{_JUDGMENT})(?!\s(?:S|p|pag)\.\s?\d)"
+)
 _PAGE = re.compile(r"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{1,4})(?:\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
 _NEXT_DECISION = re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<decision>{_VOLUME})")
 _RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
@@ -127,11 +135,24 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
     if match["decision"]:
         return _decisions(text, match["decision"], at)
     if match["docket"]:
-        return _pinpoints(text, at, "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"])))
+        return _pinpoints(text, at, "docket", _docket(match["docket"]))
     if match["act"]:
         return [Citation("act", (("SR", match["act"]),))], at
     values, at = _considerations(text, at)
-    return [Citation("consideration", (("E.", value),)) for value in values], at
+    of = _OF_JUDGMENT.match(text, at)
+    if of is None:
+        return [Citation("consideration", (("E.", value),)) for value in values], at
+    kind: Kind = "decision" if of["decision"] else "docket"
+    whole = _volume(of["decision"]) if of["decision"] else _docket(of["docket"])
+    return [Citation(kind, (whole, ("E.", value))) for value in values], of.end()
+
+
+def _volume(number: str) -> tuple[str, str]:
+    return "BGE", re.sub(r"\s", " ", number)
+
+
+def _docket(number: str) -> tuple[str, str]:
+    return "", re.sub(r"(?<=_)\s", "", number)
 
 
 def _considerations(text: str, at: int) -> tuple[list[str], int]:
@@ -164,7 +185,7 @@ def _decisions(text: str, number: str, at: int) -> tuple[list[Citation], int]:
     """The leading decisions of one list: `BGE 148 III 30 E. 2.1 S. 33; 147 II 5`."""
     found: list[Citation] = []
     while True:
-        more, at = _pinpoints(text, at, "decision", ("BGE", re.sub(r"\s", " ", number)))
+        more, at = _pinpoints(text, at, "decision", _volume(number))
         found += more
         following = _NEXT_DECISION.match(text, at)
         if following is None:

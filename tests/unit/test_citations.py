@@ -96,6 +96,14 @@ def texts(text: str, language: str | None = None) -> list[str]:
          ["BGE 899 III 30 E. 4.1", "BGE 899 III 30 E. 5", "BGE 898 II 5"]),
         ("DTF 899 III 30 pag. 33 (consid. 2)", ["BGE 899 III 30 S. 33", "E. 2"]),
         ("4C.12/2001 vom 3. März 2002 E. 3; U 123/05", ["4C.12/2001 E. 3", "U 123/05"]),
+        ("arrêt 4A_999/2900 du 1 er mars 2900 consid. 2", ["4A_999/2900 E. 2"]),
+        ("Präzisierung von E. 2 und 3.1 von BGE 899 III 30 (E. 4)",
+         ["BGE 899 III 30 E. 2", "BGE 899 III 30 E. 3.1", "E. 4"]),
+        ("consid. 3.2 de l'ATF 899 III 30; consid. 4 de la décision", ["BGE 899 III 30 E. 3.2", "E. 4"]),
+        ("consid. 2 e 3 della DTF 899 III 30", ["BGE 899 III 30 E. 2", "BGE 899 III 30 E. 3"]),
+        ("E. 4.5 des BGE 899 III 30 S. 33 angefochtenen Urteils", ["E. 4.5", "BGE 899 III 30 S. 33"]),
+        ("E. 5 des zitierten Urteils 4A_ 999/2900; E. 6 (BGE 899 III 30)",
+         ["4A_999/2900 E. 5", "E. 6", "BGE 899 III 30"]),
         ("(LIFD; RS 642.11), SR 0.101", ["SR 642.11", "SR 0.101"]),
         ("(E. 2.1-2.3, 4 und 5 ff.)", ["E. 2.1-2.3", "E. 4", "E. 5 ff."]),
         ("Der Artikel gefällt.", []),
@@ -365,7 +373,7 @@ def test_any_citation_can_be_looked_up(headnote: list[str], decision: list[str])
     "piece",
     ["Art. ", "Art. 1 ", "Art. 1, ", "Art. 1 Abs. 2, 3 und ", "1, ", " ", "Art. 1 des ", "Art. 1 BV, 2, ",
      "E. 1.1", "E. 2, ", "BGE 1 I 1; ", "1.", "a", "Art. 1 der Verordnung ", "(", "§",
-     "SchlT ÜBest ", "Anhang 1 ", "4A_1/2900 vom "],
+     "SchlT ÜBest ", "Anhang 1 ", "4A_1/2900 vom ", "E. 1 des a b "],
 )  # fmt: skip
 def test_reading_takes_time_in_proportion_to_the_text(piece: str) -> None:
     started = time.process_time()
