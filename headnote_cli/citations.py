@@ -42,14 +42,14 @@ _CITED = re.compile(
 _LIST = re.compile(rf"(?P<value>{_ONE_OR_RANGE})(?P<following>\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
 _NEXT = re.compile(rf"{_JOIN}(?={_CONSIDERATION})")
 _PINPOINT = re.compile(rf"{_DATE}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
+_PAGE = re.compile(r"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{1,4})(?:\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
 # Whose considerations they are, if another judgment's: `consid. 3.2.2 de l'ATF 140 V 543`. With a page it is where the
 # official collection turns one: `E. 4 des BGE 151 II 687 S. 698 angefochtenen Urteils`.
 _OF_JUDGMENT = re.compile(
     r"\s(?:(?:von|vom|des|aus|du|de la|del|della)\s|(?:de l|d|dell)['’]\s?)"
     r"(?:(?:[a-zéè.]{1,12}\s){0,2}(?:Urteils?|Entscheids?|arrêts?|sentenza)\s)?"
-    rf"(?:{_JUDGMENT})(?!\s(?:S|p|pag)\.\s?\d)"
+    rf"(?:{_JUDGMENT})(?!{_PAGE.pattern})"
 )
-_PAGE = re.compile(r"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{1,4})(?:\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
 _NEXT_DECISION = re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<decision>{_VOLUME})")
 _RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
 # The number of a consideration stands after a sentence or another number, and text follows.
@@ -135,24 +135,26 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
     if match["decision"]:
         return _decisions(text, match["decision"], at)
     if match["docket"]:
-        return _pinpoints(text, at, "docket", _docket(match["docket"]))
+        return _pinpoints(text, at, *_judgment_of(match))
     if match["act"]:
         return [Citation("act", (("SR", match["act"]),))], at
     values, at = _considerations(text, at)
     of = _OF_JUDGMENT.match(text, at)
     if of is None:
         return [Citation("consideration", (("E.", value),)) for value in values], at
-    kind: Kind = "decision" if of["decision"] else "docket"
-    whole = _volume(of["decision"]) if of["decision"] else _docket(of["docket"])
+    kind, whole = _judgment_of(of)
     return [Citation(kind, (whole, ("E.", value))) for value in values], of.end()
+
+
+def _judgment_of(match: re.Match[str]) -> tuple[Kind, tuple[str, str]]:
+    """What kind of judgment is named, and the first level of its citation."""
+    if match["decision"]:
+        return "decision", _volume(match["decision"])
+    return "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"]))
 
 
 def _volume(number: str) -> tuple[str, str]:
     return "BGE", re.sub(r"\s", " ", number)
-
-
-def _docket(number: str) -> tuple[str, str]:
-    return "", re.sub(r"(?<=_)\s", "", number)
 
 
 def _considerations(text: str, at: int) -> tuple[list[str], int]:

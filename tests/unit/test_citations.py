@@ -265,6 +265,13 @@ def test_an_act_without_abbreviation_is_known_by_its_date(headnote: str, status:
     assert [checked.status for checked in check(headnote, decision, language, "de")] == [status]
 
 
+@pytest.mark.parametrize("first", ["1er", "1 er"])
+def test_the_first_of_a_month_is_a_date_with_a_blank_too(first: str) -> None:
+    decision = "Art. 2 PSMV; Vereinbarung vom 1. Juni 1990 über die Jagd (PSMV)."
+    headnote = f"art. 2 de l'accord du {first} juin 1990 sur la chasse"
+    assert [checked.status for checked in check(headnote, decision, "fr", "de")] == ["found"]
+
+
 def test_what_the_decision_does_not_contain_is_named() -> None:
     decision = "1. Streitig ist Art. 41 Abs. 1 OR. 2. Erwägung 2.1 Die Haftung …"
     headnote = "Art. 41 Abs. 2 und Art. 55 OR; Haftung (E. 2.1 und 7)."
