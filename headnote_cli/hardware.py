@@ -196,6 +196,24 @@ def resolve(settings: Settings, machine: Machine, model_type: str, allow_remote_
     )
 
 
+def planned(settings: Settings, plan: Plan) -> Settings:
+    """The settings with the plan's answers in place of what cannot be done here."""
+    return settings.model_copy(
+        update={
+            "dtype": plan.effective("dtype"),
+            "bf16": plan.is_on("bf16"),
+            "fp16": plan.is_on("fp16"),
+            "attn_implementation": plan.effective("attn_implementation"),
+            "optim": plan.effective("optim"),
+            "use_liger_kernel": plan.is_on("use_liger_kernel"),
+            "use_cpu": plan.effective("device") == "cpu",
+            "padding_free": plan.is_on("padding_free"),
+            "load_in_4bit": plan.effective("quantization").startswith("4-bit"),
+            "load_in_8bit": plan.effective("quantization").startswith("8-bit"),
+        }
+    )
+
+
 def _flag(value: object) -> str:
     return "true" if value else "false"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from headnote_cli.config import Config, Settings
 from headnote_cli.errors import ConfigError, DataError, UsageError
-from headnote_cli.hardware import Machine, Plan, detect, resolve
+from headnote_cli.hardware import Machine, Plan, detect, planned, resolve
 from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import (
     MOST_ROWS,
@@ -174,6 +174,9 @@ def check_memory(
     _refuse_absurd(settings, config)
     shapes = shapes_for(config)
     machine = detect()
+    plan = resolve(settings, machine, shapes.model_type)
+    if settings.use_cpu and training and stack == "slds":
+        settings = planned(settings, plan)  # a CPU does without Liger and FlashAttention
     setup_for: SetupFor = partial(setup_of, shapes=shapes, stack=stack, devices=devices)
     data = None
     if with_data and training:
@@ -201,6 +204,8 @@ def check_memory(
         elif purpose == "generate":
             most = largest(lambda rows, usable=one.usable: at_batch(rows).total <= usable, MOST_ROWS)  # type: ignore[misc]
         fits.append(Fit(one, one.verdict(needed(one).total), most, length))
+    if not machine.gpus and not gpus and not settings.use_cpu and training and stack == "slds":
+        fits += _on_this_cpu(settings, plan, shapes, setup_for, machine)
     return MemoryCheck(
         str(config.path),
         shapes,
@@ -211,12 +216,29 @@ def check_memory(
         needed(cards[0]),
         fits,
         advice(shapes, settings, setup_for) if training else [],
-        resolve(settings, machine, shapes.model_type),
+        plan,
         at_batch,
         grid(peak) if with_grid and training else None,
         _grid_card(fits, chosen=bool(gpus)),
         data,
     )
+
+
+def _on_this_cpu(
+    settings: Settings, plan: Plan, shapes: Shapes, setup_for: SetupFor, machine: Machine
+) -> Iterator[Fit]:
+    """What `slds train` would do here where there is no GPU; which card to take is still the others' answer."""
+    settings = planned(settings, plan)
+    peak = peaks(shapes, settings, setup_for)
+    rows, length = settings.per_device_train_batch_size, setup_for(settings).length
+    for one in _main_memory(machine):
+        verdict = one.verdict(peak(rows, length))
+        yield Fit(
+            dataclasses.replace(one, name="this CPU", here=False),
+            verdict,
+            largest_batch(peak, length, one.usable),
+            longest(peak, rows, one.usable),
+        )
 
 
 def _refuse_absurd(settings: Settings, config: Config) -> None:
@@ -250,12 +272,15 @@ def _cards(machine: Machine, settings: Settings, purpose: str) -> list[Card]:
     """This machine's GPUs, with what other programs hold of them, and the usual ones; its main memory for what a CPU
     does."""
     if settings.use_cpu or purpose == "merge":
-        free = available_memory()
-        memory = max(machine.memory, free)
-        if memory:  # a system that does not tell is held against usual sizes
-            return [Card("main memory (here)", memory, memory - free, here=True)]
-        return usual_cards()
+        return _main_memory(machine) or usual_cards()
     return [Card(f"{gpu.name} (here)", gpu.memory, gpu.used, here=True) for gpu in machine.gpus] + usual_cards()
+
+
+def _main_memory(machine: Machine) -> list[Card]:
+    """This machine's main memory; nothing where the system does not tell."""
+    free = available_memory()
+    memory = max(machine.memory, free)
+    return [Card("main memory (here)", memory, memory - free, here=True)] if memory else []
 
 
 def _lengths(config: Config, settings: Settings, shapes: Shapes, setup_for: SetupFor) -> DataLengths:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -94,8 +93,7 @@ def _yaml(value: Any) -> str:
 
 def with_batch(settings: Settings, batch: int, length: int, setup_for: SetupFor) -> Setup:
     """The setup at another batch and length."""
-    setup = setup_for(settings.model_copy(update={"per_device_train_batch_size": batch, "max_length": length}))
-    return dataclasses.replace(setup, evaluation_batch=min(setup.evaluation_batch, batch))
+    return setup_for(settings.model_copy(update={"per_device_train_batch_size": batch, "max_length": length}))
 
 
 def largest(fits: Callable[[int], bool], highest: int) -> int:

@@ -37,6 +37,13 @@ CUDA_CONTEXT = 500_000_000
 # Blocks of torch's caching allocator (c10/cuda/CUDACachingAllocator): large ones are rounded up to 2 MiB and split,
 # and what is left over is counted as reserved. Share of the tensors that come and go.
 ALLOCATOR_SLACK = 0.05
+# What a process takes on a CPU before it loads a model: Python, torch and the other libraries (resident after their
+# import, torch 2.13).
+LIBRARIES = 520_000_000
+# What the C library's heap and the operators' own temporaries come to there, as a share of the tensors that come and go
+# (measured on steps of SmolLM2 of 2 × 1,024 tokens, `tests/integration/test_memory_check.py`).
+HEAP_SLACK = 0.25
+BESIDE = ("CUDA context", "allocator slack", "base's file, mapped", "libraries")
 # DDP sends gradients in buckets that are copies of them (torch.nn.parallel, `gradient_as_bucket_view=False`).
 DDP_BUCKETS = 1
 # FSDP gathers one unit while the next one is fetched (`backward_prefetch`).
@@ -134,7 +141,7 @@ class Estimate:
     @property
     def allocated(self) -> int:
         """What `torch.cuda.max_memory_allocated` would say: tensors alone."""
-        return self.total - self.components.get("CUDA context", 0) - self.components.get("allocator slack", 0)
+        return self.total - sum(self.components.get(name, 0) for name in BESIDE)
 
 
 def estimate(shapes: Shapes, setup: Setup) -> Estimate:
@@ -145,10 +152,10 @@ def estimate(shapes: Shapes, setup: Setup) -> Estimate:
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     tensors = {name: size for name, size in phases[phase].items() if size}
     coming = sum(size for name, size in moving[phase].items() if name not in fixed)
-    beside = {"allocator slack": math.ceil(ALLOCATOR_SLACK * coming), "CUDA context": CUDA_CONTEXT}
+    beside = beside_tensors(shapes, setup, coming)
     used = nearest_kind(shapes.model_type, setup.kind)
     return Estimate(
-        tensors | (beside if setup.on_gpu else {}),
+        tensors | beside,
         phase,
         {name: sum(part.values()) for name, part in phases.items()},
         shapes.parameters,
@@ -156,6 +163,24 @@ def estimate(shapes: Shapes, setup: Setup) -> Estimate:
         setup.unknown,
         None if used == setup.kind else used.key,
     )
+
+
+def beside_tensors(shapes: Shapes, setup: Setup, coming: int) -> dict[str, int]:
+    """What the device holds beside tensors: on a GPU the driver's and the allocator's part, on a CPU the process.
+
+    A base that is quantized or converted while loading stays mapped: its file is resident as long as there is room.
+
+    Args:
+        coming: Bytes of the tensors that come and go in a step.
+    """
+    if setup.on_gpu:
+        return {"allocator slack": math.ceil(ALLOCATOR_SLACK * coming), "CUDA context": CUDA_CONTEXT}
+    copied = setup.quantization != "none" or setup.width != shapes.stored_width
+    return {
+        "allocator slack": math.ceil(HEAP_SLACK * coming),
+        "base's file, mapped": shapes.parameters * shapes.stored_width if copied else 0,
+        "libraries": LIBRARIES,
+    }
 
 
 def fixed_parts(shapes: Shapes, setup: Setup) -> dict[str, int]:
@@ -196,7 +221,6 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
     scored, unscored = loss(shapes, setup)
     grads = gradients(shapes, setup)
     accumulated = {"gradients": grads} if setup.gradients_stay else {}
-    batch = {"batch": 3 * 8 * setup.batch * setup.length}  # ids, labels and mask in int64
     phases = {
         "forward": {"activations": stored, "one layer at work": fullest(layer.forward, sizes)},
         "loss": {"activations": stored, "loss": scored},
@@ -212,12 +236,17 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
     }
     if setup.evaluation_batch:
         evaluated = dataclasses.replace(setup, batch=setup.evaluation_batch)
-        phases["evaluation"] = {"evaluation": evaluation(shapes, evaluated)}
+        phases["evaluation"] = {"evaluation": evaluation(shapes, evaluated)} | batch_of(evaluated)
     for name in ("forward", "loss", "backward of the loss", "backward of the last layer"):
         phases[name] |= accumulated
     if setup.gradients_stay:
         phases["backward of the first layer"]["gradients"] = grads
-    return {name: part | batch for name, part in phases.items()}
+    return {name: batch_of(setup) | part for name, part in phases.items()}
+
+
+def batch_of(setup: Setup) -> dict[str, int]:
+    """Ids, labels and mask in int64."""
+    return {"batch": 3 * 8 * setup.batch * setup.length}
 
 
 def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
@@ -405,9 +434,10 @@ def liger_chunk(tokens: int, vocabulary: int, hidden: int) -> int:
 
 
 def evaluation(shapes: Shapes, setup: Setup) -> int:
-    """A forward without gradients: one layer at work, or the loss, whichever is larger."""
+    """A forward without gradients: one layer at work, or the loss, whichever is larger. On a CPU the loss holds the
+    labelled positions' logits and their softmax in float32."""
     sizes = sizes_of(shapes, setup)
     layer = forms_for(shapes, setup.kind)
     beyond = max(fullest(layer.forward, sizes), fullest((layer.stored,), sizes))
-    logits = sizes["T"] * sizes["V"] * (setup.width + 8) if setup.loss == "full" else 2 * sizes["tile"]
-    return max(beyond, logits)
+    logits = {"full": sizes["T"] * sizes["V"] * (setup.width + 8), "labelled": 2 * 4 * sizes["N"] * sizes["V"]}
+    return max(beyond, logits.get(setup.loss, 2 * sizes["tile"]))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from headnote_cli.memory.estimate import ALLOCATOR_SLACK, CUDA_CONTEXT, Estimate
+from headnote_cli.memory.estimate import ALLOCATOR_SLACK, CUDA_CONTEXT, LIBRARIES, Estimate
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes
 
 HEADNOTE_LIMIT = 512  # tokens that `slds generate` writes at most by default
-# Resident set of Python with torch, transformers and safetensors: 467 MiB measured.
-LIBRARIES = 500_000_000
 # The merge goes block by block (`engine/merging.py`): two threads, each with about three float32 blocks.
 MERGE_BLOCKS = 2 * 3
 BLOCK_ELEMENTS = 2**20

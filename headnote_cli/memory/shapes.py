@@ -47,6 +47,7 @@ class Shapes:
     vision_hidden: int = 0
     vision_mlp: int = 0
     other: int = 0  # further unquantized weights: patch embeddings, projector, vision norms and biases
+    stored_width: int = 2  # bytes of a weight on the disk
     source: str = ""  # where the sizes come from
     unknown: tuple[str, ...] = ()  # parts of the model that are not counted
 
@@ -363,6 +364,7 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
             tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", model_type in GEMMA))),
             window=_size(text, "sliding_window", 4096) if model_type in SLIDING else None,
             global_every=_global_every(text) if model_type in SLIDING else 1,
+            stored_width=4 if _dtype(config) == "float32" else 2,
         )
         if vision is not None and model_type == "gemma3":
             shapes = _with_siglip(shapes, vision)
@@ -374,6 +376,12 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
     if shapes.heads % shapes.kv_heads:
         raise ConfigError(f"{shapes.heads} attention heads cannot share {shapes.kv_heads} key-value heads", name)
     return shapes
+
+
+def _dtype(config: Mapping[str, Any]) -> object:
+    """The dtype that the weights are saved in, under transformers' new name or its old one."""
+    text = config.get("text_config", config)
+    return next((part[key] for part in (config, text) for key in ("dtype", "torch_dtype") if part.get(key)), None)
 
 
 def _global_every(text: Mapping[str, Any]) -> int:

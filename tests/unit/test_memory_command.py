@@ -96,10 +96,49 @@ def test_this_machines_own_gpu_decides(gibibytes: int, used: int, code: int, mon
 def test_a_cpu_is_held_against_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "available_memory", lambda: 4 * GIB)
     monkeypatch.setattr(command, "detect", machine_with())
-    on_cpu = ("--set", "use_cpu=true", "--set", "use_liger_kernel=false", "--set", "attn_implementation=sdpa")
-    cards = first_run(*on_cpu)["cards"]
+    on_cpu = ("--set", "use_cpu=true")
+    cards = first_run(*on_cpu)["cards"]  # without Liger and FlashAttention, as `slds train` does it
     assert [(one["name"], one["used"]) for one in cards] == [("main memory (here)", 60 * GIB)]
     assert slds("check-memory", *on_cpu).exit_code == 3
+
+
+def test_without_a_gpu_one_line_says_what_train_would_do_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "detect", machine_with())
+    monkeypatch.setattr(command, "available_memory", lambda: 40 * GIB)
+    *usual, here = first_run()["cards"]
+    assert here["name"] == "this CPU"
+    assert len(usual) == 9
+    on_cpu = first_run("--set", "use_cpu=true")["cards"][0]
+    assert {name: here[name] for name in ("verdict", "largest_batch", "longest")} == {
+        name: on_cpu[name] for name in ("verdict", "largest_batch", "longest")
+    }
+    assert slds("check-memory").exit_code == 0, "a card that one may rent fits"
+    assert "this CPU, " in slds("check-memory").stdout
+    assert len(first_run("--gpu", "H100")["cards"]) == 1
+
+
+def test_configs_for_a_cpu_and_a_gpu_stand_side_by_side(write_config: Callable[..., Path]) -> None:
+    for arguments in ((SHIPPED[2], "configs/demo.yaml"), ("configs/demo.yaml", SHIPPED[2])):
+        configs = [part for name in arguments for part in ("--config", str(ROOT / name))]
+        shown = slds("check-memory", *configs)
+        assert "main memory (here)" in shown.stdout
+        assert "RTX 4090" in shown.stdout
+
+
+def test_an_evaluation_on_a_cpu_counts_its_own_batch_and_its_labelled_logits() -> None:
+    keys = ("--config", ROOT / "configs/demo.yaml", "--set", "max_length=1024")
+    small, large = (
+        first_run(*keys, "--set", f"per_device_eval_batch_size={batch}")["phases"]["evaluation"] for batch in (2, 12)
+    )
+    logits = 2 * 4 * 10 * 768 * 49152  # ten rows more, two float32 copies of each headnote's logits
+    assert large - small == pytest.approx(logits, rel=0.01)
+
+
+def test_on_a_cpu_the_total_is_that_of_the_process() -> None:
+    components = first_run("--config", ROOT / "configs/demo.yaml")["components"]
+    assert components["libraries"] > 400_000_000
+    assert components["base's file, mapped"] == pytest.approx(538_090_408, rel=0.01), "the file on the disk"
+    assert "CUDA context" not in components
 
 
 def test_a_grid_is_coloured_by_a_card_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
