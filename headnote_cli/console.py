@@ -34,6 +34,7 @@ from headnote_cli.errors import (
 )
 from headnote_cli.events import (
     Evaluated,
+    Evaluating,
     Event,
     Note,
     RowWritten,
@@ -214,13 +215,15 @@ class TrainingProgress:
         self._smoothed: float | None = None
         self._live: Live | None = None
         if screen.err.is_terminal and not screen.quiet:
-            self._live = Live(_bar(started.first_step, started.total_steps), console=screen.err)
+            self._live = Live(_steps(started.first_step, started.total_steps), console=screen.err)
             self._live.start()
 
     def update(self, event: Event) -> None:
         match event:
             case StepDone():
                 self._step(event)
+            case Evaluating():
+                self._evaluating(event)
             case Evaluated(step, loss, perplexity):
                 self._keep(f"step {step}: evaluation loss {loss:.4f}, perplexity {perplexity:,.2f}", "cyan")
             case Saved(_, path):
@@ -234,11 +237,21 @@ class TrainingProgress:
         self._smoothed = SMOOTHING * last + (1 - SMOOTHING) * event.loss
         facts = step_facts(event, self._smoothed)
         if self._live is not None:
-            self._live.update(Group(_bar(event.step, event.total_steps, event.seconds_left), Text(facts)))
+            self._live.update(Group(_steps(event.step, event.total_steps, event.seconds_left), Text(facts)))
         elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or event.step == event.total_steps:
             self._printed = time.monotonic()
             left = f"{duration(event.seconds_left)} left"
             self.screen.note(f"step {event.step}/{event.total_steps} · {facts} · {left}")
+
+    def _evaluating(self, event: Evaluating) -> None:
+        """An evaluation in the place of the steps' bar, or a plain line every so often."""
+        what = f"step {event.step}: evaluating" if event.what == "batches" else f"step {event.step}: writing"
+        facts = f"{what}, {event.done} of {event.total} {event.what}"
+        if self._live is not None:
+            self._live.update(Group(_bar(event.done, event.total), Text(facts)))
+        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS:
+            self._printed = time.monotonic()
+            self.screen.note(facts)
 
     def _keep(self, text: str, style: str = "") -> None:
         """A line that stays above the bar."""
@@ -263,7 +276,7 @@ class WorkProgress:
 
     def update(self, done: int, total: int, facts: str) -> None:
         if self._live is not None:
-            self._live.update(Group(ProgressBar(total=max(total, 1), completed=done), Text(facts)))
+            self._live.update(Group(_bar(done, total), Text(facts)))
         elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or done >= total:
             self._printed = time.monotonic()
             self.screen.note(facts)
@@ -291,13 +304,18 @@ def _unindented(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith(" "))
 
 
-def _bar(step: int, total: int, seconds_left: float | None = None) -> Table:
+def _steps(step: int, total: int, seconds_left: float | None = None) -> Table:
+    left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+    return _bar(step, total, f"step {step}/{total}", left)
+
+
+def _bar(done: int, total: int, before: str = "", behind: str = "") -> Table:
+    """A bar on a line of its own: rich's own ends without a newline, and what follows it would be cut off."""
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(no_wrap=True)
     row.add_column(ratio=1)
     row.add_column(no_wrap=True)
-    left = "" if seconds_left is None else f"{duration(seconds_left)} left"
-    row.add_row(f"step {step}/{total}", ProgressBar(total=max(total, 1), completed=step), left)
+    row.add_row(before, ProgressBar(total=max(total, 1), completed=done), behind)
     return row
 
 

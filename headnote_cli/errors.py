@@ -71,6 +71,10 @@ class DivergedError(SldsError):
     """A step that must not be learnt from: a loss or a gradient that is no number, or far beyond chance."""
 
 
+class UnsoundTrainingError(SldsError):
+    """A run that does not learn what it should: adapters that do not move, or a library's warning that says so."""
+
+
 @dataclass
 class Interrupted(SldsError):
     """The user or the system asked the run to stop; its state is saved."""

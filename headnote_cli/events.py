@@ -67,6 +67,16 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class Evaluating:
+    """How far an evaluation is, in batches, or the headnotes that are written at it."""
+
+    step: int
+    done: int
+    total: int
+    what: str = "batches"
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """Loss on the evaluation split; perplexity is its exponential."""
 
@@ -81,6 +91,14 @@ class Saved:
 
     step: int
     path: Path
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How many adapters training changed, of how many. The others are in parts that text does not use."""
+
+    moved: int
+    adapters: int
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,7 @@ Event = (
     | RunDescribed
     | TrainingStarted
     | StepDone
+    | Evaluating
     | Evaluated
     | Saved
     | Sampled

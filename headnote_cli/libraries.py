@@ -7,8 +7,11 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from headnote_cli.errors import UnsoundTrainingError
 
 # These log at import, before any verbosity setting of theirs can be reached.
 NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
@@ -19,6 +22,9 @@ NOISE = (
     "`is_gradient_checkpointing` is deprecated",
     "`torch.jit.script_method` is deprecated",
 )
+
+# Warnings after which a run learns something else than it should, such as torch's of a kernel without autograd.
+UNSOUND = r"(?is).*(incorrect|no autograd|autograd kernel was not registered)"
 
 _told: set[str] = set()
 
@@ -48,6 +54,43 @@ def _tell_once(source: str, text: str) -> None:
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
     package = filename.replace(os.sep, "/").rpartition("site-packages/")[2].partition("/")[0]
     _tell_once(package or category.__name__, str(message))
+
+
+class _Refuser(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if re.match(UNSOUND, record.getMessage()):
+            raise _unsound(record.name, record.getMessage())
+
+
+@contextmanager
+def refusing_unsound_warnings() -> Iterator[None]:
+    """Within it, a library's warning of incorrect results is an error.
+
+    Raises:
+        UnsoundTrainingError: A library gave one.
+    """
+    refuser = _Refuser(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    for logger in loggers:
+        logger.addHandler(refuser)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=UNSOUND)
+            yield
+    except Warning as warning:
+        if not re.match(UNSOUND, str(warning)):
+            raise
+        raise _unsound("a library", str(warning)) from warning
+    finally:
+        for logger in loggers:
+            logger.removeHandler(refuser)
+
+
+def _unsound(source: str, text: str) -> UnsoundTrainingError:
+    return UnsoundTrainingError(
+        f"{source.partition('.')[0]} warns that results are wrong: {' '.join(text.split())}",
+        hint="nothing after the last checkpoint was kept; please report this with the versions in run.json",
+    )
 
 
 def quieten() -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headnote_cli.console import duration, facts_table, printable, size
+from headnote_cli.memory.estimate import BESIDE
 from headnote_cli.published import SOURCE
 from headnote_cli.shortening import CUT_MARK
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from headnote_cli.commands.train import TrainingReport
     from headnote_cli.engine.bootstrap import Interval
     from headnote_cli.engine.verification import Distance, Verification
+    from headnote_cli.events import Movement
     from headnote_cli.hardware import Plan
     from headnote_cli.memory.advice import Change
     from headnote_cli.memory.estimate import Estimate
@@ -211,7 +213,7 @@ def _component_names(checks: list[MemoryCheck]) -> list[str]:
     """Of all configs, what no tensor takes last."""
     fullest = sorted(checks, key=lambda check: -len(check.estimate.components))
     names = dict.fromkeys(name for check in fullest for name in check.estimate.components)
-    return sorted(names, key=lambda name: name in ("allocator slack", "CUDA context"))
+    return sorted(names, key=lambda name: name in BESIDE)
 
 
 def _counted(count: int, most: int, bars: bool) -> Text:
@@ -288,10 +290,12 @@ def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
     room = (width - WIDE_NAMES) // len(checks)
     for check in checks:
         table.add_column(_breakable(Path(check.config).stem, width) if len(checks) > 1 else "", overflow="fold")
-    for index, fit in enumerate(checks[0].cards):
-        used = f", {size(fit.card.used)} in use" if fit.card.used else ""
-        cells = [_fit(check.cards[index], room) for check in checks]
-        table.add_row(f"{fit.card.name}, {_whole(fit.card.memory)}{used}", *cells)
+    fits = [{fit.card.name: fit for fit in check.cards} for check in checks]
+    for name in dict.fromkeys(name for one in fits for name in one):
+        card = next(one[name].card for one in fits if name in one)
+        used = f", {size(card.used)} in use" if card.used else ""
+        cells = [_fit(one[name], room) if name in one else Text("–") for one in fits]
+        table.add_row(f"{name}, {_whole(card.memory)}{used}", *cells)
     return table
 
 
@@ -383,6 +387,7 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
         "steps": str(report.steps),
         "training loss": _number(report.train_loss),
         "evaluation loss": _number(report.eval_loss),
+        **({"adapters": _movement(report.movement)} if report.movement else {}),
         "checkpoint": str(report.checkpoint or "none"),
         "time": duration(report.seconds),
     }
@@ -391,6 +396,12 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
     elif report.checkpoint:  # full fine-tuning: nothing to merge
         rows["next"] = f"slds generate --decision FILE.txt --lang de --config {config}"
     return facts_table(rows)
+
+
+def _movement(movement: Movement) -> str:
+    if movement.moved == movement.adapters:
+        return f"all {movement.adapters} changed"
+    return f"{movement.moved} of {movement.adapters} changed; the others are in parts that text does not use"
 
 
 def merge_view(report: MergeReport, config: str) -> RenderableType:

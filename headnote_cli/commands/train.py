@@ -27,9 +27,9 @@ from headnote_cli.errors import (
     UsageError,
     is_out_of_memory,
 )
-from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
+from headnote_cli.events import Event, Listener, ModelLoaded, Movement, Note, PlanResolved, RunDescribed, Saved
 from headnote_cli.files import read_json, write_json, write_text
-from headnote_cli.hardware import Machine, Plan, resolve
+from headnote_cli.hardware import Machine, Plan, planned, resolve
 from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
@@ -95,6 +95,7 @@ class TrainingReport:
     tokens: int
     seconds: float
     plan: Plan
+    movement: Movement | None = None  # None: a dry run, or no adapters
 
     @property
     def has_adapter(self) -> bool:
@@ -286,24 +287,6 @@ def own_card(plan: Plan, machine: Machine, environment: Mapping[str, str]) -> tu
     return Card("main memory", memory, memory - free), int(environment.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def planned(settings: Settings, plan: Plan) -> Settings:
-    """The settings with the plan's answers in place of what cannot be done here."""
-    return settings.model_copy(
-        update={
-            "dtype": plan.effective("dtype"),
-            "bf16": plan.is_on("bf16"),
-            "fp16": plan.is_on("fp16"),
-            "attn_implementation": plan.effective("attn_implementation"),
-            "optim": plan.effective("optim"),
-            "use_liger_kernel": plan.is_on("use_liger_kernel"),
-            "use_cpu": plan.effective("device") == "cpu",
-            "padding_free": plan.is_on("padding_free"),
-            "load_in_4bit": plan.effective("quantization").startswith("4-bit"),
-            "load_in_8bit": plan.effective("quantization").startswith("8-bit"),
-        }
-    )
-
-
 @dataclass(frozen=True)
 class _Splits:
     """Encoded rows to train and to evaluate on, and lines on what that did to them."""
@@ -382,7 +365,7 @@ def _refuse(what: str, folder: Path, force: bool, emit: Listener) -> None:
 def report_of(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingReport:
     """The report of a finished run, out of its record."""
     metrics = record.get("metrics", {})
-    checkpoint = metrics.get("checkpoint")
+    checkpoint, movement = metrics.get("checkpoint"), metrics.get("movement") or {}
     return TrainingReport(
         folder,
         "finished",
@@ -393,6 +376,7 @@ def report_of(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingRe
         int(metrics.get("tokens", 0)),
         float(metrics.get("seconds", 0.0)),
         plan,
+        Movement(**movement) if movement.get("adapters") else None,
     )
 
 
@@ -458,14 +442,16 @@ def _run(
     facts: dict[str, str],
     laps: Laps,
 ) -> TrainingReport:
-    from headnote_cli.engine.training import TrainingJob
+    from headnote_cli.engine.training import TrainingJob, measured_memory
     from headnote_cli.engine.training import train as run_trainer
 
     folder = output_dir(config)
     record = _record(config, plan, base, encoder, splits) | about
+    peaks_before = (read_json(folder / RECORD) or {}).get("measured_memory") or {} if start else {}
 
     def keep(state: str, **more: Any) -> dict[str, Any]:
-        kept = record | {"state": state, "timings": laps.seconds} | more
+        peaks = _highest(peaks_before, measured_memory())
+        kept = record | {"state": state, "timings": laps.seconds, "measured_memory": peaks} | more
         if is_main:
             write_json(folder / RECORD, kept)
         return kept
@@ -480,6 +466,7 @@ def _run(
         if isinstance(event, ModelLoaded):
             event = RunDescribed(facts | _loaded_facts(event))
         if isinstance(event, Saved):
+            keep("running")
             draw()
         emit(event)
 
@@ -494,6 +481,7 @@ def _run(
         train_rows=splits.train.dataset,
         eval_rows=splits.evaluation.dataset if splits.evaluation else None,
         output_dir=folder,
+        turn_end=encoder.turn_end_id(),
         resume_from=start.path if start else None,
         start_adapter=_start_adapter(config, folder),
         samples=samples,
@@ -512,6 +500,11 @@ def _run(
         draw()
     finished = keep("finished", ended=now(), **_metrics(result, folder))
     return report_of(folder, finished, plan)
+
+
+def _highest(*peaks: Mapping[str, int]) -> dict[str, int]:
+    """The peaks of a run: the highest of all processes that worked on it, one after the other."""
+    return {name: max(one.get(name, 0) for one in peaks) for name in {name for one in peaks for name in one}}
 
 
 def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
@@ -550,7 +543,6 @@ def _metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
     losses = [line["loss"] for line in read_metrics(folder) if "loss" in line]
     return {
         "model": values.pop("model"),
-        "measured_memory": values.pop("memory"),
         "metrics": values | {"train_loss": sum(losses) / len(losses) if losses else result.train_loss},
     }
 

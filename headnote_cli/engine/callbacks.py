@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from transformers.trainer_utils import SaveStrategy
 from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.trainer import CompletionTrainer, EvaluationCut
 from headnote_cli.errors import ExitCode, Interrupted
-from headnote_cli.events import Evaluated, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
+from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
 from headnote_cli.files import write_lines
 from headnote_cli.processes import orphaned
 from headnote_cli.runs import METRICS, SAMPLES
@@ -30,6 +30,7 @@ from headnote_cli.timings import Laps
 
 # torchrun repeats a Ctrl-C that its workers have had from the terminal already: seconds in which two count as one.
 ECHO = 1.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+LONGEST_SAMPLE = 256  # tokens
 
 
 def peak_rss() -> int:
@@ -47,17 +48,37 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.eval_loss: float | None = None
         self.tokens = tokens
         self.laps = laps
-        self._started = self._last = time.monotonic()
         self._first_step = 0
+        self._step_began = 0.0
+        self._steps_took = self._since_log = 0.0  # seconds of steps alone, without evaluations and saving
+        self._evaluated = 0  # batches of the evaluation at hand
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._started = self._last = time.monotonic()
         self._first_step = state.global_step
         self.emit(TrainingStarted(state.max_steps, state.global_step))
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._step_began = time.monotonic()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        took = time.monotonic() - self._step_began
+        self._steps_took += took
+        self._since_log += took
         if state.global_step == self._first_step + 1:
             self.laps.lap("first step")
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Sized | None = None,
+        **_: Any,
+    ) -> None:
+        self._evaluated += 1
+        if state.is_world_process_zero:
+            total = len(eval_dataloader) if eval_dataloader is not None else 0
+            self.emit(Evaluating(state.global_step, self._evaluated, total))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
@@ -70,12 +91,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             self.emit(self._step(state, logs))
 
     def _step(self, state: TrainerState, logs: dict[str, Any]) -> StepDone:
-        moment = time.monotonic()
         tokens = int(logs.get("num_tokens", 0))
-        rate = (tokens - self.tokens) / max(moment - self._last, 1e-9)
-        self.tokens, self._last = tokens, moment
+        rate = (tokens - self.tokens) / max(self._since_log, 1e-9)
+        self.tokens, self._since_log = tokens, 0.0
         done = state.global_step - self._first_step
-        left = (moment - self._started) / max(done, 1) * (state.max_steps - state.global_step)
+        left = self._steps_took / max(done, 1) * (state.max_steps - state.global_step)
         return StepDone(
             state.global_step,
             state.max_steps,
@@ -92,6 +112,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         loss = float(metrics["eval_loss"])
         self.eval_loss = loss
+        self._evaluated = 0
         self.emit(Evaluated(state.global_step, loss, math.exp(min(loss, 700.0))))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -153,13 +174,24 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, trainer: CompletionTrainer, stopper: Stopper, output_dir: Path, count: int, longest: int, emit: Listener
+        self,
+        trainer: CompletionTrainer,
+        stopper: Stopper,
+        output_dir: Path,
+        count: int,
+        stop_ids: list[int],
+        emit: Listener,
     ) -> None:
+        """
+        Args:
+            count: Headnotes to write each time.
+            stop_ids: The tokens that end a headnote, as in `slds generate`.
+        """
         self.trainer = trainer
         self.stopper = stopper
         self.folder = output_dir / SAMPLES
         self.rows = trainer.eval_dataset.select(range(min(count, len(trainer.eval_dataset))))
-        self.longest = longest
+        self.stop_ids = stop_ids
         self.emit = emit
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -169,12 +201,19 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         try:
-            written = [self._headnote(model, row) for row in self.rows if not self.stopper.asked]
+            written = list(self._written(model, state.global_step))
         finally:
             model.train(was_training)
         write_lines(self.folder / f"step-{state.global_step}.jsonl", written)
         for one in written:
             self.emit(Sampled(state.global_step, one["name"], one["headnote"], one["reference"]))
+
+    def _written(self, model: Any, step: int) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(self.rows, 1):
+            if self.stopper.asked:
+                return
+            yield self._headnote(model, row)
+            self.emit(Evaluating(step, number, len(self.rows), "headnotes"))
 
     @torch.no_grad()
     def _headnote(self, model: Any, row: dict[str, Any]) -> dict[str, Any]:
@@ -182,19 +221,18 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
         prompt = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
         reference = [label for label in row["labels"] if label != IGNORED]
         ids = torch.tensor([prompt], device=model.device)
-        end = next((t for t in reversed(reference) if t in tokenizer.all_special_ids), tokenizer.eos_token_id)
         written = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=self.longest,
+            max_new_tokens=LONGEST_SAMPLE,
             do_sample=False,
-            eos_token_id=end,
+            eos_token_id=self.stop_ids,
             pad_token_id=tokenizer.pad_token_id,
         )[0, len(prompt) :]
         return {
             "name": row.get("name", ""),
             "headnote": tokenizer.decode(written, skip_special_tokens=True).strip(),
-            "finish_reason": "stop" if end in written.tolist() else "length",
+            "finish_reason": "stop" if written[-1] in self.stop_ids else "length",
             "reference": tokenizer.decode(reference, skip_special_tokens=True).strip(),
         }
 
@@ -210,6 +248,14 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
         self.asked = 0  # the signal that this process was asked by
         self.signal = 0  # the one that all agreed on
+
+    def promise(self) -> str:
+        """What will be done before the run stops."""
+        if not self.trainer.evaluating:
+            return "this step is finished and saved first"
+        step = self.trainer.state.global_step
+        kept = f"step {step} is saved first" if step else "nothing was trained yet"
+        return f"the rest of the evaluation is left out, {kept}"
 
     def _is_stopping(self) -> bool:
         asked = torch.tensor(self.asked or (signal.SIGTERM if orphaned() else 0), device=self.trainer.args.device)
@@ -252,7 +298,7 @@ def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
             interrupts.append(time.monotonic())
         if not stopper.asked:
             stopper.asked = number
-            emit(Note("stopping: this step is finished and saved first (a second Ctrl-C stops at once)", warning=True))
+            emit(Note(f"stopping: {stopper.promise()} (a second Ctrl-C stops at once)", warning=True))
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -265,5 +311,8 @@ def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
 def interruption(number: int, checkpoint: Path | None) -> Interrupted:
     """The error that a signal ends in, when everything is saved."""
     code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.INTERRUPTED
-    where = f"saved {checkpoint}" if checkpoint else "nothing was saved yet"
-    return Interrupted(f"stopped; {where}", hint="the same command goes on from there", exit_code=code)
+    if checkpoint is None:
+        return Interrupted(
+            "stopped before the first step: nothing to save", hint="the same command starts again", exit_code=code
+        )
+    return Interrupted(f"stopped; saved {checkpoint}", hint="the same command goes on from there", exit_code=code)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel
 from headnote_cli.engine.decoding import Decoder, LastPrompt, Row, rows_can_join
-from headnote_cli.engine.loading import four_bits, load_model, torch_dtype, with_adapter
+from headnote_cli.engine.loading import four_bits, load_model, stop_ids, torch_dtype, with_adapter
 from headnote_cli.engine.on_cpu import piece_of, tune
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
@@ -54,8 +54,7 @@ class Writer:
             tune(self.model)
         self._last = LastPrompt()
         self.tokenizer = tokenizer
-        own = self.model.generation_config.eos_token_id
-        self.stop_ids = sorted({stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
+        self.stop_ids = stop_ids(self.model, stop_id)
 
     @torch.inference_mode()
     def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:

@@ -88,7 +88,26 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
     model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
     if (settings.load_in_4bit or settings.load_in_8bit) and not quantized_layers(model):
         raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)
+    keep_differentiable(model)
     return model
+
+
+def keep_differentiable(model: torch.nn.Module) -> None:
+    """Keep 4-bit layers in the layout that has a backward, and that computes in the inputs' dtype.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer at its first forward without gradients
+    (`Linear4bit.forward`). From then on the layer multiplies in bfloat16 by a kernel without autograd: every adapter
+    below it gets a gradient of zero.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def stop_ids(model: Any, turn_end: int) -> list[int]:
+    """The tokens that end a headnote: the end of the assistant's turn, and the model's own ends of a text."""
+    own = model.generation_config.eos_token_id
+    return sorted({turn_end, *(own if isinstance(own, list) else [own] if own is not None else [])})
 
 
 def four_bits(how: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import math
 import shutil
@@ -94,6 +93,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(*args, **options)
         self.step_inputs: list[torch.Tensor] = []  # ids of the current step's rows, to name them if it fails
         self.stopping = False  # all processes agreed to stop
+        self.evaluating = False
         self._saved_step = -1
         self._staging: Path | None = None
         self._watch = LossWatch(math.log(max(2, self.model.get_input_embeddings().num_embeddings)))
@@ -104,18 +104,16 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         if return_outputs or inputs["labels"].device.type != "cpu" or not self._plain_loss():
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"]
-        targets = labels[:, 1:]
-        positions = (targets != IGNORED).any(dim=0).nonzero().flatten()
+        targets = inputs["labels"][:, 1:]
+        labelled = targets != IGNORED
         others = {name: value for name, value in inputs.items() if name != "labels"}
         if _padded_right(inputs["attention_mask"]):
             del others["attention_mask"]
-        logits = model(**others, use_cache=False, logits_to_keep=positions).logits
-        targets = targets[:, positions]
-        total = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        with self._head_on(labelled):
+            logits = model(**others, use_cache=False).logits
+        targets = targets[labelled]
+        total = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
+        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         loss = total / torch.as_tensor(count).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
@@ -126,15 +124,38 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return loss
 
     def _plain_loss(self) -> bool:
-        """Whether the loss is the plain mean over labels and the model can keep chosen positions."""
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        """Whether the loss is the plain mean over labels, and the model has an output layer of its own."""
         return (
             self.args.loss_type == "nll"
             and not self.args.label_smoothing_factor
             and not self.aux_loss_enabled
             and not self.padding_free
-            and "logits_to_keep" in inspect.signature(type(base).forward).parameters
+            and self._head() is not None
         )
+
+    def _head(self) -> torch.nn.Module | None:
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        head: torch.nn.Module | None = base.get_output_embeddings()
+        return head
+
+    @contextlib.contextmanager
+    def _head_on(self, labelled: torch.Tensor) -> Iterator[None]:
+        """The output layer sees the hidden states before each label alone, as one row: (1, labels, hidden).
+
+        Args:
+            labelled: (rows, tokens - 1), where the next token has a label.
+        """
+
+        def chosen(_: torch.nn.Module, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (states[0][:, :-1][labelled][None], *states[1:])
+
+        head = self._head()
+        assert head is not None
+        hook = head.register_forward_pre_hook(chosen)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -212,8 +233,12 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """As Trainer's, and the random state stays: a run that leaves an evaluation out is still the same run."""
         devices = [torch.cuda.current_device()] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            metrics: dict[str, float] = super().evaluate(*args, **options)
+        self.evaluating = True
+        try:
+            with torch.random.fork_rng(devices):
+                metrics: dict[str, float] = super().evaluate(*args, **options)
+        finally:
+            self.evaluating = False
         return metrics
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:

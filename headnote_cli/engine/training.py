@@ -39,15 +39,18 @@ from headnote_cli.engine.loading import (
     lora_config,
     quantized_layers,
     require_targets,
+    stop_ids,
     torch_dtype,
     trainable_adapter,
     unquantized_bytes,
     weight_bytes,
 )
+from headnote_cli.engine.movement import AdaptersMove
 from headnote_cli.engine.trainer import CompletionTrainer
 from headnote_cli.errors import NO_ROOM, ConfigError, SldsError, is_out_of_memory
-from headnote_cli.events import Listener, ModelLoaded, Note
+from headnote_cli.events import Listener, ModelLoaded, Movement, Note
 from headnote_cli.hardware import Plan, reporters
+from headnote_cli.libraries import refusing_unsound_warnings
 from headnote_cli.processes import asked_processes
 from headnote_cli.runs import STAGING, newest_whole, read_metrics
 from headnote_cli.timings import Laps
@@ -66,6 +69,7 @@ class TrainingJob:
     train_rows: Dataset  # columns `input_ids` and `labels`, which the trainer takes as they are
     eval_rows: Dataset | None
     output_dir: Path
+    turn_end: int  # the token that ends the assistant's turn
     resume_from: Path | None = None
     start_adapter: Path | None = None  # of another run, to train on
     samples: int = 0  # headnotes to write at each evaluation
@@ -96,7 +100,7 @@ class TrainingResult:
     seconds: float
     checkpoint: Path | None
     model: LoadedModel
-    memory: dict[str, int]
+    movement: Movement
 
 
 def train(job: TrainingJob, emit: Listener) -> TrainingResult:
@@ -105,6 +109,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     Raises:
         ConfigError: What was loaded is not what the config asks for.
         DivergedError: A loss or gradient that must not be learnt from.
+        UnsoundTrainingError: Adapters that do not move, or a library that warns of incorrect results.
         MemoryError: Out of memory, with the step and its rows.
         Interrupted: A signal came; a checkpoint of the last step is saved.
     """
@@ -114,9 +119,15 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     trainer._total_train_tokens = trained_before if job.resume_from else 0
     reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens, job.laps)
     stopper = Stopper(trainer)
-    _add_callbacks(trainer, reporter, stopper, job, emit)
+    movement = AdaptersMove(trainer)
+    _add_callbacks(trainer, reporter, stopper, movement, job, emit)
     trainer.args.eval_on_start |= _owes_evaluation(job)
-    with stopping_on_signals(stopper, emit), _telling_of_a_full_disk(job.output_dir), _telling_of_memory(trainer):
+    with (
+        stopping_on_signals(stopper, emit),
+        refusing_unsound_warnings(),
+        _telling_of_a_full_disk(job.output_dir),
+        _telling_of_memory(trainer),
+    ):
         outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     saved = newest_whole(job.output_dir)
     newest = saved.path if saved else None
@@ -130,7 +141,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
         seconds=round(float(outcome.metrics.get("train_runtime", 0.0)), 3),
         checkpoint=newest,
         model=loaded,
-        memory=measured_memory(),
+        movement=movement.at_end(),
     )
 
 
@@ -191,16 +202,23 @@ def _owes_evaluation(job: TrainingJob) -> bool:
 
 
 def _add_callbacks(
-    trainer: CompletionTrainer, reporter: Reporter, stopper: Stopper, job: TrainingJob, emit: Listener
+    trainer: CompletionTrainer,
+    reporter: Reporter,
+    stopper: Stopper,
+    movement: AdaptersMove,
+    job: TrainingJob,
+    emit: Listener,
 ) -> None:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(reporter)
     trainer.add_callback(SoundGradients(trainer))
+    trainer.add_callback(movement)
     if job.settings.early_stopping is not None:
         trainer.add_callback(EarlyStopping(early_stopping_patience=job.settings.early_stopping))
     if job.samples and job.eval_rows is not None:
-        trainer.add_callback(Sampler(trainer, stopper, job.output_dir, job.samples, longest=256, emit=emit))
+        ends = stop_ids(trainer.accelerator.unwrap_model(trainer.model), job.turn_end)
+        trainer.add_callback(Sampler(trainer, stopper, job.output_dir, job.samples, ends, emit))
     trainer.add_callback(stopper)  # the last: what it decides stays
 
 

@@ -12,7 +12,7 @@ import torch
 
 from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.adapters import LowRank, Replaced, WeightDecomposed, as_float32, load_tensor
-from headnote_cli.engine.loading import four_bits, load_model, with_adapter
+from headnote_cli.engine.loading import four_bits, keep_differentiable, load_model, with_adapter
 from headnote_cli.engine.merging import MergeJob, MergePlan, through_four_bits
 from headnote_cli.hardware import Quantization
 from headnote_cli.main_memory import available_memory
@@ -114,9 +114,7 @@ def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
     if quantization is not None:
         options["quantization_config"] = four_bits(quantization, torch.float32)
     model: Any = load_model(job.base, torch.float32, **options)
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # where it is, bitsandbytes multiplies in bfloat16
-            module.support_avx512bf16_for_cpu = False
+    keep_differentiable(model)  # the other layout multiplies in bfloat16
     for adapter in job.adapters[:-1]:
         model = with_adapter(model, adapter).merge_and_unload()
     return with_adapter(model, job.adapters[-1])

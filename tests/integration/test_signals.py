@@ -135,3 +135,27 @@ def test_a_second_sigterm_waits_for_the_save_and_a_second_ctrl_c_does_not(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopped at once" in errors
+
+
+def test_ctrl_c_in_the_first_evaluation_promises_no_step_and_says_that_nothing_was_trained(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text((SAMPLES / "train.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    rows = (SAMPLES / "validation.jsonl").read_text(encoding="utf-8")
+    (data / "validation.jsonl").write_text(rows * 300, encoding="utf-8")
+    config = tiny_training(
+        dataset_name=str(data), eval_strategy="steps", eval_on_start=True, per_device_eval_batch_size=1
+    )
+    process = start(config)
+    wait_for_line(process, "trainable:")
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "the rest of the evaluation is left out, nothing was trained yet" in errors
+    assert "this step is finished" not in errors
+    assert "stopped before the first step: nothing to save" in errors
+    assert "the same command starts again" in errors
+    assert not list((tmp_path / "run").glob("checkpoint-*"))

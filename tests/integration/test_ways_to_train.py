@@ -142,7 +142,7 @@ def test_a_run_can_start_from_another_runs_adapter(tiny_training: Callable[..., 
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
     config = tiny_training(
         load_in_4bit=False, max_steps=40, save_steps=1, eval_strategy="steps", eval_steps=1, early_stopping=2,
-        learning_rate=0.0,
+        learning_rate=1e-12,
     )  # fmt: skip
     shown = slds("train", "--config", config, "--json")
     assert shown.exit_code == 0, shown.stderr
@@ -150,10 +150,10 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_training: Callab
 
 
 def test_a_resumed_run_keeps_its_patience(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
-    """Nothing improves at a rate of zero: the fourth evaluation is the third without a gain."""
+    """Nothing improves at so low a rate: the fourth evaluation is the third without a gain."""
     keys: dict[str, Any] = {
         "load_in_4bit": False, "max_steps": 40, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
-        "early_stopping": 3, "learning_rate": 0.0,
+        "early_stopping": 3, "learning_rate": 1e-12,
     }  # fmt: skip
     config = tiny_training(output_dir=str(tmp_path / "run"), **keys)
     assert json.loads(slds("train", "--config", config, "--json").stdout)["steps"] == 4
@@ -168,7 +168,7 @@ def test_a_resumed_run_keeps_its_patience(tiny_training: Callable[..., Path], tm
 def test_a_run_that_stops_early_keeps_what_it_learnt(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
     config = tiny_training(
         load_in_4bit=False, max_steps=40, save_steps=30, eval_strategy="steps", eval_steps=1, early_stopping=1,
-        learning_rate=0.0,
+        learning_rate=1e-12,
     )  # fmt: skip
     shown = slds("train", "--config", config, "--json")
     assert shown.exit_code == 0, shown.stderr

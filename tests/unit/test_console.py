@@ -14,7 +14,7 @@ from rich.console import Console
 
 from headnote_cli.console import Screen, duration, printable, screen_for, size
 from headnote_cli.errors import DataError, ExitCode, Interrupted
-from headnote_cli.events import Evaluated, RunDescribed, Saved, StepDone, TrainingStarted
+from headnote_cli.events import Evaluated, Evaluating, RowWritten, RunDescribed, Saved, StepDone, TrainingStarted
 
 
 def terminal(screen: Screen) -> io.StringIO:
@@ -133,3 +133,26 @@ def test_a_run_is_described_in_a_panel_in_a_terminal_and_in_plain_lines_elsewher
 def test_sizes_and_durations_for_people() -> None:
     assert (size(3 * 2**30), size(5 * 2**20)) == ("3.0 GiB", "5 MiB")
     assert (duration(75), duration(3661), duration(-1)) == ("1:15", "1:01:01", "0:00")
+
+
+def test_an_evaluation_shows_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    live = Screen()
+    stream = terminal(live)
+    live.listen(TrainingStarted(20, 0))
+    live.listen(Evaluating(0, 12, 400))
+    live.close()  # draws the last state
+    assert "step 0: evaluating, 12 of 400 batches" in stream.getvalue()
+    plain = Screen()
+    plain.listen(TrainingStarted(20, 0))
+    for batch in range(1, 401):
+        plain.listen(Evaluating(0, batch, 400))
+    assert capsys.readouterr().err.count("\n") == 1, "one line in so many seconds"
+
+
+def test_work_shows_its_rate_below_the_bar() -> None:
+    live = Screen()
+    stream = terminal(live)
+    live.listen(RowWritten(3, 9, 0, 600, 2.0))
+    live._work._live.refresh()  # type: ignore[union-attr]
+    live.close()
+    assert "3 of 9 headnotes · 300 tokens/s" in stream.getvalue()
