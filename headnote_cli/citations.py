@@ -52,15 +52,20 @@ _OF_JUDGMENT = re.compile(
 )
 _NEXT_DECISION = re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<decision>{_VOLUME})")
 _RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
-# The number of a consideration stands after a sentence or another number, and text follows.
+# The number of a consideration stands after a sentence or another number, and a sentence follows; one without parts
+# has its full stop: `3.`, `3. -`, `3.1`.
 _HEADING = re.compile(
-    r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))(?P<number>\d{1,2}(?:\.\d{1,2}){0,6})\.?\s"
-    rf"(?!\s?(?:{MONTHS})\b)(?=\s{{0,3}}[\w(\[\"«„…§])"
+    r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=\n)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))"
+    r"(?P<number>[1-9]\d?(?=\.[\s-])|[1-9]\d?(?:\.[1-9]\d?){1,6})\.?(?:\s?-)?\s"
+    rf"(?!\s?(?:{MONTHS})\b)(?=\s{{0,3}}(?![a-zà-ü]{{2}}[^)])[\w(\[\"«„….§])"
 )
+# The last word before a number that is an article's, a note's or another consideration's: `l'art`, `N`.
+_CITES = CITING | {"§", "§§", "n", "rz", "fn"}
 _LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
 _FF = 10  # `ff.` names no end
 NEAR = 400  # characters behind an article, up to the next, where `Abs. 1` alone is one of its paragraphs
-LOOK_BACK, LEFT_OUT = 60, 5  # other numbers between two headings; considerations that an excerpt leaves out
+# Other numbers between two headings; what a number left out costs, in headings, and a start after the first number.
+LOOK_BACK, GAP_COST, LATE_START = 60, 0.2, 1.0
 _FUNCTION_WORDS = {
     "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
     "fr": re.compile(r"\b(?:al|let|et|les?|des|ATF)\b"),
@@ -296,35 +301,29 @@ class Cited:
         return "partly" if named or any(_perhaps(citation.act, other.act) for other in same) else "missing"
 
     @cached_property
-    def _headings(self) -> list[tuple[str, int]]:
-        """What may head a consideration: each number and where it stands."""
-        return [
+    def counted(self) -> list[tuple[str, int]]:
+        """The headings of the considerations, each with its place: of all numbers the run that counts best."""
+        first = next((part.start for part in considerations(self.decision)), 0)
+        numbers = [
             (match["number"], match.start("number"))
-            for match in _HEADING.finditer(self.decision)
+            for match in _HEADING.finditer(self.decision, first)
             if not _is_cited(self.decision[max(0, match.start() - 20) : match.start()])
         ]
-
-    @cached_property
-    def counted(self) -> list[tuple[str, int]]:
-        """The headings of the considerations, each with its place: of all numbers the most that only grow, in steps."""
-        first = next((part.start for part in considerations(self.decision)), 0)
-        headings = [heading for heading in self._headings if heading[1] >= first]
-        return [headings[index] for index in _growing([number for number, _ in headings])]
+        return [numbers[index] for index in _counting([number for number, _ in numbers])]
 
     @cached_property
     def _numbers(self) -> frozenset[str]:
         """The numbers of the decision's considerations and of those that they lie in."""
-        return frozenset(number for heading, _ in self._headings for number in _upwards(heading))
+        return frozenset(number for heading, _ in self.counted for number in _upwards(heading))
 
     def _heading(self, number: str) -> tuple[int, int] | None:
-        """Where a consideration begins, else the one that it lies in; the court's own count goes first."""
+        """Where a consideration begins, else the one that it lies in."""
         letter = _LETTERED.fullmatch(number)
         number = letter["main"] if letter else number
         for wanted in (number, number.rpartition(".")[0]):
-            for headings in (self.counted, self._headings):
-                for heading, start in headings if wanted in self._numbers else ():
-                    if wanted in _upwards(heading):
-                        return start, start + len(heading)
+            for heading, start in self.counted:
+                if wanted in _upwards(heading):
+                    return start, start + len(heading)
         return None
 
     def _consideration(self, citation: Citation) -> Status:
@@ -353,20 +352,30 @@ def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
     return found
 
 
-def _growing(numbers: list[str]) -> list[int]:
-    """The indices of the longest run in which each number is greater than the one before, by a few at the most."""
+def _counting(numbers: list[str]) -> list[int]:
+    """The indices of the longest run in which each number is greater than the one before, less what it leaves out."""
     parts = [tuple(map(int, number.split("."))) for number in numbers]
-    length, before = [1] * len(parts), [-1] * len(parts)
+    length = [-LATE_START - GAP_COST * _left_out((), number) if index else 0.0 for index, number in enumerate(parts)]
+    before = [-1] * len(parts)
     for index, number in enumerate(parts):
         for other in range(max(0, index - LOOK_BACK), index):
-            if length[other] >= length[index] and parts[other] < number and number[0] - parts[other][0] <= LEFT_OUT:
-                length[index], before[index] = length[other] + 1, other
+            if parts[other] < number and length[other] + 1 > length[index]:
+                longer = length[other] + 1 - GAP_COST * _left_out(parts[other], number)
+                if longer > length[index]:
+                    length[index], before[index] = longer, other
     index = max(range(len(parts)), key=lambda i: length[i], default=-1)
     run = []
     while index >= 0:
         run.append(index)
         index = before[index]
     return run[::-1]
+
+
+def _left_out(old: tuple[int, ...], new: tuple[int, ...]) -> int:
+    """How many numbers are left out up to a greater one: from 2.3 none to 2.3.1, 2.4 or 3, one to 2.5 or 3.2."""
+    same = next((depth for depth, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), len(old))
+    first = old[same] + 1 if same < len(old) else 1
+    return new[same] - first + sum(part - 1 for part in new[same + 1 :])
 
 
 def _supports(cited: Citation, citation: Citation) -> bool | None:
@@ -393,7 +402,7 @@ def _same_article(cited: Citation, first: tuple[str, str]) -> bool:
 def _is_cited(before: str) -> bool:
     """Whether a number after these words is an article's, a page's or another consideration's."""
     word = before.split()[-1:]
-    return bool(word) and word[0].lstrip("(«").lower().rstrip(".") in CITING
+    return bool(word) and re.split("[(«'’]", word[0].lower().rstrip("."))[-1] in _CITES
 
 
 def _upwards(number: str) -> list[str]:

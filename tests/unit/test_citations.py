@@ -446,6 +446,59 @@ def test_headings_are_the_numbers_that_grow_as_a_court_counts() -> None:
     assert Cited("Ohne jede Zahl.", "de").counted == []
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "(MUSTER, Kommentar, 2. Aufl. 2900, N. 44 zu Art. 622 OR)", "(n° 44 ad art. 5 CO)", "BGE 899 III 30 S. 44 ff",
+        "vgl. § 44 StG", "l'art. 44 CO", "wie in Rz. 44.1 Satz 1", "Fr. 44 Millionen", "am Ende: 44 Tage",
+        "art. 7. Et", "N. 7. Das", "§ 7. Das", "Es gilt: 7. ss ad", "Frist: 7. Mai",
+    ],
+)  # fmt: skip
+def test_a_number_of_something_else_heads_no_consideration(noise: str) -> None:
+    decision = f"Erwägungen 5. Der Anfang. {noise}. 6. Das {noise} ist. 6.1 Ja. BGE 899 III 29 S. 44 6.2 So {noise}."
+    assert {checked.status for checked in check("(E. 44, 44.1 und 7)", decision, "de", "de")} == {"missing"}
+    assert [number for number, _ in Cited(decision, "de").counted] == ["5", "6", "6.1", "6.2"]
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        "Erwägungen 2. Das ist so. 2.3 Jenes auch. 4. Ende.",
+        "Erwägungen\n\n2. Das ist so\n\n2.3 Jenes auch\n\n4. Ende",
+        "Extrait des considérants: 2. ... a) Oui. 2.3 ... 4. ...",
+        "Considérant en droit: 2. - Oui. 2.3. - Non. 4.- Fin.",
+        "Erwägungen 2. (...) 2.3 Ja. 4. aa) Nein.",
+    ],
+)
+def test_headings_stand_as_the_court_sets_them(decision: str) -> None:
+    assert [number for number, _ in Cited(decision, "de").counted] == ["2", "2.3", "4"]
+
+
+NOISE = st.builds(
+    str.format,
+    st.sampled_from(
+        ("Art. {} Abs. 2 OR.", "(N. {} zu Art. 5 OR).", "BGE 899 III 30 S. {} f.", "§ {} StG.", "Rz. {}.2 f.",
+         "E. 3.{} hiervor.", "Fr. {} Mio.", "Seit dem {}. Mai.", "n° {} ad art. 5 CO.", "BGE 899 III 30 S. {}", "Ende.")
+    ),
+    st.integers(1, 60),
+)  # fmt: skip
+
+
+@settings(max_examples=examples(200))
+@given(st.lists(st.lists(NOISE, max_size=3), min_size=1, max_size=8), st.integers(1, 9), NOISE)
+def test_only_the_considerations_that_a_decision_counts_are_found(
+    parts: list[list[str]], first: int, facts: str
+) -> None:
+    text, own = f"Sachverhalt: {facts} Erwägungen ", set()
+    for main, noise in enumerate(parts, start=first):
+        text += f"{main}. Es ist so. "
+        own |= {f"{main}", *(f"{main}.{part}" for part in range(1, len(noise) + 1))}
+        text += "".join(f"{main}.{part} Dies {one} " for part, one in enumerate(noise, start=1))
+    cited = Cited(text, "de")
+    asked = [f"{main}{part}" for main in range(1, 61) for part in ("", ".1", ".2", ".3", ".4")]
+    assert {number for number in asked if cited.status(citations(f"E. {number}", "de")[0]) == "found"} == own
+
+
 def test_a_citation_has_places_unless_it_is_missing() -> None:
     rows = sample_rows("train")
     for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
