@@ -14,7 +14,13 @@ from headnote_cli.acts import CANTONS, base, is_known, read_act, treaties
 Path = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
 
 _LATIN = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
-_NUMBER = rf"\d{{1,4}}(?:\.\d{{1,4}}){{0,4}}(?:\s?{_LATIN}(?!\w)(?!\s\d)|[a-z](?:\s?{_LATIN}(?!\s\d))?)?(?![\w°])"
+_MANY = r"(?:ff|ss|segg|sgg)(?!\w)"
+# Also `1er`, and without a blank `62ff.`; of `62f.` the letter is the article's own unless an act follows.
+_NUMBER = (
+    r"(?:1\s?er(?!\w)|"
+    rf"\d{{1,4}}(?:\.\d{{1,4}}){{0,4}}(?:(?={_MANY})|(?=[fs]\.\s(?:\w*[A-Z]\w*[A-Z]|Cst|Cost))|"
+    rf"(?:\s?{_LATIN}(?!\w)(?!\s\d)|[a-z](?:\s?{_LATIN}(?!\s\d))?)?(?![\w°])))"
+)
 _NEXT_LEVEL = r"\s(?:und mit\s)?(?:(?:lit|Bst|let|lett|Abs|Ziff|al|cpv)\.|[a-z](?!\w))"  # `lit. a bis c` is a range
 _LETTER = rf"[a-z](?:{_LATIN}|\s{_LATIN}(?!\w)(?!{_NEXT_LEVEL}))?(?![\w'’])"
 _GAP = r"\s{0,3}"
@@ -25,7 +31,7 @@ ANCHOR = (
 )
 
 _LEVELS = {
-    "Abs.": r"Abs\.?|Absatz|Absätze|al\.?|alinéas?|cpv\.?|capovers[oi]|par\.|paragraphe|paragrafo",
+    "Abs.": r"Abs\.?|Absatz|Absätze|al\.?|alinéas?|cpv\.?|capovers[oi]|par\.|paragraphes?|paragraf[oi]|§{1,2}",
     "Unterabs.": r"Unterabs\.|Unterabsatz|sous-par\.|sottoparagrafo|comma",
     "lit.": r"lit\.?|Bst\.?|Buchst\.|Buchstaben?|let\.?|lettres?|lett\.?|lettera",
     "Ziff.": r"Ziff\.?|Ziffern?|Nr\.|Nrn\.|ch\.?|chiffres?|n\.|nn\.|n°|cifr[ae]|numero",
@@ -64,7 +70,10 @@ _JOIN = re.compile(
     rf"{_GAP}(?:,\s{{0,2}}(?:(?:{_AND})(?!\w)\s?)?|(?:{_AND})(?!\w)\s?)(?P<article>{_FILLER}{{0,2}}(?P<anchor>{ANCHOR}))?"
 )
 _RANGE = re.compile(rf"\s?[-–]\s?|\s(?:bis|à|a)\s(?:l'|dem\s)?(?:{ANCHOR})?")
-_FOLLOWING = re.compile(r"\s?(?P<many>ff|ss|segg|sgg|et suiv)(?!\w)\.?|\s(?P<one>f|s|seg|sg)(?:\.|(?![\w'’]))")
+_FOLLOWING = re.compile(
+    r"\s?(?:(?P<many>(?:et?\s)?(?:ss|segg|sgg)|ff|et\s(?:suiv|suivants)|und\s(?:ff|folgende))(?!\w)\.?"
+    r"|(?:et?\s(?=s)|(?<=\s)|(?=[fs]\.))(?P<one>f|s|seg|sg)(?:\.|(?![\w'’])))"
+)
 _FOLLOWING_FORM = {"many": " ff.", "one": " f."}
 _OF = re.compile(
     r"(?P<comma>,)?\s{0,3}(?P<of>(?:de l|dell|à l|all)['’]\s?"
@@ -129,6 +138,7 @@ class _Chain:
     anchor: str
     done: list[Path] = field(default_factory=list)
     path: list[tuple[str, str]] = field(default_factory=list)
+    begins: int = 0  # where the article on the path begins
 
     def read(self) -> bool:
         """Read articles up to their act; False if there is no number here."""
@@ -157,6 +167,7 @@ class _Chain:
     def _set(self, depth: int, level: str, value: str, end: int) -> None:
         """Put a value at a depth of the path, with the rest of its range and its `ff.`"""
         value = "".join(value.split())
+        value = "1" if value == "1er" else value
         last = self._range_end(level, value, end)
         if last:
             value, end = f"{value}-{last[0]}", last[1]
@@ -222,7 +233,7 @@ class _Chain:
             return None
         name = next(name for i, name in enumerate(_LEVELS) if match[f"L{i}"])
         value = match["number"] or match["letter"]
-        if (name == "lit.") != (match["letter"] is not None):
+        if (name == "lit.") != (match["letter"] is not None) or ("§" in match[0] and self.path[0][0] != "Art."):
             return None
         return name, value, match.end("number" if match["number"] else "letter")
 
@@ -232,15 +243,23 @@ class _Chain:
         if join is None:
             return False
         before = tuple(self.path)
-        added = self._article(join.end(), join["anchor"]) if join["article"] else self._sibling(join.end())
+        if join["article"] and "§" in join["anchor"] and self._in_sections():
+            added = self._sibling(join.start("anchor"))
+        else:
+            added = self._article(join.end(), join["anchor"]) if join["article"] else self._sibling(join.end())
         if added:
             self.done.append(before)
         return added
+
+    def _in_sections(self) -> bool:
+        """Whether the article's paragraphs are written `§`, which may head an article as well."""
+        return self.path[0][0] == "Art." and "§" in self.text[self.begins : self.at]
 
     def _article(self, at: int, anchor: str) -> bool:
         label = label_of(anchor)
         value = _FIRST[label].match(self.text, at)
         if value:
+            self.begins = at
             self._set(0, label, value[0], value.end())
         return value is not None
 

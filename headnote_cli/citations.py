@@ -15,23 +15,45 @@ from typing import Literal
 
 from headnote_cli.acts import base, is_known
 from headnote_cli.articles import ANCHOR, MONTHS, Path, acts_by_date, read_articles, read_date, read_parts
+from headnote_cli.plain import plain
 from headnote_cli.shortening import CITING, considerations
 
 Kind = Literal["article", "consideration", "decision", "docket", "act"]
 Status = Literal["found", "partly", "missing"]
 
 _JOIN = r"(?:\s?[,;]\s|\s(?:und|et|ed?|sowie|ainsi que|nonché|bzw\.|resp\.|ou|oder|o)\s)"
-_CONSIDERATION = r"\d{1,2}(?:\.\d{1,2}){0,6}(?:\.?[a-z]{1,2}(?:/[a-z]{1,3}){0,2})?(?![\w°])(?!\.\d)"
+_FOLLOWING = r"(?:ff?|ss?|segg?|sgg?)(?:\.|(?![\w'’]))"
+_CONSIDERATION = (
+    rf"\d{{1,2}}(?:\.\d{{1,2}}){{0,6}}(?:(?=ff|ss|segg)(?={_FOLLOWING})|"
+    r"(?:\.?[a-z]{1,2}(?:/[a-z]{1,3}){0,2})?(?![\w°])(?!\.\d))"
+)
 _ONE_OR_RANGE = rf"{_CONSIDERATION}(?:\s?[-–]\s?{_CONSIDERATION}|\s(?:bis|à|a)\s{_CONSIDERATION})?"
-_WHERE = r"(?:E\.|[Cc]onsid\.|c\.|Erw\.|Erwägung(?:en)?|[Cc]onsidérants?|[Cc]onsiderand[oi])"
-_VOLUME = r"\d{1,3}\s(?:I[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"
+_WHERE = r"(?:E\.|[Cc]ons(?:id)?\.|c\.|Erw\.|Erwägung(?:en)?|[Cc]onsidérants?|[Cc]onsiderand[oi])"
 # Of a judgment: its month may be misspelt.
-_DATE = r"(?:\s(?:vom|du|del|dell')\s?\d{1,2}(?:\.|er|\ser|°)?\s\w{3,9}\s\d{4})?"
+_DATE = (
+    r"(?:\s(?:vom|du|del|dell['’])\s?"
+    r"\d{1,2}(?:(?:\.|er|\ser|°)?\s\w{3,9}\.?\s\d{4}|\.\s?\d{1,2}\.\s?(?:\d{4}|\d{2})(?!\d)))?"
+)
+# That a judgment was named before: `précité`, `, déjà cité,`, `(a.a.O.)`, `già citata`.
+_AGAIN = (
+    r"(?:,?\s\(?(?:[a-zà-ÿ]{2,8}\s){0,2}(?:a\.\s?a\.\s?O\.|op\.\s?cit\.|loc\.\s?cit\.|[Cc]it\.|[Zz]it\."
+    r"|(?:pré|sus|pre|sopra|sum|vor|oben)?-?(?:cité|citat|cit|zitiert|erwähnt|genannt|mentionné|menzionat|visé)"
+    r"[a-zé]{0,2})(?![\wé])(?:\s(?:ci-dessus|ci-avant|oben|hiervor|sopra))?\)?)?"
+)
 _DOCKET = (
     r"\d[A-Z](?:_\s?|\.)\d{1,4}/\d{4}|[BCEHIKMPU] \d{1,4}/\d{2}|[A-F]-[1-9]\d{0,4}/20\d{2}"
     r"|(?:BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d{2}\.\d{1,4}"
 )
-_JUDGMENT = rf"(?:BGE|ATF|DTF)\s(?P<decision>{_VOLUME})|(?<![/.-])(?P<docket>{_DOCKET})(?!\w)"
+# The official collections: the court's own, those of the Federal Administrative and the Federal Criminal Court.
+_COLLECTIONS = {
+    "BGE": ("BGE|ATF|DTF", r"\d{1,3}\s(?:I[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"),
+    "BVGE": ("BVGE|ATAF|DTAF", r"20\d{2}(?:\s(?:VI{0,2}|IV|I{1,3}))?\s?/\s?\d{1,3}(?![\w/])"),
+    "TPF": ("TPF", r"20\d{2}\s\d{1,3}(?!\w)"),
+}
+_JUDGMENT = "|".join(
+    [rf"(?:{names})\s(?P<{name}>{number})" for name, (names, number) in _COLLECTIONS.items()]
+    + [rf"(?<![/.-])(?P<docket>{_DOCKET})(?!\w)"]
+)
 _CITED = re.compile(
     r"(?<!\w)(?=[§A-IKMPR-U\dacn])(?:"  # the first letters spare most of the time
     rf"(?P<article>{ANCHOR})"
@@ -39,10 +61,10 @@ _CITED = re.compile(
     rf"|{_JUDGMENT}"
     r"|(?:SR|RS)\s?(?P<act>0\.\d{2,3}(?:\.\d{1,3}){0,5}|\d{3}(?:\.\d{1,4}){0,5})(?!\w))"
 )
-_LIST = re.compile(rf"(?P<value>{_ONE_OR_RANGE})(?P<following>\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
+_LIST = re.compile(rf"(?P<value>{_ONE_OR_RANGE})(?P<following>\s?(?:et?\s(?=ss|seg|sg))?{_FOLLOWING})?")
 _NEXT = re.compile(rf"{_JOIN}(?={_CONSIDERATION})")
-_PINPOINT = re.compile(rf"{_DATE}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
-_PAGE = re.compile(r"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{1,4})(?:\s(?:ff?|ss?|segg?)(?:\.|(?![\w'’])))?")
+_PINPOINT = re.compile(rf"(?:\s{_FOLLOWING})?{_AGAIN}{_DATE}{_AGAIN}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
+_PAGE = re.compile(rf"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{{1,4}})(?:\s?{_FOLLOWING})?")
 # Whose considerations they are, if another judgment's: `consid. 3.2.2 de l'ATF 140 V 543`. With a page it is where the
 # official collection turns one: `E. 4 des BGE 151 II 687 S. 698 angefochtenen Urteils`.
 _OF_JUDGMENT = re.compile(
@@ -50,17 +72,25 @@ _OF_JUDGMENT = re.compile(
     r"(?:(?:[a-zéè.]{1,12}\s){0,2}(?:Urteils?|Entscheids?|arrêts?|sentenza)\s)?"
     rf"(?:{_JUDGMENT})(?!{_PAGE.pattern})"
 )
-_NEXT_DECISION = re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<decision>{_VOLUME})")
+_NEXT_DECISION = {
+    name: re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<number>{number})")
+    for name, (_, number) in _COLLECTIONS.items()
+}
 _RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
-# The number of a consideration stands after a sentence or another number, and text follows.
+# The number of a consideration stands after a sentence or another number, and a sentence follows; one without parts
+# has its full stop: `3.`, `3. -`, `3.1`.
 _HEADING = re.compile(
-    r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))(?P<number>\d{1,2}(?:\.\d{1,2}){0,6})\.?\s"
-    rf"(?!\s?(?:{MONTHS})\b)(?=\s{{0,3}}[\w(\[\"«„…§])"
+    r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=\n)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))"
+    r"(?P<number>[1-9]\d?(?=\.[\s-])|[1-9]\d?(?:\.[1-9]\d?){1,6})\.?(?:\s?-)?\s"
+    rf"(?!\s?(?:{MONTHS})\b)(?=\s{{0,3}}(?![a-zà-ü]{{2}}[^)])[\w(\[\"«„….§])"
 )
+# The last word before a number that is an article's, a note's or another consideration's: `l'art`, `N`.
+_CITES = CITING | {"§", "§§", "n", "rz", "fn"}
 _LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
 _FF = 10  # `ff.` names no end
 NEAR = 400  # characters behind an article, up to the next, where `Abs. 1` alone is one of its paragraphs
-LOOK_BACK, LEFT_OUT = 60, 5  # other numbers between two headings; considerations that an excerpt leaves out
+# Other numbers between two headings; what a number left out costs, in headings, and a start after the first number.
+LOOK_BACK, GAP_COST, LATE_START = 60, 0.2, 1.0
 _FUNCTION_WORDS = {
     "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
     "fr": re.compile(r"\b(?:al|let|et|les?|des|ATF)\b"),
@@ -109,7 +139,9 @@ class Span:
 
 def spans(text: str, language: str | None = None) -> list[Span]:
     """Where a text cites, in order and without overlap; the language as for `citations`."""
-    return list(_all(text, language or _guess(text)))
+    read = plain(text)
+    found = _spans(read.text, language or _guess(read.text))
+    return [Span(*read.place(span.start, span.end), span.citations) for span in found]
 
 
 def _guess(text: str) -> str:
@@ -117,7 +149,7 @@ def _guess(text: str) -> str:
     return max(counts, key=lambda language: counts[language])
 
 
-def _all(text: str, language: str) -> Iterator[Span]:
+def _spans(text: str, language: str) -> Iterator[Span]:
     at = 0
     while match := _CITED.search(text, at):
         found, at = _read(text, match, language)
@@ -132,10 +164,10 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
         articles, at = read_articles(text, at, match["article"], language)
         dated = "" if all(act for _, act in articles) else read_date(text, at)  # all have one, or none
         return [Citation("article", path, act, dated) for path, act in articles], at
-    if match["decision"]:
-        return _decisions(text, match["decision"], at)
     if match["docket"]:
         return _pinpoints(text, at, *_judgment_of(match))
+    if any(match[name] for name in _COLLECTIONS):
+        return _decisions(text, at, *_judgment_of(match))
     if match["act"]:
         return [Citation("act", (("SR", match["act"]),))], at
     values, at = _considerations(text, at)
@@ -148,13 +180,15 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
 
 def _judgment_of(match: re.Match[str]) -> tuple[Kind, tuple[str, str]]:
     """What kind of judgment is named, and the first level of its citation."""
-    if match["decision"]:
-        return "decision", _volume(match["decision"])
-    return "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"]))
+    if match["docket"]:
+        return "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"]))
+    name = next(name for name in _COLLECTIONS if match[name])
+    return "decision", (name, _number(match[name]))
 
 
-def _volume(number: str) -> tuple[str, str]:
-    return "BGE", re.sub(r"\s", " ", number)
+def _number(number: str) -> str:
+    """A number in a collection, `148 III 30` or `2014/26`, with plain blanks."""
+    return re.sub(r"\s?/\s?", "/", re.sub(r"\s", " ", number))
 
 
 def _considerations(text: str, at: int) -> tuple[list[str], int]:
@@ -183,16 +217,16 @@ def _pinpoints(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[
     return found, page.end() if page else at
 
 
-def _decisions(text: str, number: str, at: int) -> tuple[list[Citation], int]:
+def _decisions(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
     """The leading decisions of one list: `BGE 148 III 30 E. 2.1 S. 33; 147 II 5`."""
     found: list[Citation] = []
     while True:
-        more, at = _pinpoints(text, at, "decision", _volume(number))
+        more, at = _pinpoints(text, at, kind, whole)
         found += more
-        following = _NEXT_DECISION.match(text, at)
+        following = _NEXT_DECISION[whole[0]].match(text, at)
         if following is None:
             return found, at
-        number, at = following["decision"], following.end()
+        whole, at = (whole[0], _number(following["number"])), following.end()
 
 
 @dataclass(frozen=True)
@@ -230,11 +264,13 @@ class Cited:
 
     def __init__(self, decision: str, language: str | None = None) -> None:
         self.decision = decision
-        language = language or _guess(decision)
-        self._dates = acts_by_date(decision, language)
+        self._plain = plain(decision)
+        text = self._plain.text
+        language = language or _guess(text)
+        self._dates = acts_by_date(text, language)
         self.spans = [
-            replace(span, citations=tuple(self._named(citation) for citation in span.citations))
-            for span in _with_parts(decision, spans(decision, language), language)
+            Span(*self._plain.place(span.start, span.end), tuple(self._named(citation) for citation in span.citations))
+            for span in _with_parts(text, list(_spans(text, language)), language)
         ]
         self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
         self.texts = {citation.text for citation in self.citations}
@@ -296,42 +332,37 @@ class Cited:
         return "partly" if named or any(_perhaps(citation.act, other.act) for other in same) else "missing"
 
     @cached_property
-    def _headings(self) -> list[tuple[str, int]]:
-        """What may head a consideration: each number and where it stands."""
-        return [
-            (match["number"], match.start("number"))
-            for match in _HEADING.finditer(self.decision)
-            if not _is_cited(self.decision[max(0, match.start() - 20) : match.start()])
-        ]
-
-    @cached_property
     def counted(self) -> list[tuple[str, int]]:
-        """The headings of the considerations, each with its place: of all numbers the most that only grow, in steps."""
-        first = next((part.start for part in considerations(self.decision)), 0)
-        headings = [heading for heading in self._headings if heading[1] >= first]
-        return [headings[index] for index in _growing([number for number, _ in headings])]
+        """The headings of the considerations, each with its place: of all numbers the run that counts best."""
+        text = self._plain.text
+        first = next((part.start for part in considerations(text)), 0)
+        numbers = [
+            (match["number"], self._plain.place(*match.span("number"))[0])
+            for match in _HEADING.finditer(text, first)
+            if not _is_cited(text[max(0, match.start() - 20) : match.start()])
+        ]
+        return [numbers[index] for index in _counting([number for number, _ in numbers])]
 
     @cached_property
     def _numbers(self) -> frozenset[str]:
         """The numbers of the decision's considerations and of those that they lie in."""
-        return frozenset(number for heading, _ in self._headings for number in _upwards(heading))
+        return frozenset(number for heading, _ in self.counted for number in _upwards(heading))
 
     def _heading(self, number: str) -> tuple[int, int] | None:
-        """Where a consideration begins, else the one that it lies in; the court's own count goes first."""
+        """Where a consideration begins, else the one that it lies in."""
         letter = _LETTERED.fullmatch(number)
         number = letter["main"] if letter else number
         for wanted in (number, number.rpartition(".")[0]):
-            for headings in (self.counted, self._headings):
-                for heading, start in headings if wanted in self._numbers else ():
-                    if wanted in _upwards(heading):
-                        return start, start + len(heading)
+            for heading, start in self.counted:
+                if wanted in _upwards(heading):
+                    return start, start + len(heading)
         return None
 
     def _consideration(self, citation: Citation) -> Status:
         number = citation.path[0][1]
         letter = _LETTERED.fullmatch(number)
         if letter:
-            lettered = re.search(rf"(?<!\w){letter['letter']}\)", self.decision) is not None
+            lettered = re.search(rf"(?<!\w){letter['letter']}\)", self._plain.text) is not None
             there = letter["main"] in self._numbers
             return "found" if there and lettered else "partly" if there else "missing"
         if number in self._numbers:
@@ -353,20 +384,30 @@ def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
     return found
 
 
-def _growing(numbers: list[str]) -> list[int]:
-    """The indices of the longest run in which each number is greater than the one before, by a few at the most."""
+def _counting(numbers: list[str]) -> list[int]:
+    """The indices of the longest run in which each number is greater than the one before, less what it leaves out."""
     parts = [tuple(map(int, number.split("."))) for number in numbers]
-    length, before = [1] * len(parts), [-1] * len(parts)
+    length = [-LATE_START - GAP_COST * _left_out((), number) if index else 0.0 for index, number in enumerate(parts)]
+    before = [-1] * len(parts)
     for index, number in enumerate(parts):
         for other in range(max(0, index - LOOK_BACK), index):
-            if length[other] >= length[index] and parts[other] < number and number[0] - parts[other][0] <= LEFT_OUT:
-                length[index], before[index] = length[other] + 1, other
+            if parts[other] < number and length[other] + 1 > length[index]:
+                longer = length[other] + 1 - GAP_COST * _left_out(parts[other], number)
+                if longer > length[index]:
+                    length[index], before[index] = longer, other
     index = max(range(len(parts)), key=lambda i: length[i], default=-1)
     run = []
     while index >= 0:
         run.append(index)
         index = before[index]
     return run[::-1]
+
+
+def _left_out(old: tuple[int, ...], new: tuple[int, ...]) -> int:
+    """How many numbers are left out up to a greater one: from 2.3 none to 2.3.1, 2.4 or 3, one to 2.5 or 3.2."""
+    same = next((depth for depth, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), len(old))
+    first = old[same] + 1 if same < len(old) else 1
+    return new[same] - first + sum(part - 1 for part in new[same + 1 :])
 
 
 def _supports(cited: Citation, citation: Citation) -> bool | None:
@@ -393,7 +434,7 @@ def _same_article(cited: Citation, first: tuple[str, str]) -> bool:
 def _is_cited(before: str) -> bool:
     """Whether a number after these words is an article's, a page's or another consideration's."""
     word = before.split()[-1:]
-    return bool(word) and word[0].lstrip("(«").lower().rstrip(".") in CITING
+    return bool(word) and re.split("[(«'’]", word[0].lower().rstrip("."))[-1] in _CITES
 
 
 def _upwards(number: str) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
+from random import Random
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,36 @@ def texts(text: str, language: str | None = None) -> list[str]:
         ("E. 4.5 des BGE 899 III 30 S. 33 angefochtenen Urteils", ["E. 4.5", "BGE 899 III 30 S. 33"]),
         ("E. 5 des zitierten Urteils 4A_ 999/2900; E. 6 (BGE 899 III 30)",
          ["4A_999/2900 E. 5", "E. 6", "BGE 899 III 30"]),
+        ("BGer 4A_999/2900 vom 12.4.2900, E. 3.1", ["4A_999/2900 E. 3.1"]),
+        ("Urteile D-2434/2007 vom 27. Apr. 2007 E. 7 und 4A_999/2900 vom 1.2.90 E. 2",
+         ["D-2434/2007 E. 7", "4A_999/2900 E. 2"]),
+        ("arrêt 5A_999/2900 précité consid. 3 et 4, ATF 899 III 30, déjà cité, consid. 2",
+         ["5A_999/2900 E. 3", "5A_999/2900 E. 4", "BGE 899 III 30 E. 2"]),
+        ("arrêt 5A_999/2900 du 3 mai 2900 susmentionné, consid. 3; 4A_998/2900 (précité) consid. 5",
+         ["5A_999/2900 E. 3", "4A_998/2900 E. 5"]),
+        ("Urteil 6B_999/2900, a.a.O., E. 3.4.1; 6B_998/2900 (oben zitiert) E. 2",
+         ["6B_999/2900 E. 3.4.1", "6B_998/2900 E. 2"]),
+        ("sentenza 5A_999/2900 già citata, consid. 3; DTF 899 III 30 cit. consid. 2",
+         ["5A_999/2900 E. 3", "BGE 899 III 30 E. 2"]),
+        ("BGE 899 III 30 ff. E. 3; BGE 898 III 1 f. (E. 4)", ["BGE 899 III 30 E. 3", "BGE 898 III 1", "E. 4"]),
+        ("BVGE 2014/26 E. 7.9.1 und 2013/12; BVGE 2017 VI/4 S. 9",
+         ["BVGE 2014/26 E. 7.9.1", "BVGE 2013/12", "BVGE 2017 VI/4 S. 9"]),
+        ("consid. 3 de l'ATAF 2014/5; DTAF 2014/5 consid. 11", ["BVGE 2014/5 E. 3", "BVGE 2014/5 E. 11"]),
+        ("TPF 2014 12 E. 3", ["TPF 2014 12 E. 3"]),
+        ("Art. 62ff. OR, Art. 63f. OR, Art. 336f OR, Art. 5 und folgende OR",
+         ["Art. 62 ff. OR", "Art. 63 f. OR", "Art. 336f OR", "Art. 5 ff. OR"]),
+        ("art. 62ss CO, art. 63 et ss CO, art. 64 et suivants CO, art. 65 et s. CO",
+         ["Art. 62 ff. OR", "Art. 63 ff. OR", "Art. 64 ff. OR", "Art. 65 f. OR"]),
+        ("art. 62segg. CO, art. 63 e segg. CO e art. 64 e seg. CO",
+         ["Art. 62 ff. OR", "Art. 63 ff. OR", "Art. 64 f. OR"]),
+        ("Art. 5 Abs. 3 folgende Ausnahme; art. 5d et f CO", ["Art. 5 Abs. 3", "Art. 5d"]),
+        ("E. 2ff. und 5; consid. 3 et ss; consid. 4d et f", ["E. 2 ff.", "E. 5", "E. 3 ff.", "E. 4d"]),
+        ("art. 1er al. 1er CO, art. 2 al. 1 er à 3 CO", ["Art. 1 Abs. 1 OR", "Art. 2 Abs. 1-3 OR"]),
+        ("art. 6 § 1 et § 3 let. c CEDH, art. 8 §§ 1 et 2 CEDH",
+         ["Art. 6 Ziff. 1 EMRK", "Art. 6 Ziff. 3 lit. c EMRK", "Art. 8 Ziff. 1 EMRK", "Art. 8 Ziff. 2 EMRK"]),
+        ("Art. 5 OR und § 6 StG/ZH; § 7 und § 8 StG/ZH; § 9 § 10 StG/ZH",
+         ["Art. 5 OR", "§ 6 StG/ZH", "§ 7 StG/ZH", "§ 8 StG/ZH", "§ 9", "§ 10 StG/ZH"]),
+        ("art. 5 § 1 et art. 6 § 2 CEDH", ["Art. 5 Ziff. 1 EMRK", "Art. 6 Ziff. 2 EMRK"]),
         ("(LIFD; RS 642.11), SR 0.101", ["SR 642.11", "SR 0.101"]),
         ("(E. 2.1-2.3, 4 und 5 ff.)", ["E. 2.1-2.3", "E. 4", "E. 5 ff."]),
         ("Der Artikel gefällt.", []),
@@ -112,6 +144,11 @@ def texts(text: str, language: str | None = None) -> list[str]:
 )  # fmt: skip
 def test_citations_have_one_form_in_all_languages(text: str, expected: list[str]) -> None:
     assert texts(text) == expected
+
+
+def test_a_treaty_is_cited_alike_in_all_languages() -> None:
+    forms = {"de": "Art. 6 Ziff. 1 EMRK", "fr": "art. 6 § 1 CEDH", "it": "art. 6 n. 1 CEDU"}
+    assert len({citations(text, language)[0].key for language, text in forms.items()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -352,7 +389,8 @@ PIECES = (
     "ch.", "1", "2", "12", "41a", "8bis", "305 bis", "2.1", "12-14", "ff.", "ss", "f.", "a", "b", "e", "und", "et",
     ",", ";", "i.V.m.", "en relation avec l'", "-", "à", "bis", "OR", "CO", "BV", "Cst.", "Cst./GE", "BVV 2", "FZA",
     "EMRK", "XYZ", "SchlT ZGB", "disp. trans. CO", "VO 883/2004", "der", "de la", "dell'", "(", ")", "4A_999/2900",
-    "U 123/05", "des",
+    "U 123/05", "des", "BVGE", "2014/26", "TPF", "2014 12", "précité", "a.a.O.,", "vom 1.2.2900", "62ff.", "et ss",
+    "1er",
 )  # fmt: skip
 
 
@@ -380,7 +418,8 @@ def test_any_citation_can_be_looked_up(headnote: list[str], decision: list[str])
     "piece",
     ["Art. ", "Art. 1 ", "Art. 1, ", "Art. 1 Abs. 2, 3 und ", "1, ", " ", "Art. 1 des ", "Art. 1 BV, 2, ",
      "E. 1.1", "E. 2, ", "BGE 1 I 1; ", "1.", "a", "Art. 1 der Verordnung ", "(", "§",
-     "SchlT ÜBest ", "Anhang 1 ", "4A_1/2900 vom ", "E. 1 des a b "],
+     "SchlT ÜBest ", "Anhang 1 ", "4A_1/2900 vom ", "E. 1 des a b ", "4A_1/2900 già oben ", "§ 1 und ", "  ", "\u00ad",
+     "a\u0300", "\u0300", "a\u00ad", "BVGE 2014/1; "],
 )  # fmt: skip
 def test_reading_takes_time_in_proportion_to_the_text(piece: str) -> None:
     started = time.process_time()
@@ -407,6 +446,56 @@ def test_spans_are_the_words_that_cite() -> None:
     words = ["Art. 8, 9 und 29 Abs. 2 BV", "BGE 148 III 30 E. 2.1 S. 33; 147 II 5", "E. 3.1 und 3.2"]
     assert [text[span.start : span.end] for span in found] == words
     assert [len(span.citations) for span in found] == [3, 2, 2]
+
+
+BLANKS = ("\u00a0", "\u202f", "\u2007", "\u2009", "  ", "\u00a0 ", "\t", "\u200b ")
+HYPHENS = ("\u2010", "\u2011", "\u2212")
+UNSEEN = ("", "", "", "\u00ad", "\u200b", "\u200d", "\ufeff", "\u2060")
+TYPED = (
+    "Siehe Art. 8, 9 und 29 Abs. 2 BV sowie BGE 148 III 30 E. 2.1 S. 33; 147 II 5 (E. 3.1 und 3.2).",
+    "Urteile D-2434/2007 vom 3. März 2008 E. 7 und U 123/05, Art. 5 LugÜ, Art. 8-10 BVV 2, Erwägung 4.",
+    "l'art. 6 § 1 et l'art. 41 al. 1er CO, en relation avec l'art. 5 de la loi du 1er août 2000 (LCart); arrêt "
+    "4A_999/2900 précité consid. 3 et 4, Considérant 5.",
+)
+
+
+@settings(max_examples=examples(400))
+@given(st.sampled_from(TYPED), st.randoms(use_true_random=False), st.sampled_from(("NFC", "NFD")))
+def test_a_text_cites_the_same_in_any_characters(typed: str, random: Random, form: Literal["NFC", "NFD"]) -> None:
+    ways = {" ": (" ", *BLANKS), "-": ("-", *HYPHENS), "'": ("'", "’", "\u2018")}
+    pieces = [random.choice(ways.get(sign, (sign,))) + random.choice(UNSEEN) for sign in typed]
+    other = unicodedata.normalize(form, "".join(pieces))
+    expected, found = spans(typed, "fr"), spans(other, "fr")
+    assert [span.citations for span in found] == [span.citations for span in expected]
+    for span, same in zip(expected, found, strict=True):
+        assert words(other[same.start : same.end]) == words(typed[span.start : span.end])
+
+
+def words(text: str) -> str:
+    """The letters and digits of a text."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFC", text)))
+
+
+def test_ligatures_and_raised_letters_are_letters() -> None:
+    assert texts("Art. 62 \ufb00. OR, Zi\ufb00. 3, BGE 899 \u2162 30", "de") == ["Art. 62 ff. OR", "BGE 899 III 30"]
+    assert texts("art. 41 al. 1\u1d49\u02b3 CO", "fr") == ["Art. 41 Abs. 1 OR"]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_any_new_line_is_a_blank(newline: str) -> None:
+    assert texts(f"BGE 899{newline}III{newline}30{newline}E. 2", "de") == ["BGE 899 III 30 E. 2"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_places_are_of_the_text_as_it_is(form: Literal["NFC", "NFD"]) -> None:
+    decision = unicodedata.normalize(
+        form,
+        "Erwägungen:\u00a01.\u00a0Gemäss\u00ad Art.\u00a05\u202fLugÜ gilt dies für alle\u200b.  2.\u00a0Die Übrigen.",
+    )
+    cited = Cited(decision, "de")
+    found = [decision[slice(*place)] for one in citations("Art. 5 LugÜ (E. 2)", "de") for place in cited.places(one)]
+    assert found == [unicodedata.normalize(form, "Art.\u00a05\u202fLugÜ"), "2"]
+    assert [status.status for status in check("(E. 2)", decision, "de", "de")] == ["found"]
 
 
 DECISION = (
@@ -444,6 +533,59 @@ def test_headings_are_the_numbers_that_grow_as_a_court_counts() -> None:
     assert [number for number, _ in cited.counted] == ["1", "2", "2.1", "2.2", "2.3.1", "2.3.2", "4"]
     assert all(text.startswith(number, start) for number, start in cited.counted)
     assert Cited("Ohne jede Zahl.", "de").counted == []
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "(MUSTER, Kommentar, 2. Aufl. 2900, N. 44 zu Art. 622 OR)", "(n° 44 ad art. 5 CO)", "BGE 899 III 30 S. 44 ff",
+        "vgl. § 44 StG", "l'art. 44 CO", "wie in Rz. 44.1 Satz 1", "Fr. 44 Millionen", "am Ende: 44 Tage",
+        "art. 7. Et", "N. 7. Das", "§ 7. Das", "Es gilt: 7. ss ad", "Frist: 7. Mai",
+    ],
+)  # fmt: skip
+def test_a_number_of_something_else_heads_no_consideration(noise: str) -> None:
+    decision = f"Erwägungen 5. Der Anfang. {noise}. 6. Das {noise} ist. 6.1 Ja. BGE 899 III 29 S. 44 6.2 So {noise}."
+    assert {checked.status for checked in check("(E. 44, 44.1 und 7)", decision, "de", "de")} == {"missing"}
+    assert [number for number, _ in Cited(decision, "de").counted] == ["5", "6", "6.1", "6.2"]
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        "Erwägungen 2. Das ist so. 2.3 Jenes auch. 4. Ende.",
+        "Erwägungen\n\n2. Das ist so\n\n2.3 Jenes auch\n\n4. Ende",
+        "Extrait des considérants: 2. ... a) Oui. 2.3 ... 4. ...",
+        "Considérant en droit: 2. - Oui. 2.3. - Non. 4.- Fin.",
+        "Erwägungen 2. (...) 2.3 Ja. 4. aa) Nein.",
+    ],
+)
+def test_headings_stand_as_the_court_sets_them(decision: str) -> None:
+    assert [number for number, _ in Cited(decision, "de").counted] == ["2", "2.3", "4"]
+
+
+NOISE = st.builds(
+    str.format,
+    st.sampled_from(
+        ("Art. {} Abs. 2 OR.", "(N. {} zu Art. 5 OR).", "BGE 899 III 30 S. {} f.", "§ {} StG.", "Rz. {}.2 f.",
+         "E. 3.{} hiervor.", "Fr. {} Mio.", "Seit dem {}. Mai.", "n° {} ad art. 5 CO.", "BGE 899 III 30 S. {}", "Ende.")
+    ),
+    st.integers(1, 60),
+)  # fmt: skip
+
+
+@settings(max_examples=examples(200))
+@given(st.lists(st.lists(NOISE, max_size=3), min_size=1, max_size=8), st.integers(1, 9), NOISE)
+def test_only_the_considerations_that_a_decision_counts_are_found(
+    parts: list[list[str]], first: int, facts: str
+) -> None:
+    text, own = f"Sachverhalt: {facts} Erwägungen ", set()
+    for main, noise in enumerate(parts, start=first):
+        text += f"{main}. Es ist so. "
+        own |= {f"{main}", *(f"{main}.{part}" for part in range(1, len(noise) + 1))}
+        text += "".join(f"{main}.{part} Dies {one} " for part, one in enumerate(noise, start=1))
+    cited = Cited(text, "de")
+    asked = [f"{main}{part}" for main in range(1, 61) for part in ("", ".1", ".2", ".3", ".4")]
+    assert {number for number in asked if cited.status(citations(f"E. {number}", "de")[0]) == "found"} == own
 
 
 def test_a_citation_has_places_unless_it_is_missing() -> None:
