@@ -205,7 +205,8 @@ class _Page(HTMLParser):
         if tag in self.hidden:
             del self.hidden[self.hidden.index(tag) :]
         self.preformatted -= tag == "pre" and self.preformatted > 0
-        self._break_at(tag)
+        if tag != "br":  # `<br/>` is one break
+            self._break_at(tag)
 
     def handle_data(self, data: str) -> None:
         if not self.hidden:

@@ -24,7 +24,8 @@ PAGE = """<!DOCTYPE html>
 <script>if (1 < 2) { alert("x") }</script>
 <div>Erw&auml;gungen:</div>
 <p>1. Die Beschwerde ist
-   begr&#252;ndet, &laquo;soweit&raquo; auf sie <b>ein</b>getreten&nbsp;wird.<br>2. Kosten: 800&nbsp;Franken.</p>
+   begr&#252;ndet, &laquo;soweit&raquo; auf sie <b>ein</b>getreten&nbsp;wird.<br/>
+2. Kosten: 800&nbsp;Franken.<br></p>
 <pre>a)  Gericht
 b)  Partei</pre>
 <table><tr><td>Gebühr</td><td>300</td></tr></table></body></html>"""
