@@ -16,8 +16,9 @@ from headnote_cli.console import Screen, screen_for
 from headnote_cli.errors import DataError, DoesNotFitError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from headnote_cli.commands.generate import Decision, GeneratedHeadnote
+    from headnote_cli.commands.generate import GeneratedHeadnote
     from headnote_cli.config import Config
+    from headnote_cli.documents import Decision
     from headnote_cli.endpoint import Server
     from headnote_cli.sampling import Sampling
 
@@ -339,7 +340,9 @@ def runs_list(
 def generate(
     decision: Annotated[
         str | None,
-        typer.Option(help="A text or PDF file, a folder of them, a file of rows (JSONL, parquet …), or - for stdin."),
+        typer.Option(
+            help="A text, HTML or PDF file, a folder of them, a file of rows (JSONL, parquet …), or - for stdin."
+        ),
     ] = None,
     lang: Annotated[
         list[str] | None,
@@ -423,7 +426,7 @@ def generate(
             output, sampling, languages, num_candidates, limit, part, force, server, concurrency, prompts
         )
         file = Path(decision) if decision is not None and _is_rows(decision) else None
-        decisions = _decisions(decision, from_) if decision is not None and file is None else []
+        decisions = _decisions(screen, decision, from_) if decision is not None and file is None else []
         rows = rows_of(loaded, split, file, decisions)
         report = generate_many(loaded, rows, screen.listen, model, options)
         screen.close()
@@ -450,7 +453,7 @@ def _generate_here(
 
     if not languages:
         raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
-    decisions = _decisions(decision, from_)
+    decisions = _decisions(screen, decision, from_)
     for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates, server, prompts):
         _show_headnote(screen, headnote)
 
@@ -482,18 +485,22 @@ def _is_rows(decision: str | None) -> bool:
     return decision is not None and decision.endswith(SUFFIXES)
 
 
-def _decisions(name: str, language: str | None) -> list[Decision]:
-    from headnote_cli.commands.generate import read_decision
+def _decisions(screen: Screen, name: str, language: str | None) -> list[Decision]:
+    """The decision of a file or of stdin, or all of a folder."""
+    from headnote_cli.documents import SUFFIXES, read_decision
 
     path = Path(name).expanduser()
     if name == "-":
         return [read_decision(Path("-"), sys.stdin.buffer.read(), language)]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".txt", ".pdf"))
-        if not files:
-            raise DataError("the folder holds no .txt and no .pdf files", name)
-        return [read_decision(file, language=language) for file in files]
-    return [read_decision(path, language=language)]
+    if not path.is_dir():
+        return [read_decision(path, language=language)]
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    read = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not read:
+        raise DataError("the folder holds no decision", name, f"kinds of files that are read: {' '.join(SUFFIXES)}")
+    if left_out := [file.name for file in files if file not in read]:
+        screen.note(f"left out of {name}: {', '.join(left_out)}; read are {' '.join(SUFFIXES)}", warning=True)
+    return [read_decision(file, language=language) for file in read]
 
 
 def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
@@ -597,4 +604,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? instead of a traceback
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # a file or a program gets every character
     app()

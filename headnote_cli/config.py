@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -477,13 +478,35 @@ def _entries_of(loader: _Loader, node: yaml.MappingNode, file: Path, problems: _
     entries: dict[str, Entry] = {}
     for key_node, value_node in node.value:
         try:
-            value = loader.construct_object(value_node, deep=True)
+            value = _value_of(loader, value_node, key_node.value)
         except yaml.constructor.ConstructorError as error:
             mark = error.problem_mark or value_node.start_mark
             problems.add(_place(file, mark), error.problem or str(error))
         else:
             entries[key_node.value] = Entry(value, _place(file, key_node.start_mark))
     return entries
+
+
+def _value_of(loader: _Loader, node: yaml.Node, key: str) -> Any:
+    """What a key is given; where it takes text, the text as written: the commit 7e44914 is not a number."""
+    value = loader.construct_object(node, deep=True)
+    if not _takes_text(RENAMED.get(key, key)):
+        return value
+    if isinstance(node, yaml.SequenceNode):
+        return [_spelling(inner, one) for inner, one in zip(node.value, value, strict=True)]
+    return _spelling(node, value)
+
+
+def _spelling(node: yaml.Node, value: Any) -> Any:
+    """A scalar as it is written; null stays null."""
+    return node.value if isinstance(node, yaml.ScalarNode) and value is not None else value
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a key takes text or a list of texts and nothing else, or null."""
+    info = Settings.model_fields.get(key)
+    kinds = get_args(info.annotation) or (info.annotation,) if info else (None,)
+    return set(kinds) <= {str, list[str], NoneType}
 
 
 def _place(file: Path, mark: yaml.Mark) -> Origin:
@@ -535,7 +558,9 @@ def _with_overrides(
         if not equals or not name:
             raise UsageError(f"--set {text}: write --set key=value")
         try:
-            value = yaml.load(written, _Loader)
+            loader = _Loader(written)
+            node = loader.get_single_node()
+            value = None if node is None else _value_of(loader, node, name)
         except Exception as error:  # a YAML constructor raises what it likes
             reason = getattr(error, "problem", None) or error
             problems.add(origin, f"not valid YAML: {_brief(written)}: {_brief(str(reason))}")

@@ -55,8 +55,13 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 
 def printable(text: str) -> str:
-    """Text of a decision or a model without anything that a terminal would obey."""
-    return _CONTROLS.sub("", text.replace("\r\n", "\n"))
+    """Text without anything that a terminal would obey; of a file's name, bytes that are no text are escaped."""
+    return encoded(_CONTROLS.sub("", text.replace("\r\n", "\n"))).decode()
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8; bytes of a file's name that are no text become escapes, which are JSON's as well."""
+    return text.encode(errors="backslashreplace")
 
 
 class _Console(Console):
@@ -112,9 +117,7 @@ class Screen:
         if sys.stdout.isatty():
             self.text("\n".join(texts))
         elif not self.json_mode and not self.muted:
-            sys.stdout.flush()
-            sys.stdout.buffer.write("\0".join(texts).encode())
-            sys.stdout.buffer.flush()
+            self._write("\0".join(texts))
 
     def data(self, value: object) -> None:
         """The result itself, for a program: one object."""
@@ -125,8 +128,13 @@ class Screen:
         """One JSON object on a line of stdout."""
         if self.muted:
             return
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        self._write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+    def _write(self, text: str) -> None:
+        """For a program: UTF-8, whatever the console's own encoding is."""
         sys.stdout.flush()
+        sys.stdout.buffer.write(encoded(text))
+        sys.stdout.buffer.flush()
 
     def error(self, error: SldsError) -> None:
         """What is wrong, where, and how to mend it."""

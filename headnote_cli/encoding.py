@@ -16,11 +16,13 @@ from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import Conversation, Message, PromptTemplates, Row
 from headnote_cli.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
 
-ENCODING_VERSION = 3  # raise it whenever the same row and settings would give other ids or counts
+ENCODING_VERSION = 4  # raise it whenever the same row and settings would give other ids or counts
 IGNORED = -100  # the label that the loss leaves out
 LONG = 2  # characters a token that a text has at least, unless it is no prose
 KEPT_TEXTS = 8
 SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
+PROBE = "\uf8ff"  # a character that no chat template writes by itself
+JOINED = "the chat template takes no system message: its text goes before the user message"
 
 
 class Tokenizer(Protocol):
@@ -185,6 +187,11 @@ class Encoder:
         self._control = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
         # One decision often stands in several rows, one for each language of the headnote.
         self._offsets = lru_cache(KEPT_TEXTS)(self._token_offsets)
+        self.joins_system = False
+        asked = {"role": "user", "content": "?"}
+        if not self._shows({"role": "system", "content": PROBE}, asked):
+            self.joins_system = self._shows({"role": "user", "content": PROBE})
+        self.notes = (JOINED,) if self.joins_system and templates.has_system else ()
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides a row's ids: templates, chat template, tokenizer, settings, this encoding."""
@@ -194,6 +201,7 @@ class Encoder:
             "chat_template": str(self.tokenizer.chat_template),
             "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
             "settings": [self.max_length, self.overflow, self.overflow_field],
+            "joins_system": self.joins_system,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -297,11 +305,12 @@ class Encoder:
         return self._encoded(Conversation(self.templates.prompt(row), []))
 
     def _encoded(self, conversation: Conversation) -> Encoded:
-        everything = [*conversation.prompt, *conversation.completion]
+        asked = self._turns(conversation.prompt)
+        everything = [*asked, *conversation.completion]
         seam = next(
             chr(code) for code in range(0xE000, 0xF8FF) if all(chr(code) not in m["content"] for m in everything)
         )
-        prompt = self._rendered([self._broken(m, seam) for m in conversation.prompt], add_generation_prompt=True)
+        prompt = self._rendered([self._broken(m, seam) for m in asked], add_generation_prompt=True)
         completion = ""
         if conversation.completion:
             whole = self._rendered([self._broken(m, seam) for m in everything], add_generation_prompt=False)
@@ -320,6 +329,21 @@ class Encoder:
             conversation=conversation,
             control_spans=self._control_spans(prompt + completion, seam),
         )
+
+    def _shows(self, *prompt: Message) -> bool:
+        """Whether the chat template takes these messages and writes the probe that is in them."""
+        try:
+            encoded = self._encoded(Conversation(list(prompt), [{"role": "assistant", "content": "!"}]))
+        except ConfigError:
+            return False
+        return PROBE in encoded.prompt_text
+
+    def _turns(self, prompt: list[Message]) -> list[Message]:
+        """The messages for the chat template; where it takes no system message, that one opens the user's."""
+        if not self.joins_system or prompt[0]["role"] != "system":
+            return prompt
+        system, user = prompt
+        return [{**user, "content": f"{system['content']}\n\n{user['content']}"}]
 
     def _broken(self, message: Message, seam: str) -> Message:
         """The message with a seam inside every string that would become a control token."""

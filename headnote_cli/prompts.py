@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.limits import OutOfTimeError, limited
 
 ROLES = ("system", "user", "assistant")
+REQUIRED = ("user", "assistant")  # a conversation without a system message is one, too
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**29  # a real row takes less than a millisecond and a megabyte
 # What a template may raise on a row: Jinja's own errors, and those of the Python beneath.
 FAILURES = (
@@ -40,16 +42,24 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Conversation:
-    """A row as chat messages: `prompt` (system, user) and `completion` (assistant)."""
+    """A row as chat messages: `prompt` (system, unless it is blank, and user) and `completion` (assistant)."""
 
     prompt: list[Message]
     completion: list[Message]
+
+
+class _Null(str):
+    """A field of a row that is null: it renders as nothing, and `is none` holds."""
 
 
 class _Environment(SandboxedEnvironment):
     """Jinja's sandbox, in which sums, products and powers stay small enough to be computed at once."""
 
     intercepted_binops = frozenset({"+", "*", "**"})
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(loader=_loader(folder), undefined=StrictUndefined)
+        self.tests["none"] = lambda value: value is None or isinstance(value, _Null)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if _too_large(operator, left, right):
@@ -67,6 +77,10 @@ def _too_large(operator: str, left: Any, right: Any) -> bool:
     lengths = [len(side) if isinstance(side, Sized) else side for side in (left, right)]
     repeated = any(isinstance(side, Sized) for side in (left, right)) and all(isinstance(n, int) for n in lengths)
     return operator == "*" and repeated and lengths[0] * lengths[1] > LONGEST_TEXT
+
+
+def _loader(folder: Path) -> FileSystemLoader:
+    return FileSystemLoader(folder, encoding="utf-8-sig")  # some editors put a mark before the text
 
 
 @contextmanager
@@ -95,7 +109,7 @@ def template_files(folder: Path) -> list[str]:
         ConfigError: One of them is not valid Jinja.
     """
     environment = SandboxedEnvironment()
-    loader = FileSystemLoader(folder)
+    loader = _loader(folder)
     found: set[str] = set()
     waiting = [f"{role}.jinja" for role in ROLES]
     while waiting:
@@ -110,6 +124,11 @@ def template_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def _as_read(raw: bytes) -> bytes:
+    """A template's bytes as Jinja reads them, without mark and with one line ending: what renders alike is the same."""
+    return raw.removeprefix(BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 class PromptTemplates:
     """The three templates of a folder, rendered in a sandbox where an unknown field is an error.
 
@@ -117,43 +136,60 @@ class PromptTemplates:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Load `system.jinja`, `user.jinja` and `assistant.jinja`.
+        """Load `user.jinja`, `assistant.jinja` and, where there is one, `system.jinja`.
 
         Raises:
             ConfigError: A template is missing or is not valid Jinja.
         """
         self.folder = folder
-        environment = _Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined)
+        environment = _Environment(folder)
+        roles = [role for role in ROLES if role in REQUIRED or (folder / f"{role}.jinja").exists()]
         with _loading(folder):
-            self._templates = {role: environment.get_template(f"{role}.jinja") for role in ROLES}
-            sources = {role: (folder / f"{role}.jinja").read_text(encoding="utf-8") for role in ROLES}
-            self._fields = {role: find_undeclared_variables(environment.parse(sources[role])) for role in ROLES}
+            self._templates = {role: environment.get_template(f"{role}.jinja") for role in roles}
+            sources = {role: _loader(folder).get_source(environment, f"{role}.jinja")[0] for role in roles}
+            self._fields = {role: find_undeclared_variables(environment.parse(sources[role])) for role in roles}
+        self.has_system = bool(sources.get("system", "").strip())
         template_files(folder)
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each file that renderings can read: the three by role, others by their name in the folder."""
         roles = {f"{role}.jinja": role for role in ROLES}
         return {
-            roles.get(name, name): hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
+            roles.get(name, name): hashlib.sha256(_as_read((self.folder / name).read_bytes())).hexdigest()
             for name in template_files(self.folder)
         }
 
     def fields(self, *roles: str) -> set[str]:
         """The row's fields that templates name, of all roles or of those given."""
-        return set().union(*(self._fields[role] for role in roles or ROLES))
+        return set().union(*(self._fields.get(role, set()) for role in roles or ROLES))
 
     def prompt(self, row: Row) -> list[Message]:
-        """The system and user messages, which need no headnote."""
-        return [{"role": role, "content": self._render(role, row)} for role in ("system", "user")]
+        """The system message, unless it is blank, and the user message; neither needs a headnote."""
+        return [*self._message("system", row), *self._message("user", row)]
 
     def conversation(self, row: Row) -> Conversation:
         """The prompt and the assistant's completion."""
-        return Conversation(self.prompt(row), [{"role": "assistant", "content": self._render("assistant", row)}])
+        return Conversation(self.prompt(row), self._message("assistant", row))
+
+    def _message(self, role: str, row: Row) -> list[Message]:
+        """A role's message; none where there is nothing to say.
+
+        Raises:
+            DataError: There is nothing to say, and the role must.
+        """
+        text = self._render(role, row) if role in self._templates else ""
+        if text.strip():
+            return [{"role": role, "content": text}]
+        if role not in REQUIRED:
+            return []
+        fields = ", ".join(f"`{name}`" for name in sorted(self._fields[role])) or "none"
+        what = "headnote" if role == "assistant" else "user message"
+        raise DataError(f"the {what} is empty; fields of the template: {fields}", self._place(role))
 
     def _render(self, role: str, row: Row) -> str:
         try:
             with limited(RENDER_SECONDS, RENDER_BYTES):
-                text = self._templates[role].render(dict(row))
+                text = self._templates[role].render({k: _Null() if v is None else v for k, v in row.items()})
             if len(text) <= LONGEST_TEXT:
                 return text
             fault = DataError(f"the template writes more than {LONGEST_TEXT:,} characters", self._place(role))

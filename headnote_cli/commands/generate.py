@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
+from headnote_cli.documents import Decision as Decision
+from headnote_cli.documents import read_decision as read_decision
 from headnote_cli.encoding import Encoded, Encoder
-from headnote_cli.errors import DataError, UnreachableError, UsageError, package
+from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import read_json
 from headnote_cli.hardware import Quantization, quantization_of
@@ -42,8 +43,6 @@ class OneWriter(Protocol):
 
 
 GREEDY = Sampling()
-MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
-
 HEADNOTE_ROOM = 512  # the longest official headnotes have about 700 tokens, nine in ten fewer than 400
 
 
@@ -78,66 +77,6 @@ class GeneratedHeadnote:
             "language": {"expected": self.lang, "detected": self.detected},
         }
         return numbered | told | timed
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A decision to write headnotes for."""
-
-    name: str
-    text: str
-    language: str | None
-    note: str | None = None  # how it was read, if that is worth saying
-
-
-def read_decision(path: Path, raw: bytes | None = None, language: str | None = None) -> Decision:
-    """A decision from a text file (UTF-8, or Windows-1252 if it is not) or a PDF, or from bytes already read.
-
-    Args:
-        language: de, fr or it; None looks at the text.
-
-    Raises:
-        UsageError: There is no such file, or a PDF cannot be read here.
-        DataError: It is empty, binary or far too long.
-    """
-    if raw is None:
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError as error:
-            raise UsageError("there is no such file", str(path)) from error
-        except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}", str(path)) from error
-    text, note = _decoded(raw, path)
-    if not text.strip():
-        raise DataError("the decision is empty", str(path))
-    if len(text) > MAX_CHARACTERS:
-        raise DataError(f"{len(text):,} characters are no decision", str(path))
-    return Decision(path.stem if str(path) != "-" else "-", text.strip(), language or detect_language(text), note)
-
-
-def _decoded(raw: bytes, path: Path) -> tuple[str, str | None]:
-    """The text, and a note if it is not plain UTF-8."""
-    if raw[:5] == b"%PDF-":
-        return _pdf_text(raw, path), f"{path}: read as a PDF"
-    if b"\0" in raw[:8192]:
-        raise DataError("is not a text file", str(path), "save the decision as plain text first")
-    try:
-        return raw.decode("utf-8-sig"), None
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace"), f"{path}: not UTF-8, read as Latin-1 (Windows-1252)"
-
-
-def _pdf_text(raw: bytes, path: Path) -> str:
-    with package("pypdf", "pdf", "reading a PDF", str(path), ", or save the decision as plain text"):
-        from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
-    try:
-        text = "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(raw)).pages)
-    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # broken in any way
-        raise DataError(f"the PDF cannot be read: {error}", str(path), "save the decision as plain text") from error
-    if not text.strip():
-        raise DataError("the PDF holds no text: its pages are pictures", str(path), "recognise its text first (OCR)")
-    return text
 
 
 @dataclass(frozen=True)

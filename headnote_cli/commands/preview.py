@@ -113,7 +113,11 @@ def preview(
         chosen,
         counts,
         rows.source,
-        (*rows.notes, *([f"{rows.split}: the counts are taken from the cache"] if cached else [])),
+        (
+            *rows.notes,
+            *(encoder.notes if encoder else ()),
+            *([f"{rows.split}: the counts are taken from the cache"] if cached else []),
+        ),
         (*([replaced] if replaced else []), *_turn_warnings(encoder), *leaked),
         tuple(encoder.control_tokens) if encoder else (),
         missing,

@@ -107,6 +107,7 @@ def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedT
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.name, **base.options())
     if config is not None and config.settings.chat_template_path:
         tokenizer.chat_template = _chat_template(config, base)
+    tokenizer.chat_template = _without_mark(tokenizer.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -116,12 +117,15 @@ def _chat_template(config: Config, base: BaseModel) -> Any:
     """A template file, or the template (or templates by name) of another model.
 
     Raises:
-        ConfigError: The other model has none.
+        ConfigError: The file is no text, or the other model has none.
     """
     name = str(config.settings.chat_template_path)
     local = config.locate(name)
     if local is not None and local.is_file():
-        return local.read_text(encoding="utf-8")
+        try:
+            return local.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"cannot be read as UTF-8 text: {error}", str(local)) from error
     with reaching("chat template", name):
         other = AutoTokenizer.from_pretrained(str(local) if local else name, trust_remote_code=base.trust_remote_code)
     if not other.chat_template:
@@ -131,6 +135,13 @@ def _chat_template(config: Config, base: BaseModel) -> Any:
             "name a model or a .jinja file that has one",
         )
     return other.chat_template
+
+
+def _without_mark(template: Any) -> Any:
+    """A chat template, or templates by name, without the byte order mark that some editors put before the text."""
+    if isinstance(template, dict):
+        return {name: _without_mark(text) for name, text in template.items()}
+    return template.removeprefix("\ufeff") if isinstance(template, str) else template
 
 
 def base_of(name: str) -> BaseModel:

@@ -27,13 +27,14 @@ HEAVY = {
 }
 # Who may import from whom: a module's rank must be above that of what it imports.
 RANKS = {
-    "errors": 0, "assets": 0, "language": 0, "shortening": 0, "libraries": 0, "upstream_keys": 0,
+    "errors": 0, "assets": 0, "language": 0, "shortening": 0, "upstream_keys": 0,
     "limits": 0, "timings": 0, "published": 0, "main_memory": 0, "plain": 0,
-    "acts": 1, "config": 1, "prompts": 1, "processes": 1, "weights": 1, "files": 1, "sampling": 1,
+    "acts": 1, "config": 1, "documents": 1, "prompts": 1, "processes": 1, "weights": 1, "files": 1, "sampling": 1,
+    "row_files": 1, "hub_layout": 1, "libraries": 1,
     "articles": 2, "data": 2, "hardware": 2, "runs": 2, "modelcard": 2, "curves": 2,
     "citations": 3, "encoding": 3, "events": 3, "memory": 3, "resuming": 3, "predictions": 3,
-    "endpoint": 4, "review": 4,
-    "engine": 5,
+    "chat": 4, "review": 4,
+    "endpoint": 5, "engine": 5,
     "console": 6, "commands": 6, "plots": 7,
     "views": 7, "cli": 8, "__main__": 9, "__init__": 0,
 }  # fmt: skip

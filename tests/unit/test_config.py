@@ -220,6 +220,37 @@ def test_no_is_a_word_where_a_word_is_meant_and_false_where_a_flag_is(tmp_path: 
     assert (settings.eval_strategy, settings.use_peft, settings.bf16) == ("no", False, True)
 
 
+@pytest.mark.parametrize(
+    "written",
+    "7e44914 | 1e5 | 0123456 | 0x1f | 0o17 | 1.0 | +5 | .5 | .inf | true | yes | off | 2024-01-01 | 1:30".split(" | "),
+)
+def test_a_key_that_takes_text_is_given_the_text_as_written(tmp_path: Path, written: str) -> None:
+    settings = load(
+        tmp_path, f"model_revision: {written}\nrun_name: {written}\ndataset_config: {written}\nlora_r: 8\n"
+    ).settings
+    assert (settings.model_revision, settings.run_name, settings.dataset_subset) == (written, written, written)
+    assert settings.lora_r == 8
+    assert load(tmp_path, "", f"model_revision={written}").settings.model_revision == written
+    listed = load(tmp_path, f"lora_target_modules: [{written}, q_proj]\n").settings
+    assert listed.lora_target_modules == [written, "q_proj"]
+
+
+def test_null_is_no_text_and_other_keys_keep_yamls_types(tmp_path: Path) -> None:
+    settings = load(tmp_path, "run_name: ~\nhub_model_id: null\npad_to_multiple_of: 64\n").settings
+    assert (settings.run_name, settings.hub_model_id, settings.pad_to_multiple_of) == (None, None, 64)
+    assert load(tmp_path, "resume_from_checkpoint: false\n").settings.resume_from_checkpoint is False
+    assert "`run_name: {'a': 1}` is not text" in refusal(tmp_path, "run_name: {a: 1}\n")
+
+
+@settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(commit=st.text("0123456789abcdef", min_size=7, max_size=7))
+def test_any_short_commit_is_a_revision_without_quotes(tmp_path: Path, commit: str) -> None:
+    config = load(tmp_path, f"model_revision: {commit}\n")
+    assert config.settings.model_revision == commit
+    assert load(tmp_path, config.to_yaml()).settings.model_revision == commit
+    assert load(tmp_path, "", f"model_revision={commit}").settings.model_revision == commit
+
+
 def test_a_wrong_choice_names_those_near_to_it(tmp_path: Path) -> None:
     assert "adamw_torch_4bit" in refusal(tmp_path, "optim: adamw_torch_4bits\n")
 

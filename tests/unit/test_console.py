@@ -28,6 +28,17 @@ def test_terminal_escapes_and_direction_marks_are_taken_out() -> None:
     assert printable("a\x1b]0;title\x07b\u202ec\r\nd\te") == "a]0;titlebc\nd\te"
 
 
+def test_a_name_that_is_no_text_is_escaped_in_lines_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "Urteil-\udcfc.txt"
+    screen = Screen(json_mode=True)
+    screen.note(f"{name}: read as a PDF")
+    screen.data({"file": name, "text": "ü 中"})
+    captured = capsys.readouterr()
+    assert captured.err == "Urteil-\\udcfc.txt: read as a PDF\n"
+    assert captured.out == '{"file": "Urteil-\\udcfc.txt", "text": "ü 中"}\n'
+    assert json.loads(captured.out)["file"] == name
+
+
 def test_court_text_is_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
     text = "Art. 259b [recte: 259d] OR :smile: [bold]«x»[/bold] " + "lang " * 40
     Screen().text(text)

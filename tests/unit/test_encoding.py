@@ -14,7 +14,7 @@ from headnote_cli.encoding import IGNORED, Encoder, LengthReport, histogram, qua
 from headnote_cli.errors import ConfigError, DataError
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.shortening import CUT_MARK
-from tests.conftest import PROMPTS, examples, sample_rows
+from tests.conftest import CHAT_TEMPLATE, CHATML, PROMPTS, examples, sample_rows
 
 TOKENIZERS = ("gemma_tokenizer", "chatml_tokenizer")
 STRATEGIES = ("structure", "middle", "end")
@@ -188,7 +188,7 @@ def test_control_tokens_in_a_decision_stay_text(tokenizer: Any, parts: list[str]
     text = "".join(parts)
     one = encoder(tokenizer)
     innocent = one.encode({"decision": "a", "headnote": "b", "headnote_language": "de"})
-    encoded = one.encode({"decision": text, "headnote": text or "b", "headnote_language": "de"})
+    encoded = one.encode({"decision": text, "headnote": f"b{text}", "headnote_language": "de"})
     assert innocent is not None
     assert encoded is not None
     count = [
@@ -253,3 +253,109 @@ def test_a_template_that_writes_the_prompt_differently_is_refused(
     monkeypatch.setattr(chatml_tokenizer, "chat_template", template)
     with pytest.raises(ConfigError, match="differently when an answer follows"):
         encoder(chatml_tokenizer).encode(sample_rows("test")[0])
+
+
+TURNS = (
+    "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
+    "{{ (m.content | trim) + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+WITHOUT_SYSTEM = {
+    "it refuses the role, as Gemma 2's": "{{ bos_token }}{% if messages[0].role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}" + TURNS,
+    "user and assistant must alternate, as in Mistral's": "{{ bos_token }}{% for m in messages %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% endfor %}" + TURNS,
+    "it drops the message": "{{ bos_token }}{% set messages = messages | rejectattr('role', 'eq', 'system') | list %}"
+    + TURNS,
+    "it writes the message only where no answer follows": "{{ bos_token }}"
+    "{% set system = messages[0].content if messages[0].role == 'system' and messages | length == 2 else '' %}"
+    "{{ system }}{% set messages = messages | rejectattr('role', 'eq', 'system') | list %}" + TURNS,
+}
+
+
+@pytest.mark.parametrize("template", WITHOUT_SYSTEM.values(), ids=WITHOUT_SYSTEM)
+def test_a_system_message_that_the_chat_template_does_not_take_opens_the_users(
+    gemma_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    row = sample_rows("test")[0]
+    taking = encoder(gemma_tokenizer)
+    theirs, cut = taking.encode(row), encoder(gemma_tokenizer, 700).encode(row)
+    own = taking.fingerprint()
+    monkeypatch.setattr(gemma_tokenizer, "chat_template", template)
+    joining = encoder(gemma_tokenizer)
+    ours, asked = joining.encode(row), joining.encode_prompt(row)
+    assert theirs is not None
+    assert asked is not None
+    assert ours == theirs, "Gemma 3's own template does the same"
+    assert asked.prompt_ids == ours.prompt_ids
+    assert encoder(gemma_tokenizer, 700).encode(row) == cut
+    assert [message["role"] for message in ours.messages()] == ["system", "user"], "a server renders them itself"
+    assert "no system message: its text goes before the user message" in joining.notes[0]
+    assert joining.fingerprint() != own
+    assert taking.notes == ()
+
+
+def test_a_template_that_keeps_no_message_at_all_is_not_said_to_drop_one(
+    chatml_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}<|im_end|>{% endfor %}"
+    monkeypatch.setattr(chatml_tokenizer, "chat_template", template)
+    assert encoder(chatml_tokenizer).notes == ()
+
+
+@pytest.mark.parametrize("system", [None, "", " \n{# nothing #}", "{% if year %}In {{ year }}.{% endif %}"])
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, *WITHOUT_SYSTEM.values()])
+def test_a_system_template_that_is_missing_or_blank_sends_no_system_message(
+    gemma_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str | None, template: str
+) -> None:
+    monkeypatch.setattr(gemma_tokenizer, "chat_template", template)
+    texts = {"system": system, "user": "{{ decision }}", "assistant": "{{ headnote }}"}
+    for role, text in texts.items():
+        if text is not None:
+            (tmp_path / f"{role}.jinja").write_text(text, encoding="utf-8")
+    encoded = Encoder(gemma_tokenizer, PromptTemplates(tmp_path)).encode({"decision": "x", "headnote": "y", "year": ""})
+    assert encoded is not None
+    assert encoded.messages() == [{"role": "user", "content": "x"}]
+    assert encoded.text == ("<bos><start_of_turn>user\nx<end_of_turn>\n<start_of_turn>model\ny<end_of_turn>\n")
+
+
+@pytest.mark.parametrize("whose", ["a file", "another model's", "the model's own"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_mark_before_a_chat_template_and_its_line_endings_change_no_id(
+    chatml_tokenizer: Any, write_config: Any, tmp_path: Path, whose: str, ending: str
+) -> None:
+    from headnote_cli.config import load_config
+    from headnote_cli.engine.base import base_model, load_tokenizer
+
+    model, other, keys = tmp_path / "model", tmp_path / "other", {}
+    for folder in (model, other):
+        chatml_tokenizer.save_pretrained(folder)
+    template = CHATML.replace("}{%", "}{#-\n-#}\n{%-")
+    marked = "\ufeff" + template.replace("\n", ending)
+    file = {"a file": tmp_path / "chat.jinja", "another model's": other / "chat_template.jinja"}.get(
+        whose, model / "chat_template.jinja"
+    )
+    file.write_bytes(marked.encode())
+    if whose != "the model's own":
+        keys["chat_template_path"] = str(file if whose == "a file" else other)
+    config = load_config(write_config(model_name_or_path=str(model), **keys))
+    loaded = load_tokenizer(base_model(config), config)
+    plain = load_tokenizer(base_model(config))
+    plain.chat_template = template
+    row = sample_rows("test")[0]
+    assert encoder(loaded).encode(row) == encoder(plain).encode(row)
+    assert encoder(loaded).fingerprint() == encoder(plain).fingerprint()
+
+
+def test_a_chat_template_that_is_no_utf8_is_named(chatml_tokenizer: Any, write_config: Any, tmp_path: Path) -> None:
+    from headnote_cli.config import load_config
+    from headnote_cli.engine.base import base_model, load_tokenizer
+
+    chatml_tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "chat.jinja").write_bytes(b"\xff\xfe{")
+    keys = {"model_name_or_path": str(tmp_path / "model"), "chat_template_path": str(tmp_path / "chat.jinja")}
+    config = load_config(write_config(**keys))
+    with pytest.raises(ConfigError, match="cannot be read as UTF-8") as caught:
+        load_tokenizer(base_model(config), config)
+    assert str(caught.value.where).endswith("chat.jinja")

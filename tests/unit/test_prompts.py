@@ -171,6 +171,71 @@ def test_ordinary_arithmetic_is_plain_jinjas(tmp_path: Path, template: str) -> N
     assert rendered == SandboxedEnvironment().from_string(template).render()
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_a_mark_and_line_endings_change_no_prompt_and_no_hash(tmp_path: Path, ending: str) -> None:
+    plain, marked = tmp_path / "plain", tmp_path / "marked"
+    texts = {
+        "system": "Du bist\nGericht.",
+        "user": "{% include 'tail.jinja' %}\n{{ decision }}\n",
+        "assistant": "a\n{{ x }}",
+    }
+    for folder in (plain, marked):
+        folder.mkdir()
+        (folder / "tail.jinja").write_text("b\nc", encoding="utf-8")
+        templates(folder, **texts)
+    for file in marked.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", ending.encode()))
+    row = {"decision": "1\r\n2", "x": "\ufeffy"}
+    assert PromptTemplates(marked).conversation(row) == PromptTemplates(plain).conversation(row)
+    assert PromptTemplates(marked).conversation(row).completion[0]["content"] == "a\n\ufeffy", "rows stay as they are"
+    assert PromptTemplates(marked).hashes() == PromptTemplates(plain).hashes()
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize(
+    "user",
+    [
+        "{{ task }}{% if input %}: {{ input }}{% endif %}",
+        "{{ task }}{{ input }}",
+        "{{ task }}{{ '' ~ input | trim }}",
+        "{{ task }}{% if input is not none and input != '' %}: {{ input }}{% endif %}",
+    ],
+)
+def test_a_field_may_be_empty_or_null_where_the_template_copes(tmp_path: Path, value: str | None, user: str) -> None:
+    prompt = templates(tmp_path, user=user).prompt({"task": "Summarise", "input": value})
+    assert prompt[1] == {"role": "user", "content": "Summarise"}
+
+
+def test_null_is_none_to_a_template(tmp_path: Path) -> None:
+    rendered = templates(tmp_path, user="{{ a is none }} {{ b is none }} {{ none is none }}").prompt(
+        {"a": None, "b": ""}
+    )
+    assert rendered[1]["content"] == "True False True"
+
+
+@pytest.mark.parametrize("value", [None, "", " \n"])
+def test_a_message_that_comes_out_empty_is_named_with_its_template_and_fields(
+    tmp_path: Path, value: str | None
+) -> None:
+    loaded = templates(tmp_path, user="{{ input }} {{ more }}", assistant="{{ output }}")
+    with pytest.raises(DataError, match=r"the headnote is empty; fields of the template: `output`") as caught:
+        loaded.conversation({"input": "x", "more": None, "output": value})
+    assert caught.value.where == f"{tmp_path}/assistant.jinja"
+    with pytest.raises(DataError, match=r"the user message is empty; fields of the template: `input`, `more`"):
+        loaded.prompt({"input": value, "more": None})
+
+
+def test_a_missing_system_template_is_no_fault(tmp_path: Path) -> None:
+    templates(tmp_path)
+    (tmp_path / "system.jinja").unlink()
+    loaded = PromptTemplates(tmp_path)
+    assert [message["role"] for message in loaded.prompt({})] == ["user"]
+    assert loaded.hashes().keys() == {"user", "assistant"}
+    assert loaded.fields() == set()
+    copy_prompts(tmp_path, tmp_path / "kept")
+    assert PromptTemplates(tmp_path / "kept").hashes() == loaded.hashes()
+
+
 def test_every_file_that_a_template_reads_is_hashed(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "tail.txt").write_text("{% include './end.txt' ignore missing %}", encoding="utf-8")
@@ -250,7 +315,7 @@ GIVEN = st.fixed_dictionaries(
 def test_any_valid_template_renders_as_plain_jinja_does(tmp_path: Path, pieces: list[str], row: dict[str, Any]) -> None:
     (tmp_path / "macros.txt").write_text("{% macro t(x) %}<{{ x }}>{% endmacro %}", encoding="utf-8")
     (tmp_path / "tail.txt").write_text("({{ headnote }})\n\n", encoding="utf-8")
-    ours = templates(tmp_path, user="".join(pieces)).prompt(row)[1]["content"]
+    ours = templates(tmp_path, user="x" + "".join(pieces)).prompt(row)[1]["content"]
     plain = SandboxedEnvironment(loader=FileSystemLoader(tmp_path))
     assert ours == plain.get_template("user.jinja").render(**row)
 
