@@ -30,6 +30,7 @@ RANKS = {
     "errors": 0, "assets": 0, "language": 0, "shortening": 0, "libraries": 0, "upstream_keys": 0,
     "limits": 0, "timings": 0, "published": 0, "main_memory": 0,
     "acts": 1, "config": 1, "prompts": 1, "processes": 1, "weights": 1, "files": 1, "sampling": 1,
+    "row_files": 1, "hub_layout": 1,
     "articles": 2, "data": 2, "hardware": 2, "runs": 2, "modelcard": 2, "curves": 2,
     "citations": 3, "encoding": 3, "events": 3, "memory": 3, "resuming": 3, "predictions": 3,
     "endpoint": 4, "review": 4,
