@@ -28,9 +28,9 @@ from headnote_cli.row_files import (
     encoding_note,
     is_encodable,
     is_row_file,
+    plain,
     stem,
     stream_rows,
-    with_class_names,
 )
 
 if TYPE_CHECKING:
@@ -98,11 +98,12 @@ def sample_id(row: Row) -> str | None:
 
 
 def _identifier(value: object) -> str | None:
-    """Text or a whole number, 12.0 too: pandas writes a column of numbers with gaps so. A blank or NaN is no id."""
+    """Text or a whole number. 12.0 is 12: pandas writes a column of numbers with gaps so. A blank or NaN is no id."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    named = isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip()
-    return str(value) if named else None
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        return None
+    return re.sub(r"^(\d+)\.0$", r"\1", str(value))
 
 
 def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[Located]:
@@ -457,7 +458,7 @@ def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
         features = splits[split].features.items()
         classes = {column: feature.names for column, feature in features if isinstance(feature, ClassLabel)}
         for number, row in enumerate(splits[split], 1):
-            yield f"{name}, split {split}, row {number}", with_class_names(row, classes)
+            yield f"{name}, split {split}, row {number}", plain(row, classes)
 
     return _Source(name, tuple(splits), read, lambda split: f"{READING} {splits[split]._fingerprint}")
 

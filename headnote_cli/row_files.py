@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,16 +70,22 @@ def encoding_note(file: Path) -> str | None:
     return f"{file.name} is not UTF-8: it is read as Windows-1252" if told else None
 
 
-def with_class_names(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
-    """A row whose `ClassLabel` columns hold names instead of numbers; -1 is how `datasets` writes a missing label."""
-    named = dict(row)
+def plain(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
+    """A row with the names of its classes instead of their numbers, and None where a number is missing.
+
+    Args:
+        classes: The names by `ClassLabel` column; `datasets` writes a missing label as -1.
+    """
+    values = {
+        column: None if isinstance(value, float) and math.isnan(value) else value for column, value in row.items()
+    }
     for column, names in classes.items():
-        number = row.get(column)
+        number = values.get(column)
         if isinstance(number, int) and number >= len(names):
             return DataError(f"`{column}` is class {number}, but there are names only for 0 to {len(names) - 1}")
         if isinstance(number, int):
-            named[column] = names[number] if number >= 0 else None
-    return named
+            values[column] = names[number] if number >= 0 else None
+    return values
 
 
 def is_encodable(text: str) -> bool:
@@ -189,12 +196,12 @@ def _json_object(text: str, where: str) -> Row | DataError:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value.
+    """A JSON value, with None for NaN, which libraries write where a number is missing.
 
     Raises:
         ValueError: It is not valid, or an object names a field twice.
     """
-    return json.loads(text, object_pairs_hook=_fields)
+    return json.loads(text, object_pairs_hook=_fields, parse_constant=lambda _: None)
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> Row:
@@ -302,7 +309,7 @@ def _read_parquet(file: Path) -> Iterator[Located]:
             classes = _class_names(table.schema_arrow.metadata or {})
             rows = (row for batch in table.iter_batches(batch_size=64) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
-                yield f"{file}, row {number}", with_class_names(row, classes)
+                yield f"{file}, row {number}", plain(row, classes)
     except pyarrow.ArrowException as error:
         raise DataError(f"not a parquet file: {error}", str(file)) from error
 

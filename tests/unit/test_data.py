@@ -30,8 +30,10 @@ from headnote_cli.data import (
     sample_id,
     sound,
     stream_rows,
+    unreachable,
 )
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
+from headnote_cli.row_files import plain
 from tests.conftest import examples
 
 ROWS = [{"decision": f"Erwägung {n}", "headnote": f"«{n}»"} for n in range(40)]
@@ -163,7 +165,7 @@ def test_what_is_no_decision_id_counts_as_none(
 
 
 def test_a_number_and_the_same_digits_are_one_id() -> None:
-    for value in (7, 7.0, "7"):
+    for value in (7, 7.0, "7", "7.0"):
         assert decision_id({"decision_id": value}) == sample_id({"sample_id": value}) == "7"
 
 
@@ -316,6 +318,17 @@ def test_a_data_sets_card_says_which_files_make_up_a_subset(tmp_path: Path, spli
         split_of("train", dataset_name=str(folder), dataset_subset="de_de")
 
 
+def test_a_hub_data_set_with_several_subsets_lists_them(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for name in ("de-1", "v1", "v2", "fr"):
+        write_rows(tmp_path / "parts" / f"{name}.jsonl", ROWS)
+    (tmp_path / "README.md").write_text(CARD, encoding="utf-8")
+    with pytest.raises(ValueError, match="Config name is missing") as caught:
+        load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert "set `dataset_subset` to one of ['de_de', 'fr_de']" in str(unreachable(caught.value, "data set", "x").hint)
+
+
 def test_a_card_without_valid_yaml_is_named(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
     write_rows(tmp_path / "train.jsonl", ROWS)
     for head in ("configs: [", "configs:\n- data_files: a.csv", "configs: 7"):
@@ -340,6 +353,17 @@ def test_class_labels_are_read_by_name(tmp_path: Path, split_of: Callable[..., R
     assert rows_of(tmp_path / "files" / "train.parquet") == rows
     assert split_of("test", **keys).rows == rows
     assert split_of("test", **keys, dataset_subset="fr_de").rows == rows[1:2]
+
+
+def test_a_number_that_is_missing_is_none_in_every_kind_of_file(tmp_path: Path) -> None:
+    rows = [{"decision": "x", "year": 2001.5}, {"decision": "y", "year": float("nan")}]
+    for name in ("a.jsonl", "a.json", "a.parquet"):
+        write_rows(tmp_path / name, rows)
+        assert rows_of(tmp_path / name) == [rows[0], {"decision": "y", "year": None}]
+
+
+def test_a_class_without_a_name_is_a_fault_of_its_row() -> None:
+    assert "`l` is class 2, but there are names only for 0 to 1" in str(plain({"l": 2}, {"l": ["de", "fr"]}))
 
 
 def test_a_language_that_is_a_number_is_a_fault() -> None:
