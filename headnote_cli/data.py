@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import fnmatch
-import gzip
 import hashlib
 import itertools
-import json
 import os
 import random
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from headnote_cli.config import Config
-from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
+from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
+from headnote_cli.files import sha256
+from headnote_cli.hub_layout import NO_DATA, declared_files, declared_subsets, default_subset, layout
 from headnote_cli.libraries import quieten
+from headnote_cli.row_files import (
+    KIND_HINT,
+    SUFFIXES,
+    Located,
+    Row,
+    encoding_note,
+    is_encodable,
+    is_row_file,
+    plain,
+    stem,
+    stream_rows,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+__all__ = [
+    "SUFFIXES", "Leak", "Located", "Row", "Rows", "available_splits", "decision_id", "language_pair", "leaks",
+    "load_split", "located_rows", "row_fault", "sample_id", "sound", "stream_rows", "unreachable",
+]  # fmt: skip
 SPLIT_SEED = 42  # the workshop's
-
-
-Row = dict[str, Any]
-Located = tuple[str, Row | DataError]  # where a row stands (file and line), and the row, or why it cannot be read
+READING = "2"  # raise it whenever the same files would give other rows
+LANGUAGES = ("decision_language", "headnote_language")
+CHAT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "completion")
 
 
 @dataclass(frozen=True)
@@ -69,15 +83,27 @@ def sound(row: Row | DataError) -> Row:
 
 def language_pair(row: Row) -> str | None:
     """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
-    pair = row.get("decision_language"), row.get("headnote_language")
+    pair = [row.get(name) for name in LANGUAGES]
     return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
 
 
 def decision_id(row: Row) -> str | None:
-    """The `decision_id` of a row as text, None where it has none: nothing, a blank, or no text or whole number."""
-    value = row.get("decision_id")
-    named = isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip()
-    return str(value) if named else None
+    """The `decision_id` of a row as text, None where it has none."""
+    return _identifier(row.get("decision_id"))
+
+
+def sample_id(row: Row) -> str | None:
+    """The `sample_id` of a row as text, None where it has none."""
+    return _identifier(row.get("sample_id"))
+
+
+def _identifier(value: object) -> str | None:
+    """Text or a whole number. 12.0 is 12: pandas writes a column of numbers with gaps so. A blank or NaN is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        return None
+    return re.sub(r"^(\d+)\.0$", r"\1", str(value))
 
 
 def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[Located]:
@@ -93,7 +119,7 @@ def load_split(config: Config, split: str) -> Rows:
 
     Raises:
         ConfigError: No data set is named.
-        UnreachableError: The data set, its subset or the split is not to be had.
+        UnreachableError: There is no such data set, subset or split, or the hub does not answer.
     """
     if not config.settings.dataset_name:
         raise ConfigError("`dataset_name` is not set", str(config.path), "name a hub data set, a folder or a file")
@@ -156,33 +182,43 @@ def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
     return found
 
 
-def row_fault(row: Row, used: Iterable[str], text_fields: Iterable[str]) -> str | None:
+def row_fault(
+    row: Row, used: Iterable[str], text_fields: Iterable[str], overflow_field: str = "decision"
+) -> str | None:
     """What is wrong with the fields that the templates use, None if nothing is.
 
+    A field that is missing, None or empty is left to the templates, which may not need it; but there is no row without
+    the text that may be cut.
+
     Args:
-        used: Fields of the templates. One that is missing is left to the template, which may not need it.
-        text_fields: Fields that must be text; others may be numbers.
+        used: Fields of the templates.
+        text_fields: Fields that must be text, as `overflow_field` must; others may be numbers.
     """
-    if None in row:  # what csv calls the cells beyond the header
-        return "the row has more cells than the header"
+    text_fields = {*text_fields, overflow_field}
+    chat = _chat_column(row)
+    if chat is not None and not text_fields <= row.keys():
+        return (
+            f"the row is a chat (`{chat}`), but the templates make the messages, and need the fields "
+            f"{', '.join(sorted(used))}: write the texts of the messages into these fields"
+        )
     for name in used:
-        value = row.get(name, "-")
-        if value is None or (isinstance(value, str) and not value.strip()):
+        value = row.get(name, "")
+        if name == overflow_field and name in row and (value is None or not str(value).strip()):
             return f"field `{name}` is empty"
-        if isinstance(value, str) and not _encodable(value):
+        if value is None:
+            continue
+        if isinstance(value, str) and not is_encodable(value):
             return f"field `{name}` is not valid Unicode"
-        allowed: tuple[type, ...] = (str,) if name in text_fields else (str, int, float)
+        allowed: tuple[type, ...] = (str,) if name in text_fields or name in LANGUAGES else (str, int, float)
         if not isinstance(value, allowed) or isinstance(value, bool):
             return f"field `{name}` is not text but {type(value).__name__}"
     return None
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+def _chat_column(row: Row) -> str | None:
+    """The column that holds a list of chat messages, None if there is none."""
+    columns = (name for name in CHAT_COLUMNS if isinstance(row.get(name), list))
+    return next((name for name in columns if row[name] and all(isinstance(turn, dict) for turn in row[name])), None)
 
 
 @dataclass(frozen=True)
@@ -194,9 +230,10 @@ class _Source:
     reader: Callable[[str], Iterator[Located]]
     identity: Callable[[str], str]
     notes: tuple[str, ...] = ()
+    other_names: frozenset[str] = frozenset()  # of files that are part of a split
 
     def read(self, split: str) -> Rows:
-        if split not in self.splits:
+        if split not in self.splits and split not in self.other_names:
             found = ", ".join(self.splits) or "none"
             raise UnreachableError(f"there is no split `{split}`", self.name, f"splits found: {found}")
         return Rows(split, self.name, lambda: self.reader(split), lambda: self.identity(split), self.notes)
@@ -211,7 +248,8 @@ def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
         "test": settings.dataset_test_split,
     }
     # A lone file has no split names: whatever the config calls them, it is the training split.
-    return {"train": "train", "eval": None, "test": None} if source.splits == ("train",) else names
+    alone = source.splits == ("train",) and source.other_names.isdisjoint(names.values())
+    return {"train": "train", "eval": None, "test": None} if alone else names
 
 
 def _split_off_roles(names: dict[str, str | None]) -> tuple[str, ...]:
@@ -254,18 +292,110 @@ def _open(config: Config) -> _Source:
     local = config.locate(name)
     subset = config.settings.dataset_subset
     if local is None:
-        if name.startswith((".", "/", "~")) or name.endswith(SUFFIXES):
+        if name.startswith((".", "/", "~")) or name.lower().endswith(SUFFIXES):
             raise UnreachableError(f"there is no file or folder {name}", config.where("dataset_name"))
         return _hub(name, subset)
-    inner = local / subset if subset and local.is_dir() else None
-    if inner is not None and inner.is_dir():
-        return _local(inner)
-    source = _local(local)
-    return source if subset is None else _only_pair(source, subset)
+    if subset is None:
+        return _local(local)
+    return _subset(local, subset) or _only_pair(_whole(local), subset, _subsets(local))
 
 
-def _only_pair(source: _Source, subset: str) -> _Source:
-    """Rows of one language pair, which is what SLDS's subsets are, or of several by a pattern such as `*_de`."""
+def _local(path: Path) -> _Source:
+    """A file or a folder of which no subset is asked for.
+
+    Raises:
+        ConfigError: The folder has several subsets, and its README.md says of none that it is the default.
+    """
+    declared = declared_subsets(path)
+    if declared and default_subset(declared) is None and not _is_saved(path):
+        hint = f"set `dataset_subset` to one of: {', '.join(declared)}"
+        raise ConfigError("the data set has several subsets", str(path), hint)
+    return _whole(path)
+
+
+def _whole(path: Path) -> _Source:
+    """A file; or a folder's default subset, else all of its files."""
+    if path.is_file():
+        return _from_files(str(path), {"train": [path]})
+    if _is_saved(path):
+        return _saved_to_disk(path)
+    default = default_subset(declared_subsets(path))
+    return _declared(path, default) if default is not None else _by_name(path)
+
+
+def _subset(path: Path, name: str) -> _Source | None:
+    """The subset that a folder's README.md declares, or that lies in a folder of its own; None if there is none."""
+    if name in declared_subsets(path):
+        return _declared(path, name)
+    folder = next((inner for inner in (path / name, path / "data" / name) if inner.is_dir()), None)
+    return _local(folder) if folder else None
+
+
+def _subsets(path: Path) -> list[str]:
+    """The subsets that a folder has, by name."""
+    folders = {file.relative_to(path).parts[0] for file in _row_files(path) if file.parent != path}
+    return sorted({*declared_subsets(path), *folders})
+
+
+def _declared(path: Path, name: str) -> _Source:
+    subset = declared_subsets(path)[name]
+    if not subset.files:
+        return _by_name(path / subset.folder)
+    return _from_files(f"{path} ({name})", declared_files(path, subset))
+
+
+def _by_name(path: Path) -> _Source:
+    """The files of a folder, each in the split that its name or folder means."""
+    listed = _row_files(path)
+    files = {(file.parent / stem(file)).relative_to(path).as_posix(): file for file in listed}
+    if len(files) < len(listed):
+        names = ", ".join(str(file.relative_to(path)) for file in listed)
+        raise DataError("two files are of the same split", str(path), f"keep one of each: {names}")
+    if not files:
+        hint = f"name them by split: train{SUFFIXES[0]}; {KIND_HINT}"
+        raise UnreachableError("the folder holds no data files", str(path), hint)
+    found = layout(files, str(path))
+    unread = set(listed).difference(*found.splits.values())
+    left = sorted(str(file.relative_to(path)) for file in unread)
+    note = f"not part of any split: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}"
+    return _from_files(str(path), found.splits, found.names, (note,) if left else ())
+
+
+def _row_files(path: Path) -> list[Path]:
+    """The files of rows in a folder and below it; none of those that are hidden or that describe a data set."""
+    files = (file for file in path.rglob("*") if is_row_file(file) and file.name not in NO_DATA and file.is_file())
+    return sorted(file for file in files if not any(map(_is_hidden, file.relative_to(path).parts)))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__"))
+
+
+def _from_files(
+    name: str,
+    splits: Mapping[str, Sequence[Path]],
+    other_names: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+    notes: tuple[str, ...] = (),
+) -> _Source:
+    files = {**other_names, **splits}
+    told = [encoding_note(file) for file in sorted({file for of in files.values() for file in of})]
+    return _Source(
+        name,
+        tuple(splits),
+        lambda split: stream_rows(*files[split]),
+        lambda split: " ".join((READING, *map(sha256, files[split]))),
+        (*notes, *(note for note in told if note)),
+        frozenset(other_names),
+    )
+
+
+def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _Source:
+    """Rows of one language pair, which is what SLDS's subsets are, or of several by a pattern such as `*_de`.
+
+    Args:
+        others_found: Subsets that the data set has, for the message where no row is of such a pair.
+    """
+    named = f"subsets found: {', '.join(others_found)}; " if others_found else ""
 
     def read(split: str) -> Iterator[Located]:
         others: set[str] = set()
@@ -283,47 +413,29 @@ def _only_pair(source: _Source, subset: str) -> _Source:
                 others.add(pair)
         if not any_kept and others:
             raise UnreachableError(
-                f"`dataset_subset: {subset}` is neither a folder nor a language pair of the rows",
+                f"`dataset_subset: {subset}` is neither a subset nor a language pair of the rows",
                 source.name,
-                f"language pairs found: {', '.join(sorted(others - {''})) or 'none'}",
+                f"{named}language pairs found: {', '.join(sorted(others - {''})) or 'none'}",
             )
 
     notes = (*source.notes, f"language pairs {subset} only")
-    return _Source(source.name, source.splits, read, lambda split: f"{source.identity(split)} {subset}", notes)
+    return replace(source, reader=read, identity=lambda split: f"{source.identity(split)} {subset}", notes=notes)
 
 
-def _local(path: Path) -> _Source:
-    if path.is_file():
-        return _Source(str(path), ("train",), lambda _: stream_rows(path), lambda _: _digest(path))
-    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        return _saved_to_disk(path)
-    listed = [file for file in sorted(path.iterdir()) if file.name.endswith(SUFFIXES)]
-    files = {_stem(file): file for file in listed}
-    if len(files) < len(listed):
-        names = ", ".join(file.name for file in listed)
-        raise DataError("two files are of the same split", str(path), f"keep one of each: {names}")
-    if not files:
-        hint = f"name them by split: train{SUFFIXES[0]}; kinds: {' '.join(SUFFIXES)}"
-        raise UnreachableError("the folder holds no data files", str(path), hint)
-    return _Source(
-        str(path), tuple(files), lambda split: stream_rows(files[split]), lambda split: _digest(files[split])
-    )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _stem(file: Path) -> str:
-    return next(file.name.removesuffix(suffix) for suffix in SUFFIXES[1:] + SUFFIXES[:1] if file.name.endswith(suffix))
+def _is_saved(path: Path) -> bool:
+    """Whether a folder is what `datasets.save_to_disk` writes."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def _saved_to_disk(path: Path) -> _Source:
     quieten()
     from datasets import load_from_disk
 
-    return _from_datasets(str(path), load_from_disk(str(path)))
+    try:
+        return _from_datasets(str(path), load_from_disk(str(path)))
+    except Exception as error:
+        hint = "save it again with `datasets.save_to_disk`"
+        raise DataError(f"the saved data set cannot be read: {error}", str(path), hint) from error
 
 
 def _hub(name: str, subset: str | None) -> _Source:
@@ -338,104 +450,29 @@ def _hub(name: str, subset: str | None) -> _Source:
 
 
 def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
+    from datasets import ClassLabel
+
     splits: dict[str, Dataset] = dict(data) if isinstance(data, dict) else {"train": data}
 
     def read(split: str) -> Iterator[Located]:
-        return ((f"{name}, split {split}, row {number}", row) for number, row in enumerate(splits[split], 1))
+        features = splits[split].features.items()
+        classes = {column: feature.names for column, feature in features if isinstance(feature, ClassLabel)}
+        for number, row in enumerate(splits[split], 1):
+            yield f"{name}, split {split}, row {number}", plain(row, classes)
 
-    return _Source(name, tuple(splits), read, lambda split: str(splits[split]._fingerprint))
+    return _Source(name, tuple(splits), read, lambda split: f"{READING} {splits[split]._fingerprint}")
 
 
 def unreachable(error: Exception, kind: str, name: str) -> SldsError:
     """The message for a model or data set that the hub did not give."""
     if "BuilderConfig" in str(error):
         hint = "the hub has the data set, but not this `dataset_subset`"
+    elif "Config name is missing" in str(error):
+        found = re.search(r"\[.*?\]", str(error))
+        hint = f"the data set has several subsets: set `dataset_subset` to one of {found[0] if found else 'them'}"
     else:
         access = f"if {name} is gated, ask for access on its page, then run `hf auth login`"
         hint = f"check the name and the network; {access}; a local folder works too, offline"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") in ("1", "ON", "YES", "TRUE") else ""
     return UnreachableError(f"the {kind} cannot be reached{offline}: {first}", name, hint)
-
-
-def stream_rows(file: Path) -> Iterator[Located]:
-    """The rows of a JSONL(.gz), JSON, CSV or parquet file, each with its place; a line that is no row with its fault.
-
-    Raises:
-        UsageError: There is no such file.
-        DataError: It cannot be read.
-    """
-    empty = True
-    try:
-        for located in _reader(file):
-            empty = False
-            yield located
-    except FileNotFoundError as error:
-        raise UsageError("there is no such file", str(file)) from error
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", str(file)) from error
-    if empty:
-        raise DataError("holds no rows", str(file))
-
-
-def _reader(file: Path) -> Iterator[Located]:
-    if file.name.endswith(".parquet"):
-        yield from _read_parquet(file)
-        return
-    with _text(file) as stream:
-        if file.name.endswith((".jsonl", ".jsonl.gz")):
-            yield from _read_jsonl(file, stream)
-        elif file.name.endswith(".json"):
-            yield from _read_json(file, stream)
-        elif file.name.endswith(".csv"):
-            csv.field_size_limit(10**9)
-            yield from _numbered(file, csv.DictReader(stream))
-        else:
-            raise DataError(f"unknown kind of file; kinds: {' '.join(SUFFIXES)}", str(file))
-
-
-def _numbered(file: Path, rows: Iterable[Row]) -> Iterator[Located]:
-    return ((f"{file}, row {number}", row) for number, row in enumerate(rows, 1))
-
-
-def _text(file: Path) -> IO[str]:
-    if file.name.endswith(".gz"):
-        return gzip.open(file, "rt", encoding="utf-8-sig")
-    return file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None)
-
-
-def _read_jsonl(file: Path, stream: IO[str]) -> Iterator[Located]:
-    for number, line in enumerate(stream, 1):
-        if line.strip():
-            where = f"{file}:{number}"
-            yield where, _json_object(line, where)
-
-
-def _json_object(text: str, where: str) -> Row | DataError:
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return DataError(f"not valid JSON: {error}", where)
-    return row if isinstance(row, dict) else DataError("a row is a JSON object with named fields", where)
-
-
-def _read_json(file: Path, stream: IO[str]) -> Iterator[Located]:
-    try:
-        rows = json.load(stream)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON: {error}", str(file)) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError("a JSON file of rows is a list of objects", str(file))
-    return _numbered(file, rows)
-
-
-def _read_parquet(file: Path) -> Iterator[Located]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            batches = (row for batch in table.iter_batches(batch_size=64) for row in batch.to_pylist())
-            yield from _numbered(file, batches)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"not a parquet file: {error}", str(file)) from error

@@ -97,11 +97,11 @@ def preview(
     """
     rows, replaced = _rows(config, split, samples_if_unreachable)
     templates = PromptTemplates(config.path_of("prompts_path"))
-    textual = templates.fields("assistant") | {config.settings.overflow_field}
     encoder, missing = _encoder(config, templates) if with_tokenizer else (None, "not asked for")
     if encoder is None and selection.only_cut:
         raise UsageError("--only-cut needs a tokenizer", hint="set `model_name_or_path` to a folder that has one")
-    look = partial(_previewed, split=rows.split, templates=templates, encoder=encoder, textual=textual)
+    field = config.settings.overflow_field
+    look = partial(_previewed, split=rows.split, templates=templates, encoder=encoder, overflow_field=field)
     chosen = list(_chosen(rows, selection, look, skip_bad_rows))
     if not chosen and selection.count and (selection.row or selection.sample_id):
         count = sum(1 for _ in rows.stream())
@@ -207,7 +207,7 @@ def _previewed(
     split: str,
     templates: PromptTemplates,
     encoder: Encoder | None,
-    textual: Collection[str],
+    overflow_field: str,
 ) -> PreviewedRow:
     """
     Raises:
@@ -216,7 +216,7 @@ def _previewed(
     where, row = located
     if isinstance(row, DataError):
         raise row
-    fault = row_fault(row, templates.fields(), textual)
+    fault = row_fault(row, templates.fields(), templates.fields("assistant"), overflow_field)
     if fault is not None:
         raise DataError(fault, where)
     try:

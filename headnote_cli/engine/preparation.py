@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from headnote_cli.data import Located, Rows, row_fault
+from headnote_cli.data import Located, Rows, row_fault, sample_id
 from headnote_cli.encoding import IGNORED, Encoded, Encoder, LengthReport
 from headnote_cli.errors import DataError
 from headnote_cli.files import read_json, write_json
@@ -91,7 +91,7 @@ def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Pat
                     continue
                 report.add(fields, result)
                 if isinstance(result, Encoded):
-                    kept.append((str(fields.get("sample_id") or where), result))
+                    kept.append((sample_id(fields) or where, result))
             if kept:
                 writer.write_batch(_batch(kept))
     if faults and not skip_bad:
@@ -114,14 +114,14 @@ Result = Encoded | DataError | int  # a row, its fault, or the tokens of one tha
 
 def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list[tuple[Located, Result]]]:
     """Chunks in the order of the rows; only a few are in flight, so memory stays flat."""
-    textual = encoder.templates.fields("assistant") | {encoder.overflow_field}
+    textual = encoder.templates.fields("assistant")
     used = encoder.templates.fields()
 
     def encode(located: Located) -> tuple[Located, Result]:
         where, row = located
         if isinstance(row, DataError):
             return located, row
-        fault = row_fault(row, used, textual)
+        fault = row_fault(row, used, textual, encoder.overflow_field)
         if fault is not None:
             return located, DataError(fault, where)
         try:
