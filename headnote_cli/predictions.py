@@ -44,6 +44,21 @@ class Joined:
         return notes + ([f"{_counted(len(self.extra), 'row')} without a prediction"] if self.extra else [])
 
 
+def part_of(output: Path) -> Path:
+    """Where `slds generate` keeps what is written until all is there."""
+    return output.with_name(f"{output.name}.part")
+
+
+def settings_of(output: Path) -> Path:
+    """Where `slds generate` notes all that decides what is written."""
+    return output.with_name(f"{output.name}.settings.json")
+
+
+def is_begun(output: Path) -> bool:
+    """Whether `slds generate` has begun or finished a file."""
+    return part_of(output).exists() or (output.exists() and settings_of(output).exists())
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """The lines of a file of predictions, as they stand there.
 

@@ -25,7 +25,7 @@ from headnote_cli.engine.scores import Metric, Scored, Sums, lead, metrics
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import write_lines
-from headnote_cli.predictions import Joined, Pair, Prediction, join, key_of, read_predictions
+from headnote_cli.predictions import Joined, Pair, Prediction, is_begun, join, key_of, read_predictions
 from headnote_cli.published import Published, published_results
 from headnote_cli.sampling import require_preset
 
@@ -126,11 +126,12 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     """Score files of headnotes against the official ones, on the rows that all files share.
 
     Raises:
-        UsageError: An unknown field, preset or baseline, or a package that is missing.
+        UsageError: An unknown field, preset or baseline, a package that is missing, or an output that must stay.
         DataError: A file cannot be read, or nothing is left to score.
         UnreachableError: The references, a model or a judge is not to be had.
     """
     _check(options)
+    _require_free(predictions, options)
     field_name = config.settings.overflow_field
     files = _files(config, predictions, options, field_name)
     shared = _shared(files)
@@ -186,6 +187,19 @@ def _check(options: EvaluateOptions) -> None:
             raise UsageError(f"--by {key}: write one of {', '.join(BY)}")
     if options.preset is not None:
         require_preset(options.preset)
+
+
+def _require_free(predictions: Sequence[Path], options: EvaluateOptions) -> None:
+    """
+    Raises:
+        UsageError: Writing the scores would replace headnotes or references.
+    """
+    output = options.output
+    if output is None:
+        return
+    read = [*predictions, *map(Path, options.baselines), *([options.references] if options.references else [])]
+    if output.resolve() in [file.resolve() for file in read] or is_begun(output):
+        raise UsageError("holds headnotes or references", str(output), "name a file of its own with --output")
 
 
 def _files(config: Config, predictions: Sequence[Path], options: EvaluateOptions, field_name: str) -> dict[str, Joined]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.commands.generate import (
     Decision,
@@ -26,8 +25,8 @@ from headnote_cli.data import Row, located_rows, sound
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
-from headnote_cli.files import naming, read_json, sha256, write_json, write_lines
-from headnote_cli.predictions import Key, sample_name
+from headnote_cli.files import Journal, read_json, sha256, write_json
+from headnote_cli.predictions import Key, part_of, sample_name, settings_of
 from headnote_cli.runs import set_aside, writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
@@ -133,25 +132,24 @@ def _generate_many(
     requests = _requests(rows, encoder.overflow_field, options)
     settings = _settings(choice, encoder, options)
     _require_same(settings, options, emit)
-    part = options.output.with_name(f"{options.output.name}.part")
-    done = _done(part)
-    if options.output.is_file():
-        done = {_key(line): line for line in _lines(options.output)} | done
+    journal = Journal(part_of(options.output))
+    done = {_key(line): line for file in (Journal(options.output), journal) for line in file.lines()}
     todo = [request for request in requests if "headnote" not in done.get(request.key, {})]
     before = len(requests) - len(todo)
     if before:
         emit(Note(f"{before} of {len(requests)} headnotes are there already"))
     if todo:
-        write_json(_settings_file(options.output), settings)
+        write_json(settings_of(options.output), settings)
         announce(config, choice, options.server, emit)
         backend = _backend(config, choice, encoder, options)
-        with part.open("a", encoding="utf-8") as stream:
-            for line in _written(todo, len(requests), encoder, backend, options.sampling, emit):
-                done[_key(line)] = line
-                _append(stream, line)
-    lines = [done[request.key] for request in requests if request.key in done]
-    write_lines(options.output, lines)
-    part.unlink(missing_ok=True)
+        for line in _written(todo, len(requests), encoder, backend, options.sampling, emit):
+            done[_key(line)] = line
+            journal.append(line)
+    lines = [done.pop(request.key) for request in requests]
+    if todo or journal.path.exists():
+        journal.publish(options.output, [*lines, *done.values()])
+    if done:
+        emit(Note(f"{len(done)} lines of other rows or languages stay in {options.output}"))
     failed = sum("error" in line for line in lines)
     return ManyReport(options.output, len(lines) - failed, failed, before, round(time.monotonic() - began, 3))
 
@@ -198,19 +196,15 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
     }
 
 
-def _settings_file(output: Path) -> Path:
-    return output.with_name(f"{output.name}.settings.json")
-
-
 def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener) -> None:
     """
     Raises:
         UsageError: The output was begun with other settings, or by another tool.
     """
-    part = options.output.with_name(f"{options.output.name}.part")
+    part = part_of(options.output)
     if not options.output.exists() and not part.exists():
         return
-    before = read_json(_settings_file(options.output))
+    before = read_json(settings_of(options.output))
     changed = sorted(name for name in settings if (before or {}).get(name) != settings[name])
     if not changed:
         return
@@ -223,36 +217,8 @@ def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener
             emit(Note(f"the earlier file now lies in {set_aside(old)}"))
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of headnotes; a last line that was cut short is left out."""
-    with file.open(encoding="utf-8") as stream:
-        for text in stream:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and text.endswith("\n"):
-                yield line
-
-
-def _done(part: Path) -> dict[Key, dict[str, Any]]:
-    """What an earlier start wrote; the file is left with whole lines only."""
-    if not part.is_file():
-        return {}
-    lines = list(_lines(part))
-    write_lines(part, lines)
-    return {_key(line): line for line in lines}
-
-
 def _key(line: dict[str, Any]) -> Key:
     return str(line.get("sample_id")), str(line.get("lang")), int(line.get("candidate", 1))
-
-
-def _append(stream: IO[str], line: dict[str, Any]) -> None:
-    with naming(Path(stream.name)):
-        stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> Backend:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from headnote_cli.endpoint import AT_A_TIME, complete, connect, text_of
 from headnote_cli.engine.scores import Metric, Scored, means
 from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
+from headnote_cli.files import Journal
 
 RUBRICS = {
     "accuracy": "says the same law as the official headnote, and nothing that contradicts it",
@@ -74,9 +76,10 @@ class Judge:
         """
         self.client = connect(address)
         self.model = model
-        self.cache = cache
+        self.cache = Journal(cache)
         self.emit = emit
-        self.known = dict(_cached(cache))
+        self.known = dict(_cached(self.cache))
+        self._keeping = Lock()
 
     def judge(self, rows: Sequence[Scored]) -> list[Judgement]:
         """
@@ -86,14 +89,10 @@ class Judge:
         asked = [messages_for(row) for row in rows]
         keys = [self._key(messages) for messages in asked]
         missing = {key: messages for key, messages in zip(keys, asked, strict=True) if key not in self.known}
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        with self.cache.open("a", encoding="utf-8") as stream, ThreadPoolExecutor(AT_A_TIME) as pool:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
             try:
-                for key, answer in zip(missing, pool.map(self._ask, missing.values()), strict=True):
-                    if (scores := read_scores(answer)) is not None:
-                        self.known[key] = scores
-                        stream.write(json.dumps({"key": key, "model": self.model, "answer": answer}) + "\n")
-                        stream.flush()
+                for one in as_completed([pool.submit(self._judge, *each) for each in missing.items()]):
+                    one.result()
             finally:
                 pool.shutdown(cancel_futures=True)
         found = [Judgement(self.known.get(key)) for key in keys]
@@ -101,6 +100,14 @@ class Judge:
         if unread:
             self.emit(Note(f"{unread} of {len(found)} judgements could not be read; they count nowhere", warning=True))
         return found
+
+    def _judge(self, key: str, messages: list[dict[str, str]]) -> None:
+        """Ask, and keep the answer at once if it can be read."""
+        answer = self._ask(messages)
+        if (scores := read_scores(answer)) is not None:
+            with self._keeping:
+                self.known[key] = scores
+                self.cache.append({"key": key, "model": self.model, "answer": answer})
 
     def _key(self, messages: list[dict[str, str]]) -> str:
         return hashlib.sha256(json.dumps([self.model, messages, SCHEMA]).encode()).hexdigest()
@@ -120,18 +127,11 @@ class Judge:
             raise UnreachableError(f"the judge failed: {error}", str(self.client.base_url), hint) from error
 
 
-def _cached(file: Path) -> Iterator[tuple[str, dict[str, int]]]:
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-            scores = read_scores(entry["answer"])
-            key = str(entry["key"])
-        except (ValueError, KeyError, TypeError):  # a line that was cut short
-            continue
+def _cached(cache: Journal) -> Iterator[tuple[str, dict[str, int]]]:
+    for entry in cache.lines():
+        scores = read_scores(str(entry.get("answer")))
         if scores is not None:
-            yield key, scores
+            yield str(entry.get("key")), scores
 
 
 def messages_for(row: Scored) -> list[dict[str, str]]:

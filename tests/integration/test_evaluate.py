@@ -210,9 +210,25 @@ def test_a_judge_scores_by_five_rubrics_and_is_asked_once(
     assert found["metrics"]["judge"]["value"] == pytest.approx(100 * (0 + 1 + 2 + 0 + 1) / 10)
     assert found["metrics"]["judge_legal_citations"]["value"] == pytest.approx(0)
     cache = tmp_path / "p.jsonl.judge.jsonl"
-    cache.write_text(cache.read_text() + '{"key": "cut sh', encoding="utf-8")
+    entries = cache.read_bytes().splitlines(keepends=True)
+    cache.write_bytes(b"".join(entries[:-1]) + entries[-1][:20])
     slds_json(*arguments)
-    assert len(JudgeServer.seen) == asked + 2
+    assert len(JudgeServer.seen) == asked + 3, "the unreadable one and the one that was cut short"
+    slds_json(*arguments)
+    assert len(JudgeServer.seen) == asked + 4, "what stands after a line that was cut short is known"
+
+
+def test_scores_do_not_replace_headnotes_or_references(
+    command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file = save_lines(tmp_path / "p.jsonl", shortened(rows))
+    begun = save_lines(tmp_path / "night.jsonl.part", shortened(rows))
+    before = file.read_bytes()
+    for taken in (file, tmp_path / "references.jsonl", tmp_path / "night.jsonl"):
+        refused = slds(*command(file, more=("--output", taken)))
+        assert refused.exit_code == 2
+        assert str(taken) in refused.stderr
+    assert file.read_bytes() == begun.read_bytes() == before
 
 
 def _saved(tokenizer: Any, folder: Path) -> Path:
