@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -33,6 +34,9 @@ from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
 
 if TYPE_CHECKING:
     from headnote_cli.endpoint import Server
+
+
+SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,8 @@ def _generate_many(
     if todo:
         write_json(settings_of(options.output), settings)
         announce(config, choice, options.server, emit)
-        backend = _backend(config, choice, encoder, options)
-        for line in _written(todo, len(requests), encoder, backend, options.sampling, emit):
+        backend = _backend(config, choice, encoder, options, emit)
+        for line in _written(todo, len(requests), encoder, backend, options, emit):
             done[_key(line)] = line
             journal.append(line)
     lines = [done.pop(request.key) for request in requests]
@@ -150,8 +154,10 @@ def _generate_many(
         journal.publish(options.output, [*lines, *done.values()])
     if done:
         emit(Note(f"{len(done)} lines of other rows or languages stay in {options.output}"))
-    failed = sum("error" in line for line in lines)
-    return ManyReport(options.output, len(lines) - failed, failed, before, round(time.monotonic() - began, 3))
+    failed = [line["error"] for line in lines if "error" in line]
+    _tell_reasons(failed, emit)
+    seconds = round(time.monotonic() - began, 3)
+    return ManyReport(options.output, len(lines) - len(failed), len(failed), before, seconds)
 
 
 def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> list[Request]:
@@ -221,18 +227,22 @@ def _key(line: dict[str, Any]) -> Key:
     return str(line.get("sample_id")), str(line.get("lang")), int(line.get("candidate", 1))
 
 
-def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> Backend:
+def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
     if options.server is not None:
-        return options.server.connect(choice.name, options.concurrency)
+        return options.server.connect(choice.name, emit, options.concurrency)
     from headnote_cli.engine.generation import BatchWriter
 
     return BatchWriter(load_writer(config, choice, encoder), options.concurrency)
 
 
 def _written(
-    todo: list[Request], total: int, encoder: Encoder, backend: Backend, sampling: Sampling, emit: Listener
+    todo: list[Request], total: int, encoder: Encoder, backend: Backend, options: ManyOptions, emit: Listener
 ) -> Iterator[dict[str, Any]]:
-    """One line for each request, as they get done."""
+    """One line for each request, as they get done.
+
+    Raises:
+        SldsError: A server fails for a reason that all requests share.
+    """
     prompts: list[Prompted] = []
     finished, tokens, began = total - len(todo), 0, time.monotonic()
     for request in todo:
@@ -246,8 +256,10 @@ def _written(
         longest[one.request.decision] = max(longest.get(one.request.decision, 0), len(one.encoded.prompt_ids))
     # Of like length together, the longest first; those of one decision side by side, so that they share what they can.
     prompts.sort(key=lambda one: (-longest[one.request.decision], one.request.decision, one.encoded.prompt_ids))
+    if options.server is not None and prompts:  # where even the shortest is too long, all are
+        prompts.insert(0, prompts.pop())
     asked = (Prompt(one, one.encoded.prompt_ids, one.encoded.messages(), one.request.seed) for one in prompts)
-    for prompted, result in backend.write(asked, sampling):
+    for prompted, result in backend.write(asked, options.sampling):
         finished += 1
         if isinstance(result, Exception):
             line = _failure(prompted.request, result)
@@ -277,8 +289,23 @@ def _failure(request: Request, error: Exception) -> dict[str, Any]:
     """A row that could not be written; the run goes on, and a later start tries it again."""
     name, language, number = request.key
     told = {"type": type(error).__name__, "message": str(error) or type(error).__name__}
+    if isinstance(error, SldsError) and error.hint:
+        told["hint"] = error.hint
     line = {"sample_id": request.row.get("sample_id", name), "lang": language, "error": told}
     return line if number == 1 else {"candidate": number} | line
+
+
+def _tell_reasons(failures: list[dict[str, str]], emit: Listener) -> None:
+    """Why rows failed, the commonest reasons, each once whatever the numbers in it."""
+    alike: dict[str, list[dict[str, str]]] = {}
+    for failure in failures:
+        alike.setdefault(re.sub(r"\d+", "#", failure["message"]), []).append(failure)
+    common = sorted(alike.values(), key=len, reverse=True)
+    for some in common[:SHOWN_REASONS]:
+        reason = "; ".join(some[0][name] for name in ("message", "hint") if name in some[0])
+        emit(Note(f"{len(some):,} {'row' if len(some) == 1 else 'rows'} failed: {reason}", warning=True))
+    if len(common) > SHOWN_REASONS:
+        emit(Note(f"{sum(map(len, common[SHOWN_REASONS:])):,} rows failed for other reasons", warning=True))
 
 
 def read_shard(text: str | None, output: Path) -> tuple[tuple[int, int], Path]:

@@ -218,6 +218,38 @@ def test_a_judge_scores_by_five_rubrics_and_is_asked_once(
     assert len(JudgeServer.seen) == asked + 4, "what stands after a line that was cut short is known"
 
 
+def test_a_judge_that_refuses_parameters_and_thinks_aloud_is_read(
+    judge: str, command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def answer(self: JudgeServer) -> None:
+        body = self.asked()
+        self.seen.append(body)
+        refused = [name for name in ("response_format", "temperature", "max_tokens") if name in body]
+        if refused:
+            self.answer(400, json.dumps({"error": {"message": f"`{refused[0]}` is not supported"}}).encode())
+        elif "LEER" in body["messages"][-1]["content"]:
+            self.answer(200, completion("<think>{"))
+        else:
+            scores = json.dumps(dict.fromkeys(RUBRICS, 3))
+            self.answer(200, completion(f"<think>{{}} is not enough</think>{scores}"))
+
+    monkeypatch.setattr(JudgeServer, "do_POST", answer)
+    lines = shortened(rows)
+    lines[0]["headnote"] = "LEER"
+    arguments = command(save_lines(tmp_path / "p.jsonl", lines), more=("--judge", judge, "m"))
+    result = slds(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert f"1 of {len(rows)} judgements could not be read" in result.stderr
+    assert "without text, with the model's thinking alone" in result.stderr
+    assert result.stderr.count("refuses `response_format`: it is left out") == 1
+    assert slds_json(*arguments)["metrics"]["judge"]["value"] == pytest.approx(100)
+    monkeypatch.setattr(JudgeServer, "do_POST", lambda self: self.asked() and self.answer(401, b"{}"))
+    refused = slds(*arguments)
+    assert refused.exit_code == 4
+    assert "$OPENAI_API_KEY" in refused.stderr
+
+
 def test_scores_do_not_replace_headnotes_or_references(
     command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
