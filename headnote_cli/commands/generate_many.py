@@ -91,6 +91,9 @@ class ManyReport:
     headnotes: int
     failed: int
     before: int  # of them there from an earlier start
+    unfinished: int  # headnotes that the token limit cut off
+    other_language: int  # in another language than asked for
+    cut: int  # whose decision was longer than `max_length`
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -154,10 +157,22 @@ def _generate_many(
         journal.publish(options.output, [*lines, *done.values()])
     if done:
         emit(Note(f"{len(done)} lines of other rows or languages stay in {options.output}"))
-    failed = [line["error"] for line in lines if "error" in line]
-    _tell_reasons(failed, emit)
-    seconds = round(time.monotonic() - began, 3)
-    return ManyReport(options.output, len(lines) - len(failed), len(failed), before, seconds)
+    _tell_reasons([line["error"] for line in lines if "error" in line], emit)
+    return _report(options.output, lines, before, time.monotonic() - began)
+
+
+def _report(output: Path, lines: list[dict[str, Any]], before: int, seconds: float) -> ManyReport:
+    written = [line for line in lines if "error" not in line]
+    return ManyReport(
+        output=output,
+        headnotes=len(written),
+        failed=len(lines) - len(written),
+        before=before,
+        unfinished=sum(line["finish_reason"] == "length" for line in written),
+        other_language=sum(line["language"]["detected"] not in (None, line["lang"]) for line in written),
+        cut=sum(line["tokens"]["cut"] > 0 for line in written),
+        seconds=round(seconds, 3),
+    )
 
 
 def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> list[Request]:
@@ -195,6 +210,11 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
         "weights": fingerprint(base) if has_weights(base) else None,
         "adapter": sha256(adapter) if adapter and adapter.is_file() else None,
         "prompt": encoder.fingerprint(),
+        "prompting": {
+            "templates": encoder.templates.hashes(),
+            "max_length": encoder.max_length,
+            "overflow": encoder.overflow,
+        },
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
         "shard": list(options.shard),
@@ -211,8 +231,8 @@ def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener
     if not options.output.exists() and not part.exists():
         return
     before = read_json(settings_of(options.output))
-    changed = sorted(name for name in settings if (before or {}).get(name) != settings[name])
-    if not changed:
+    changed = sorted(name for name in settings if before and before.get(name, settings[name]) != settings[name])
+    if before and not changed:
         return
     if not options.force:
         what = f"was begun with another {', '.join(changed)}" if before else "exists already, and slds did not begin it"
@@ -288,7 +308,8 @@ def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
 def _failure(request: Request, error: Exception) -> dict[str, Any]:
     """A row that could not be written; the run goes on, and a later start tries it again."""
     name, language, number = request.key
-    told = {"type": type(error).__name__, "message": str(error) or type(error).__name__}
+    message = error.message if isinstance(error, SldsError) else str(error)  # the line itself says where
+    told = {"type": type(error).__name__, "message": message or type(error).__name__}
     if isinstance(error, SldsError) and error.hint:
         told["hint"] = error.hint
     line = {"sample_id": request.row.get("sample_id", name), "lang": language, "error": told}

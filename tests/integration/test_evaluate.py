@@ -110,14 +110,58 @@ def test_two_files_are_compared_on_the_rows_that_both_have(
     result = slds(*command(first, second, more=("--by", "law_area")))
     assert result.exit_code == 0, result.stderr
     assert f"{len(rows) - 1} headnotes of" in result.stdout
-    assert "whole.jsonl scores" in result.stdout
-    assert "more than chance" in result.stdout
+    assert "whole.jsonl minus half.jsonl +" in result.stdout
+    assert "too few decisions for a verdict" in result.stdout
+    assert "chance" not in result.stdout
     assert "1 headnotes left out" in result.stderr
     found = slds_json(*command(first, second, first, more=("--by", "law_area")))
     assert {row["law_area"] for row in rows[1:]} == set(found["by"]["law_area"]["rougeL"])
     better = next(one for one in found["differences"] if one["metric"] == "rougeL" and one["second"] == "whole.jsonl")
-    assert better["more_than_chance"]
-    assert better["value"] > 0
+    assert better["more_than_chance"] is None
+    assert better["value"] > better["low"] > 0
+
+
+@pytest.mark.parametrize("decisions", [29, 30])
+def test_a_verdict_takes_thirty_decisions(
+    decisions: int, write_config: Callable[..., Path], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    many = [rows[0] | {"sample_id": place, "decision_id": f"D{place}"} for place in range(decisions)]
+    references = save_lines(tmp_path / "many.jsonl", many)
+    files = [
+        save_lines(tmp_path / "a.jsonl", shortened(many)),
+        save_lines(tmp_path / "b.jsonl", list(map(written, many))),
+    ]
+    named = [part for file in files for part in ("--predictions", file)]
+    arguments = ["evaluate", *named, "--references", references, "--config", write_config()]
+    found = slds_json(*arguments)
+    assert found["decisions"] == decisions
+    verdicts = {one["more_than_chance"] for one in found["differences"] if one["metric"] == "rougeL"}
+    assert verdicts == {True if decisions >= 30 else None}
+    assert ("more than chance" in slds(*arguments).stdout) == (decisions >= 30)
+
+
+def test_files_that_were_written_with_other_settings_are_named(
+    command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    def file(name: str, limit: int, system: str, model: str) -> Path:
+        sampling = {"max_new_tokens": limit, "temperature": 0.0}
+        prompting = {"templates": {"system": system * 64}, "max_length": 768, "overflow": "structure"}
+        noted = {"model": model, "sampling": sampling, "prompting": prompting, "candidates": 1, "server": None}
+        (tmp_path / f"{name}.settings.json").write_text(json.dumps(noted), encoding="utf-8")
+        return save_lines(tmp_path / name, shortened(rows))
+
+    first = file("a.jsonl", 512, "1", "tuned")
+    alike = file("b.jsonl", 512, "1", "base")
+    zero = file("zero-shot.jsonl", 128, "2", "base")
+    own = save_lines(tmp_path / "mine.jsonl", shortened(rows))
+    result = slds(*command(first, alike, own, more=("--baseline", "zero-shot")))
+    assert result.stderr.count("was written with other settings") == 1
+    told = (
+        "max_new_tokens (512 in the first file, here 128), template system (11111111 in the first file, here 22222222)"
+    )
+    assert f"baseline: zero-shot.jsonl was written with other settings: {told}" in result.stderr
+    found = slds_json(*command(first, zero))["differing_settings"]
+    assert found == {"zero-shot.jsonl": {"max_new_tokens": [512, 128], "template system": ["11111111", "22222222"]}}
 
 
 def test_baselines_stand_beside(command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path) -> None:

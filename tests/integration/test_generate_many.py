@@ -77,6 +77,23 @@ def test_a_split_is_written_in_its_order_and_as_one_by_one(
     assert alone["tokens"] == rows[0]["tokens"]
 
 
+def test_headnotes_to_look_at_are_counted(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    arguments = command(config(max_length=512), model, output)
+    result = slds(*arguments)
+    assert result.exit_code == 0, result.stderr
+    rows = lines(output)
+    unfinished = sum(row["finish_reason"] == "length" for row in rows)
+    assert unfinished > 0, "the tiny model never ends by itself"
+    assert f"{unfinished}; the token limit cut them off: raise --max-new-tokens" in result.stdout
+    assert f"{len(rows)}; longer than `max_length`" in result.stdout
+    report = slds_json(*arguments)
+    assert report["unfinished"] == unfinished
+    assert report["cut"] == sum(row["tokens"]["cut"] > 0 for row in rows) == len(rows)
+    others = [row for row in rows if row["language"]["detected"] not in (None, row["language"]["expected"])]
+    assert report["other_language"] == len(others)
+
+
 def test_a_finished_file_is_not_written_again_and_other_settings_are_refused(
     config: Callable[..., Path], model: Path, tmp_path: Path
 ) -> None:
