@@ -573,7 +573,7 @@ def evaluate(
 
 @app.command(epilog="Example: slds review --predictions headnotes.jsonl --output review.html")
 def review(
-    predictions: Annotated[Path, typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
+    predictions: Annotated[list[Path], typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write, such as review.html.")],
     config: ConfigOption = None,
     split: Annotated[str, typer.Option(help="Where decisions and references are: train, eval, test …")] = "test",
@@ -592,7 +592,9 @@ def review(
         from headnote_cli.config import load_config
         from headnote_cli.views import review_view
 
-        report = run(load_config(config, set_ or []), predictions, output, split, references, force)
+        if len(predictions) > 1:
+            raise UsageError("--predictions takes one file: a page shows one", hint="write a page for each")
+        report = run(load_config(config, set_ or []), predictions[0], output, split, references, force)
         for note in report.notes:
             screen.note(note)
         screen.show(review_view(report))

@@ -9,6 +9,7 @@ from typing import Any
 
 from headnote_cli.data import Row, sound, stream_rows
 from headnote_cli.errors import DataError
+from headnote_cli.files import read_json
 
 Prediction = dict[str, Any]
 Key = tuple[str, str, int]  # sample, language, candidate
@@ -42,6 +43,36 @@ class Joined:
         }
         notes = [f"{_counted(len(some), 'prediction')} {what}" for what, some in told.items() if some]
         return notes + ([f"{_counted(len(self.extra), 'row')} without a prediction"] if self.extra else [])
+
+
+def part_of(output: Path) -> Path:
+    """Where `slds generate` keeps what is written until all is there."""
+    return output.with_name(f"{output.name}.part")
+
+
+def settings_of(output: Path) -> Path:
+    """Where `slds generate` notes all that decides what is written."""
+    return output.with_name(f"{output.name}.settings.json")
+
+
+def written_with(output: Path) -> dict[str, Any]:
+    """How `slds generate` wrote a file, by setting, whatever the model; nothing where another tool wrote it.
+
+    Raises:
+        DataError: What it noted cannot be read.
+    """
+    noted = read_json(settings_of(output))
+    if noted is None:
+        return {}
+    prompting = dict(noted.get("prompting") or {})
+    templates = {f"template {name}": str(sha256)[:8] for name, sha256 in prompting.pop("templates", {}).items()}
+    written_by = {"candidates": noted.get("candidates"), "server": (noted.get("server") or {}).get("address", "none")}
+    return {**(noted.get("sampling") or {}), **written_by, **prompting, **templates}
+
+
+def is_begun(output: Path) -> bool:
+    """Whether `slds generate` has begun or finished a file."""
+    return part_of(output).exists() or (output.exists() and settings_of(output).exists())
 
 
 def read_predictions(path: Path) -> list[Prediction]:

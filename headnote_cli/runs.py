@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -20,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from headnote_cli.config import Config
 from headnote_cli.errors import NO_ROOM, NOT_ALLOWED, DataError, SldsError, UnreachableError, UsageError
-from headnote_cli.files import altered, flush, read_json, sha256, write_json
+from headnote_cli.files import Journal, altered, flush, read_json, sha256, write_json
 from headnote_cli.prompts import template_files
 
 RECORD = "run.json"
@@ -51,16 +49,8 @@ def now() -> str:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    """The logged steps of a run; a last line that was cut short is left out."""
-    try:
-        lines = (output_dir / METRICS).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    entries = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            entries.append(json.loads(line))
-    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    """The logged steps of a run; a line that was cut short is left out."""
+    return [entry for entry in Journal(output_dir / METRICS).lines() if isinstance(entry.get("step"), int)]
 
 
 def seal(folder: Path) -> None:

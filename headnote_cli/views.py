@@ -484,7 +484,10 @@ def _difference(one: Comparison) -> Text:
     """A plain sentence: which is better, by how much, and whether chance explains it."""
     apart = one.difference
     bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
-    if not apart.real:
+    if one.more_than_chance is None:
+        told = f"{one.second} minus {one.first} {apart.value:+.1f} ({bounds}); too few decisions for a verdict"
+        return Text(printable(f"{SCORES[one.metric]}: {told}"), "dim")
+    if not one.more_than_chance:
         verdict = f"{one.second} and {one.first} differ by no more than chance may give"
         return Text(printable(f"{SCORES[one.metric]}: {verdict} ({apart.value:+.1f}; {bounds})"), "dim")
     word = "higher" if apart.value > 0 else "lower"
@@ -548,10 +551,17 @@ def many_view(report: ManyReport) -> RenderableType:
     rows = {
         "output": str(report.output),
         "headnotes": f"{report.headnotes:,}" + (f", {report.before:,} of them from before" if report.before else ""),
-        "failed": f"{report.failed:,}; the same command tries them again" if report.failed else "none",
+        "unfinished": _some(report.unfinished, "the token limit cut them off: raise --max-new-tokens"),
+        "in another language": _some(report.other_language, "not in the one asked for"),
+        "of a cut decision": _some(report.cut, "longer than `max_length`"),
+        "failed": _some(report.failed, "the same command tries them again"),
         "time": duration(report.seconds),
     }
     return facts_table(rows)
+
+
+def _some(count: int, more: str) -> str:
+    return f"{count:,}; {more}" if count else "none"
 
 
 def review_view(report: ReviewReport) -> RenderableType:

@@ -25,7 +25,7 @@ from headnote_cli.engine.scores import Metric, Scored, Sums, lead, metrics
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import write_lines
-from headnote_cli.predictions import Joined, Pair, Prediction, join, key_of, read_predictions
+from headnote_cli.predictions import Joined, Pair, Prediction, is_begun, join, key_of, read_predictions, written_with
 from headnote_cli.published import Published, published_results
 from headnote_cli.sampling import require_preset
 
@@ -89,6 +89,7 @@ class Comparison:
     second: str
     metric: str
     difference: Difference
+    more_than_chance: bool | None  # None: decisions are too few to tell
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Report:
     comparisons: list[Comparison]
     signatures: dict[str, str]
     settings: dict[str, Any]
+    differing: dict[str, dict[str, tuple[Any, Any]]]  # by file, the settings that the first one was not written with
     published: list[Published] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -113,11 +115,12 @@ class Report:
             "others": others,
             "differences": [
                 asdict(one.difference) | {"first": one.first, "second": one.second, "metric": one.metric,
-                                          "more_than_chance": one.difference.real}
+                                          "more_than_chance": one.more_than_chance}
                 for one in self.comparisons
             ],
             "signatures": self.signatures,
             "settings": self.settings,
+            "differing_settings": self.differing,
             "published": [asdict(one) for one in self.published],
         }  # fmt: skip
 
@@ -126,19 +129,23 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     """Score files of headnotes against the official ones, on the rows that all files share.
 
     Raises:
-        UsageError: An unknown field, preset or baseline, or a package that is missing.
+        UsageError: An unknown field, preset or baseline, a package that is missing, or an output that must stay.
         DataError: A file cannot be read, or nothing is left to score.
         UnreachableError: The references, a model or a judge is not to be had.
     """
     _check(options)
+    _require_free(predictions, options)
     field_name = config.settings.overflow_field
     files = _files(config, predictions, options, field_name)
     shared = _shared(files)
     _tell_left_out(files, shared, emit)
+    differing = _differing(_written_files(predictions, options))
+    _tell_differing(differing, emit)
     first = next(iter(shared.values()))
     draws = Draws([_decision(pair.row, field_name) for pair in first], options.replicates, options.seed)
     if draws.count < FEW_DECISIONS:
-        emit(Note(f"{draws.count} decisions are few: intervals drawn from them are too narrow", warning=True))
+        told = f"{draws.count} decisions are few: intervals drawn from them are too narrow"
+        emit(Note(f"{told}, and differences get no verdict" if len(files) > 1 else told, warning=True))
     groups = {PAIR: [_pair(pair) for pair in first]}
     groups |= {key: [str(pair.row.get(key, "?")) for pair in first] for key in options.by}
     chosen = [*metrics(), *_asked_for(config, options, predictions[0], emit)]
@@ -154,9 +161,10 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
         draws.count,
         [_evaluation(name, joined, sampled[name]) for name, joined in files.items()],
         len(predictions),
-        _comparisons({name: found[PAIR] for name, found in sampled.items()}, chosen),
+        _comparisons({name: found[PAIR] for name, found in sampled.items()}, chosen, draws.count >= FEW_DECISIONS),
         {metric.name: metric.signature for metric in chosen if metric.signature},
         {"replicates": options.replicates, "seed": options.seed, "split": options.split, "preset": options.preset},
+        differing,
         published_results() if options.preset else [],
         _preset_notes(config, options, groups[PAIR]) if options.preset else [],
     )
@@ -188,6 +196,19 @@ def _check(options: EvaluateOptions) -> None:
         require_preset(options.preset)
 
 
+def _require_free(predictions: Sequence[Path], options: EvaluateOptions) -> None:
+    """
+    Raises:
+        UsageError: Writing the scores would replace headnotes or references.
+    """
+    output = options.output
+    if output is None:
+        return
+    read = [*_written_files(predictions, options).values(), *([options.references] if options.references else [])]
+    if output.resolve() in [file.resolve() for file in read] or is_begun(output):
+        raise UsageError("holds headnotes or references", str(output), "name a file of its own with --output")
+
+
 def _files(config: Config, predictions: Sequence[Path], options: EvaluateOptions, field_name: str) -> dict[str, Joined]:
     """The files of headnotes, then the baselines, each beside the official headnotes."""
     references = [sound(row) for _, row in located_rows(config, options.split, options.references)]
@@ -217,11 +238,40 @@ def _baseline(
             for pair in first.pairs
         ]
         return {"baseline: lead": join(written, references)}
-    path = predictions.with_name(ZERO_SHOT) if name == "zero-shot" else Path(name)
+    path = _baseline_file(name, predictions)
     if not path.is_file():
         hint = f"`slds generate --split test --model BASE --output {path}` writes it with the untrained model"
         raise UsageError(f"--baseline {name}: there is no such file", str(path), hint)
     return {f"baseline: {path.name}": join(read_predictions(path), references)}
+
+
+def _baseline_file(name: str, predictions: Path) -> Path:
+    return predictions.with_name(ZERO_SHOT) if name == "zero-shot" else Path(name)
+
+
+def _written_files(predictions: Sequence[Path], options: EvaluateOptions) -> dict[str, Path]:
+    """The files of headnotes by their names in the report; `lead` is none."""
+    named = {_name(path, predictions): path for path in predictions}
+    others = (_baseline_file(name, predictions[0]) for name in options.baselines if name != "lead")
+    return named | {f"baseline: {path.name}": path for path in others}
+
+
+def _differing(files: Mapping[str, Path]) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """The settings, but for the model, in which another file was written otherwise than the first one."""
+    first, *others = files
+    own = written_with(files[first])
+    found = {}
+    for other in others:
+        theirs = written_with(files[other])
+        both = [key for key in own if key in theirs]
+        found[other] = {key: (own[key], theirs[key]) for key in both if own[key] != theirs[key]}
+    return {name: settings for name, settings in found.items() if settings}
+
+
+def _tell_differing(differing: Mapping[str, Mapping[str, tuple[Any, Any]]], emit: Listener) -> None:
+    for name, settings in differing.items():
+        told = ", ".join(f"{key} ({own} in the first file, here {other})" for key, (own, other) in settings.items())
+        emit(Note(f"{name} was written with other settings: {told}", warning=True))
 
 
 def _shared(files: Mapping[str, Joined]) -> dict[str, list[Pair]]:
@@ -313,15 +363,17 @@ def _by(sampled: Mapping[str, Mapping[str, Sums]]) -> dict[str, dict[str, Interv
     return {metric: _table(found).groups for metric, found in sampled.items()}
 
 
-def _comparisons(sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], chosen: Sequence[Metric]) -> list[Comparison]:
-    """Every other file against the first one, score by score."""
+def _comparisons(
+    sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], chosen: Sequence[Metric], are_enough: bool
+) -> list[Comparison]:
+    """Every other file against the first one, score by score; with a verdict if decisions are enough."""
     first, *others = sampled
     found = []
     for other in others:
         for metric in chosen:
             apart = difference(sampled[first][metric.name]["macro"], sampled[other][metric.name]["macro"])
             if apart is not None:
-                found.append(Comparison(first, other, metric.name, apart))
+                found.append(Comparison(first, other, metric.name, apart, apart.real if are_enough else None))
     return found
 
 

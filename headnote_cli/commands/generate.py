@@ -188,7 +188,7 @@ def generate(
     choice = choose_model(config, model, prompts)
     announce(config, choice, server, emit)
     encoder = encoder_of(config, choice)
-    writer = server.connect(choice.name) if server else load_writer(config, choice, encoder)
+    writer = server.connect(choice.name, emit) if server else load_writer(config, choice, encoder)
     several = len(languages) * candidates > 1
     for decision in decisions:
         if decision.note:

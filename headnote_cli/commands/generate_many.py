@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.commands.generate import (
     Decision,
@@ -26,14 +26,17 @@ from headnote_cli.data import Row, located_rows, sound
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
-from headnote_cli.files import naming, read_json, sha256, write_json, write_lines
-from headnote_cli.predictions import Key, sample_name
+from headnote_cli.files import Journal, read_json, sha256, write_json
+from headnote_cli.predictions import Key, part_of, sample_name, settings_of
 from headnote_cli.runs import set_aside, writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
 
 if TYPE_CHECKING:
     from headnote_cli.endpoint import Server
+
+
+SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ class ManyReport:
     headnotes: int
     failed: int
     before: int  # of them there from an earlier start
+    unfinished: int  # headnotes that the token limit cut off
+    other_language: int  # in another language than asked for
+    cut: int  # whose decision was longer than `max_length`
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -133,27 +139,40 @@ def _generate_many(
     requests = _requests(rows, encoder.overflow_field, options)
     settings = _settings(choice, encoder, options)
     _require_same(settings, options, emit)
-    part = options.output.with_name(f"{options.output.name}.part")
-    done = _done(part)
-    if options.output.is_file():
-        done = {_key(line): line for line in _lines(options.output)} | done
+    journal = Journal(part_of(options.output))
+    done = {_key(line): line for file in (Journal(options.output), journal) for line in file.lines()}
     todo = [request for request in requests if "headnote" not in done.get(request.key, {})]
     before = len(requests) - len(todo)
     if before:
         emit(Note(f"{before} of {len(requests)} headnotes are there already"))
     if todo:
-        write_json(_settings_file(options.output), settings)
+        write_json(settings_of(options.output), settings)
         announce(config, choice, options.server, emit)
-        backend = _backend(config, choice, encoder, options)
-        with part.open("a", encoding="utf-8") as stream:
-            for line in _written(todo, len(requests), encoder, backend, options.sampling, emit):
-                done[_key(line)] = line
-                _append(stream, line)
-    lines = [done[request.key] for request in requests if request.key in done]
-    write_lines(options.output, lines)
-    part.unlink(missing_ok=True)
-    failed = sum("error" in line for line in lines)
-    return ManyReport(options.output, len(lines) - failed, failed, before, round(time.monotonic() - began, 3))
+        backend = _backend(config, choice, encoder, options, emit)
+        for line in _written(todo, len(requests), encoder, backend, options, emit):
+            done[_key(line)] = line
+            journal.append(line)
+    lines = [done.pop(request.key) for request in requests]
+    if todo or journal.path.exists():
+        journal.publish(options.output, [*lines, *done.values()])
+    if done:
+        emit(Note(f"{len(done)} lines of other rows or languages stay in {options.output}"))
+    _tell_reasons([line["error"] for line in lines if "error" in line], emit)
+    return _report(options.output, lines, before, time.monotonic() - began)
+
+
+def _report(output: Path, lines: list[dict[str, Any]], before: int, seconds: float) -> ManyReport:
+    written = [line for line in lines if "error" not in line]
+    return ManyReport(
+        output=output,
+        headnotes=len(written),
+        failed=len(lines) - len(written),
+        before=before,
+        unfinished=sum(line["finish_reason"] == "length" for line in written),
+        other_language=sum(line["language"]["detected"] not in (None, line["lang"]) for line in written),
+        cut=sum(line["tokens"]["cut"] > 0 for line in written),
+        seconds=round(seconds, 3),
+    )
 
 
 def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> list[Request]:
@@ -191,6 +210,11 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
         "weights": fingerprint(base) if has_weights(base) else None,
         "adapter": sha256(adapter) if adapter and adapter.is_file() else None,
         "prompt": encoder.fingerprint(),
+        "prompting": {
+            "templates": encoder.templates.hashes(),
+            "max_length": encoder.max_length,
+            "overflow": encoder.overflow,
+        },
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
         "shard": list(options.shard),
@@ -198,21 +222,17 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
     }
 
 
-def _settings_file(output: Path) -> Path:
-    return output.with_name(f"{output.name}.settings.json")
-
-
 def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener) -> None:
     """
     Raises:
         UsageError: The output was begun with other settings, or by another tool.
     """
-    part = options.output.with_name(f"{options.output.name}.part")
+    part = part_of(options.output)
     if not options.output.exists() and not part.exists():
         return
-    before = read_json(_settings_file(options.output))
-    changed = sorted(name for name in settings if (before or {}).get(name) != settings[name])
-    if not changed:
+    before = read_json(settings_of(options.output))
+    changed = sorted(name for name in settings if before and before.get(name, settings[name]) != settings[name])
+    if before and not changed:
         return
     if not options.force:
         what = f"was begun with another {', '.join(changed)}" if before else "exists already, and slds did not begin it"
@@ -223,50 +243,26 @@ def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener
             emit(Note(f"the earlier file now lies in {set_aside(old)}"))
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of headnotes; a last line that was cut short is left out."""
-    with file.open(encoding="utf-8") as stream:
-        for text in stream:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and text.endswith("\n"):
-                yield line
-
-
-def _done(part: Path) -> dict[Key, dict[str, Any]]:
-    """What an earlier start wrote; the file is left with whole lines only."""
-    if not part.is_file():
-        return {}
-    lines = list(_lines(part))
-    write_lines(part, lines)
-    return {_key(line): line for line in lines}
-
-
 def _key(line: dict[str, Any]) -> Key:
     return str(line.get("sample_id")), str(line.get("lang")), int(line.get("candidate", 1))
 
 
-def _append(stream: IO[str], line: dict[str, Any]) -> None:
-    with naming(Path(stream.name)):
-        stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> Backend:
+def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
     if options.server is not None:
-        return options.server.connect(choice.name, options.concurrency)
+        return options.server.connect(choice.name, emit, options.concurrency)
     from headnote_cli.engine.generation import BatchWriter
 
     return BatchWriter(load_writer(config, choice, encoder), options.concurrency)
 
 
 def _written(
-    todo: list[Request], total: int, encoder: Encoder, backend: Backend, sampling: Sampling, emit: Listener
+    todo: list[Request], total: int, encoder: Encoder, backend: Backend, options: ManyOptions, emit: Listener
 ) -> Iterator[dict[str, Any]]:
-    """One line for each request, as they get done."""
+    """One line for each request, as they get done.
+
+    Raises:
+        SldsError: A server fails for a reason that all requests share.
+    """
     prompts: list[Prompted] = []
     finished, tokens, began = total - len(todo), 0, time.monotonic()
     for request in todo:
@@ -280,8 +276,10 @@ def _written(
         longest[one.request.decision] = max(longest.get(one.request.decision, 0), len(one.encoded.prompt_ids))
     # Of like length together, the longest first; those of one decision side by side, so that they share what they can.
     prompts.sort(key=lambda one: (-longest[one.request.decision], one.request.decision, one.encoded.prompt_ids))
+    if options.server is not None and prompts:  # where even the shortest is too long, all are
+        prompts.insert(0, prompts.pop())
     asked = (Prompt(one, one.encoded.prompt_ids, one.encoded.messages(), one.request.seed) for one in prompts)
-    for prompted, result in backend.write(asked, sampling):
+    for prompted, result in backend.write(asked, options.sampling):
         finished += 1
         if isinstance(result, Exception):
             line = _failure(prompted.request, result)
@@ -310,9 +308,25 @@ def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
 def _failure(request: Request, error: Exception) -> dict[str, Any]:
     """A row that could not be written; the run goes on, and a later start tries it again."""
     name, language, number = request.key
-    told = {"type": type(error).__name__, "message": str(error) or type(error).__name__}
+    message = error.message if isinstance(error, SldsError) else str(error)  # the line itself says where
+    told = {"type": type(error).__name__, "message": message or type(error).__name__}
+    if isinstance(error, SldsError) and error.hint:
+        told["hint"] = error.hint
     line = {"sample_id": request.row.get("sample_id", name), "lang": language, "error": told}
     return line if number == 1 else {"candidate": number} | line
+
+
+def _tell_reasons(failures: list[dict[str, str]], emit: Listener) -> None:
+    """Why rows failed, the commonest reasons, each once whatever the numbers in it."""
+    alike: dict[str, list[dict[str, str]]] = {}
+    for failure in failures:
+        alike.setdefault(re.sub(r"\d+", "#", failure["message"]), []).append(failure)
+    common = sorted(alike.values(), key=len, reverse=True)
+    for some in common[:SHOWN_REASONS]:
+        reason = "; ".join(some[0][name] for name in ("message", "hint") if name in some[0])
+        emit(Note(f"{len(some):,} {'row' if len(some) == 1 else 'rows'} failed: {reason}", warning=True))
+    if len(common) > SHOWN_REASONS:
+        emit(Note(f"{sum(map(len, common[SHOWN_REASONS:])):,} rows failed for other reasons", warning=True))
 
 
 def read_shard(text: str | None, output: Path) -> tuple[tuple[int, int], Path]:

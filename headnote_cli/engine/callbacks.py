@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
@@ -23,7 +22,7 @@ from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.trainer import CompletionTrainer, EvaluationCut
 from headnote_cli.errors import ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
-from headnote_cli.files import write_lines
+from headnote_cli.files import Journal, write_lines
 from headnote_cli.processes import orphaned
 from headnote_cli.runs import METRICS, SAMPLES
 from headnote_cli.timings import Laps
@@ -85,8 +84,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if not state.is_world_process_zero:
             return
-        with (self.output_dir / METRICS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        Journal(self.output_dir / METRICS).append({"step": state.global_step, **logs})
         if "loss" in logs:
             self.emit(self._step(state, logs))
 

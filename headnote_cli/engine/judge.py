@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from headnote_cli.endpoint import AT_A_TIME, complete, connect, text_of
+from headnote_cli.chat import AT_A_TIME, Chat
 from headnote_cli.engine.scores import Metric, Scored, means
-from headnote_cli.errors import DataError, UnreachableError
+from headnote_cli.errors import DataError
 from headnote_cli.events import Listener, Note
+from headnote_cli.files import Journal
 
 RUBRICS = {
     "accuracy": "says the same law as the official headnote, and nothing that contradicts it",
@@ -47,6 +50,7 @@ SCHEMA: dict[str, Any] = {
     },
 }
 MAX_TOKENS = 1500
+DISPENSABLE = ("response_format", "temperature")  # the prompt asks for JSON too
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,16 @@ class Judge:
     def __init__(self, address: str, model: str, cache: Path, emit: Listener) -> None:
         """
         Raises:
-            UsageError: The `openai` package is not installed.
+            UsageError: The address or a proxy cannot be used, or the `openai` package is not installed.
             UnreachableError: Nobody answers there, or not to this key.
         """
-        self.client = connect(address)
+        self.chat = Chat(address, model, emit)
         self.model = model
-        self.cache = cache
+        self.cache = Journal(cache)
         self.emit = emit
-        self.known = dict(_cached(cache))
+        self.known = dict(_cached(self.cache))
+        self._keeping = Lock()
+        self._unread: Counter[str] = Counter()  # by reason
 
     def judge(self, rows: Sequence[Scored]) -> list[Judgement]:
         """
@@ -86,52 +92,54 @@ class Judge:
         asked = [messages_for(row) for row in rows]
         keys = [self._key(messages) for messages in asked]
         missing = {key: messages for key, messages in zip(keys, asked, strict=True) if key not in self.known}
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        with self.cache.open("a", encoding="utf-8") as stream, ThreadPoolExecutor(AT_A_TIME) as pool:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
             try:
-                for key, answer in zip(missing, pool.map(self._ask, missing.values()), strict=True):
-                    if (scores := read_scores(answer)) is not None:
-                        self.known[key] = scores
-                        stream.write(json.dumps({"key": key, "model": self.model, "answer": answer}) + "\n")
-                        stream.flush()
+                for one in as_completed([pool.submit(self._judge, *each) for each in missing.items()]):
+                    one.result()
             finally:
                 pool.shutdown(cancel_futures=True)
         found = [Judgement(self.known.get(key)) for key in keys]
         unread = sum(one.scores is None for one in found)
         if unread:
-            self.emit(Note(f"{unread} of {len(found)} judgements could not be read; they count nowhere", warning=True))
+            told = f"{unread} of {len(found)} judgements could not be read; they count nowhere"
+            reason = next((f": {reason}" for reason, _ in self._unread.most_common(1)), "")
+            self.emit(Note(told + reason, warning=True))
         return found
+
+    def _judge(self, key: str, messages: list[dict[str, str]]) -> None:
+        """Ask, and keep the answer at once if it can be read."""
+        try:
+            answer = self._ask(messages)
+        except DataError as error:  # the server refuses this one request, or answers without text
+            answer, reason = "", error.message
+        else:
+            reason = "the answer is not five scores from 1 to 3"
+        scores = read_scores(answer)
+        with self._keeping:
+            if scores is None:
+                self._unread[reason] += 1
+            else:
+                self.known[key] = scores
+                self.cache.append({"key": key, "model": self.model, "answer": answer})
 
     def _key(self, messages: list[dict[str, str]]) -> str:
         return hashlib.sha256(json.dumps([self.model, messages, SCHEMA]).encode()).hexdigest()
 
     def _ask(self, messages: list[dict[str, str]]) -> str:
-        """The answer's text; nothing where the server refuses this one request, or answers without text."""
-        import openai
-
+        """
+        Raises:
+            DataError: The server refuses this one request, or answers without text.
+            UnreachableError: It failed for good.
+        """
         form = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}
-        request = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": MAX_TOKENS}
-        try:
-            return text_of(complete(self.client, response_format=form, **request)) or ""
-        except (openai.BadRequestError, openai.UnprocessableEntityError, DataError):
-            return ""
-        except openai.OpenAIError as error:
-            hint = "what was judged is kept: the same command goes on"
-            raise UnreachableError(f"the judge failed: {error}", str(self.client.base_url), hint) from error
+        return self.chat.ask(messages, DISPENSABLE, response_format=form, temperature=0, max_tokens=MAX_TOKENS).text
 
 
-def _cached(file: Path) -> Iterator[tuple[str, dict[str, int]]]:
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-            scores = read_scores(entry["answer"])
-            key = str(entry["key"])
-        except (ValueError, KeyError, TypeError):  # a line that was cut short
-            continue
+def _cached(cache: Journal) -> Iterator[tuple[str, dict[str, int]]]:
+    for entry in cache.lines():
+        scores = read_scores(str(entry.get("answer")))
         if scores is not None:
-            yield key, scores
+            yield str(entry.get("key")), scores
 
 
 def messages_for(row: Scored) -> list[dict[str, str]]:

@@ -110,14 +110,58 @@ def test_two_files_are_compared_on_the_rows_that_both_have(
     result = slds(*command(first, second, more=("--by", "law_area")))
     assert result.exit_code == 0, result.stderr
     assert f"{len(rows) - 1} headnotes of" in result.stdout
-    assert "whole.jsonl scores" in result.stdout
-    assert "more than chance" in result.stdout
+    assert "whole.jsonl minus half.jsonl +" in result.stdout
+    assert "too few decisions for a verdict" in result.stdout
+    assert "chance" not in result.stdout
     assert "1 headnotes left out" in result.stderr
     found = slds_json(*command(first, second, first, more=("--by", "law_area")))
     assert {row["law_area"] for row in rows[1:]} == set(found["by"]["law_area"]["rougeL"])
     better = next(one for one in found["differences"] if one["metric"] == "rougeL" and one["second"] == "whole.jsonl")
-    assert better["more_than_chance"]
-    assert better["value"] > 0
+    assert better["more_than_chance"] is None
+    assert better["value"] > better["low"] > 0
+
+
+@pytest.mark.parametrize("decisions", [29, 30])
+def test_a_verdict_takes_thirty_decisions(
+    decisions: int, write_config: Callable[..., Path], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    many = [rows[0] | {"sample_id": place, "decision_id": f"D{place}"} for place in range(decisions)]
+    references = save_lines(tmp_path / "many.jsonl", many)
+    files = [
+        save_lines(tmp_path / "a.jsonl", shortened(many)),
+        save_lines(tmp_path / "b.jsonl", list(map(written, many))),
+    ]
+    named = [part for file in files for part in ("--predictions", file)]
+    arguments = ["evaluate", *named, "--references", references, "--config", write_config()]
+    found = slds_json(*arguments)
+    assert found["decisions"] == decisions
+    verdicts = {one["more_than_chance"] for one in found["differences"] if one["metric"] == "rougeL"}
+    assert verdicts == {True if decisions >= 30 else None}
+    assert ("more than chance" in slds(*arguments).stdout) == (decisions >= 30)
+
+
+def test_files_that_were_written_with_other_settings_are_named(
+    command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    def file(name: str, limit: int, system: str, model: str) -> Path:
+        sampling = {"max_new_tokens": limit, "temperature": 0.0}
+        prompting = {"templates": {"system": system * 64}, "max_length": 768, "overflow": "structure"}
+        noted = {"model": model, "sampling": sampling, "prompting": prompting, "candidates": 1, "server": None}
+        (tmp_path / f"{name}.settings.json").write_text(json.dumps(noted), encoding="utf-8")
+        return save_lines(tmp_path / name, shortened(rows))
+
+    first = file("a.jsonl", 512, "1", "tuned")
+    alike = file("b.jsonl", 512, "1", "base")
+    zero = file("zero-shot.jsonl", 128, "2", "base")
+    own = save_lines(tmp_path / "mine.jsonl", shortened(rows))
+    result = slds(*command(first, alike, own, more=("--baseline", "zero-shot")))
+    assert result.stderr.count("was written with other settings") == 1
+    told = (
+        "max_new_tokens (512 in the first file, here 128), template system (11111111 in the first file, here 22222222)"
+    )
+    assert f"baseline: zero-shot.jsonl was written with other settings: {told}" in result.stderr
+    found = slds_json(*command(first, zero))["differing_settings"]
+    assert found == {"zero-shot.jsonl": {"max_new_tokens": [512, 128], "template system": ["11111111", "22222222"]}}
 
 
 def test_baselines_stand_beside(command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -210,9 +254,57 @@ def test_a_judge_scores_by_five_rubrics_and_is_asked_once(
     assert found["metrics"]["judge"]["value"] == pytest.approx(100 * (0 + 1 + 2 + 0 + 1) / 10)
     assert found["metrics"]["judge_legal_citations"]["value"] == pytest.approx(0)
     cache = tmp_path / "p.jsonl.judge.jsonl"
-    cache.write_text(cache.read_text() + '{"key": "cut sh', encoding="utf-8")
+    entries = cache.read_bytes().splitlines(keepends=True)
+    cache.write_bytes(b"".join(entries[:-1]) + entries[-1][:20])
     slds_json(*arguments)
-    assert len(JudgeServer.seen) == asked + 2
+    assert len(JudgeServer.seen) == asked + 3, "the unreadable one and the one that was cut short"
+    slds_json(*arguments)
+    assert len(JudgeServer.seen) == asked + 4, "what stands after a line that was cut short is known"
+
+
+def test_a_judge_that_refuses_parameters_and_thinks_aloud_is_read(
+    judge: str, command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def answer(self: JudgeServer) -> None:
+        body = self.asked()
+        self.seen.append(body)
+        refused = [name for name in ("response_format", "temperature", "max_tokens") if name in body]
+        if refused:
+            self.answer(400, json.dumps({"error": {"message": f"`{refused[0]}` is not supported"}}).encode())
+        elif "LEER" in body["messages"][-1]["content"]:
+            self.answer(200, completion("<think>{"))
+        else:
+            scores = json.dumps(dict.fromkeys(RUBRICS, 3))
+            self.answer(200, completion(f"<think>{{}} is not enough</think>{scores}"))
+
+    monkeypatch.setattr(JudgeServer, "do_POST", answer)
+    lines = shortened(rows)
+    lines[0]["headnote"] = "LEER"
+    arguments = command(save_lines(tmp_path / "p.jsonl", lines), more=("--judge", judge, "m"))
+    result = slds(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert f"1 of {len(rows)} judgements could not be read" in result.stderr
+    assert "without text, with the model's thinking alone" in result.stderr
+    assert result.stderr.count("refuses `response_format`: it is left out") == 1
+    assert slds_json(*arguments)["metrics"]["judge"]["value"] == pytest.approx(100)
+    monkeypatch.setattr(JudgeServer, "do_POST", lambda self: self.asked() and self.answer(401, b"{}"))
+    refused = slds(*arguments)
+    assert refused.exit_code == 4
+    assert "$OPENAI_API_KEY" in refused.stderr
+
+
+def test_scores_do_not_replace_headnotes_or_references(
+    command: Callable[..., list[str]], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file = save_lines(tmp_path / "p.jsonl", shortened(rows))
+    begun = save_lines(tmp_path / "night.jsonl.part", shortened(rows))
+    before = file.read_bytes()
+    for taken in (file, tmp_path / "references.jsonl", tmp_path / "night.jsonl"):
+        refused = slds(*command(file, more=("--output", taken)))
+        assert refused.exit_code == 2
+        assert str(taken) in refused.stderr
+    assert file.read_bytes() == begun.read_bytes() == before
 
 
 def _saved(tokenizer: Any, folder: Path) -> Path:

@@ -12,15 +12,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 
+from headnote_cli.commands import generate, generate_many
+from headnote_cli.config import load_config
 from headnote_cli.runs import writing
+from headnote_cli.sampling import Headnote, Prompt, Sampling
 from tests.conftest import build_text_model, sample_rows
+from tests.faults import FAULTS, Disk, Killed
 from tests.integration.servers import Chat, completion, running
 from tests.integration.test_road import slds, slds_json
 
@@ -71,6 +75,23 @@ def test_a_split_is_written_in_its_order_and_as_one_by_one(
     )  # fmt: skip
     assert alone["headnote"] == rows[0]["headnote"]
     assert alone["tokens"] == rows[0]["tokens"]
+
+
+def test_headnotes_to_look_at_are_counted(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    arguments = command(config(max_length=512), model, output)
+    result = slds(*arguments)
+    assert result.exit_code == 0, result.stderr
+    rows = lines(output)
+    unfinished = sum(row["finish_reason"] == "length" for row in rows)
+    assert unfinished > 0, "the tiny model never ends by itself"
+    assert f"{unfinished}; the token limit cut them off: raise --max-new-tokens" in result.stdout
+    assert f"{len(rows)}; longer than `max_length`" in result.stdout
+    report = slds_json(*arguments)
+    assert report["unfinished"] == unfinished
+    assert report["cut"] == sum(row["tokens"]["cut"] > 0 for row in rows) == len(rows)
+    others = [row for row in rows if row["language"]["detected"] not in (None, row["language"]["expected"])]
+    assert report["other_language"] == len(others)
 
 
 def test_a_finished_file_is_not_written_again_and_other_settings_are_refused(
@@ -191,6 +212,67 @@ def test_kill_9_and_the_same_command_end_in_the_same_file(
     report = slds_json(*arguments(output))
     assert 0 < report["before"] < rows
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+class Echo:
+    """Writes the place of each row, from the last to the first; `written` are those it was done with."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+
+    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote]]:
+        for prompt in sorted(prompts, key=lambda one: -one.name.request.place):
+            yield prompt.name, Headnote(f"Regeste {prompt.name.request.place} ≤ Höhe", "stop", 3)
+            self.written.append(prompt.name.request.place)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_disk_that_fails_at_any_point_loses_no_row(
+    fault: str, config: Callable[..., Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_config(config())
+    choice = generate.choose_model(loaded, str(model))
+    encoder = generate.encoder_of(loaded, choice)
+    monkeypatch.setattr(generate_many, "choose_model", lambda *_: choice)
+    monkeypatch.setattr(generate_many, "encoder_of", lambda *_: encoder)
+    monkeypatch.setattr(generate_many, "writing", lambda _: contextlib.nullcontext())
+    rows = [(f"row {place}", row) for place, row in enumerate(sample_rows("test")[:3])]
+
+    def write(output: Path) -> list[int]:
+        backend = Echo()
+        monkeypatch.setattr(generate_many, "_backend", lambda *_: backend)
+        with contextlib.suppress(OSError, Killed):
+            options = generate_many.ManyOptions(output, Sampling())
+            generate_many.generate_many(loaded, rows, lambda _: None, str(model), options)
+        return backend.written
+
+    write(tmp_path / "whole.jsonl")
+    with Disk() as disk:
+        write(tmp_path / "counted.jsonl")
+    assert disk.points > 20
+    for point in range(disk.points):
+        output = tmp_path / str(point) / "out.jsonl"
+        with Disk(fault, point):
+            written = write(output)
+        again = write(output)
+        assert not set(written) & set(again), f"point {point}: written twice"
+        assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes(), f"point {point}"
+        assert not output.with_name("out.jsonl.part").exists()
+
+
+def test_rows_that_are_not_asked_for_again_stay_in_the_file(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    slds_json(*command(config(), model, output))
+    before = output.read_bytes()
+    limited = slds_json(*command(config(), model, output, "--limit", 1))
+    assert (limited["headnotes"], limited["before"]) == (1, 1)
+    assert output.read_bytes() == before
+    result = slds(*command(config(), model, output, "--limit", 1, "--lang", "it"))
+    assert "lines of other rows or languages stay in" in result.stderr
+    assert {line["lang"] for line in lines(output)[:1]} == {"it"}
+    assert set(before.splitlines()) <= set(output.read_bytes().splitlines())
 
 
 class Server(Chat):

@@ -118,6 +118,17 @@ def test_predictions_of_other_rows_are_refused_with_names_from_both_sides(
     assert not (tmp_path / "review.html").exists()
 
 
+def test_two_files_of_predictions_are_refused(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    files = [save_lines(tmp_path / name, predictions_of(rows)) for name in ("a.jsonl", "b.jsonl")]
+    named = [part for file in files for part in ("--predictions", file)]
+    result = slds(
+        "review", *named, "--references", save_lines(tmp_path / "r.jsonl", rows), "--output", tmp_path / "r.html"
+    )
+    assert result.exit_code == 2
+    assert "--predictions takes one file" in result.stderr
+    assert not (tmp_path / "r.html").exists()
+
+
 # The page
 
 

@@ -7,14 +7,27 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from headnote_cli.commands.list_runs import list_runs
 from headnote_cli.config import load_config
 from headnote_cli.errors import DataError, UnreachableError
-from headnote_cli.files import read_json, write_json
-from headnote_cli.runs import LOCK, RECORD, checkpoints, find_checkpoint, is_locked, locked, seal, set_aside
+from headnote_cli.files import Journal, read_json, write_json
+from headnote_cli.runs import (
+    LOCK,
+    METRICS,
+    RECORD,
+    checkpoints,
+    find_checkpoint,
+    is_locked,
+    locked,
+    read_metrics,
+    seal,
+    set_aside,
+)
+from headnote_cli.timings import Laps
 
 
 def make_checkpoint(run: Path, step: int) -> Path:
@@ -114,3 +127,14 @@ def test_a_failed_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.
         write_json(tmp_path / "a.json", {"a": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_metrics_after_a_line_that_was_cut_short_are_read(tmp_path: Path) -> None:
+    from headnote_cli.engine.callbacks import Reporter
+
+    metrics = Journal(tmp_path / METRICS)
+    metrics.append({"step": 1, "loss": 2.0})
+    metrics.path.write_bytes(metrics.path.read_bytes() + b'{"step": 2, "lo')
+    reporter = Reporter(tmp_path, lambda _: None, 0, Laps())
+    reporter.on_log(MagicMock(), MagicMock(is_world_process_zero=True, global_step=3), MagicMock(), {"eval_loss": 1.0})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 3, "eval_loss": 1.0}]
