@@ -150,6 +150,8 @@ def check_memory_command(
         for loaded, check in zip(configs, checks, strict=True):
             for note in (*loaded.notes, *(check.data.lines if check.data else ())):
                 screen.note(note)
+            for warning in check.warnings:
+                screen.note(warning, warning=True)
         screen.show(memory_view(checks))
         if len(checks) == 1 and purpose == "train" and stack == "slds":
             screen.table(plan_view(checks[0].plan))

@@ -200,6 +200,17 @@ GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "use_mps_device": ((ANY,), "Apple's GPU is found by itself"),
     "xpu_backend": ((None,), "write `ddp_backend`"),
 }
+# Keys of the libraries whose work slds does otherwise: the values that change nothing, and why others are ignored.
+DONE_OTHERWISE: dict[str, tuple[tuple[object, ...], str]] = {
+    "assistant_only_loss": ((False,), "the loss is taken on the headnote alone"),
+    "dataset_kwargs": ((None, {}), "rows are encoded by slds"),
+    "dataset_text_field": (("text",), "the templates write a row's text"),
+    "enable_jit_checkpoint": ((False,), "SIGTERM and Ctrl-C always save the step"),
+    "include_for_metrics": (([],), "the evaluation loss needs none of them"),
+    "label_names": ((None, ["labels"]), "rows have one column of labels"),
+    "prediction_loss_only": ((True, False), "evaluation keeps the loss alone"),
+    "remove_unused_columns": ((True,), "rows hold ids, labels and a name"),
+}
 YAML_1_1_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
 
 
@@ -414,7 +425,19 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     entries.pop("extends", None)
     settings = _checked(entries, problems)
     problems.raise_if_any()
+    for key in _done_otherwise(settings):
+        notes.append(f"{entries.pop(key).origin}: `{key}` is ignored: {DONE_OTHERWISE[key][1]}")
+        settings = settings.model_copy(update={key: Settings.model_fields[key].get_default(call_default_factory=True)})
     return Config(file, settings, {key: entry.origin for key, entry in entries.items()}, tuple(notes))
+
+
+def _done_otherwise(settings: Settings) -> list[str]:
+    """The keys that were set to what slds does not do."""
+    return [
+        key
+        for key, (harmless, _) in DONE_OTHERWISE.items()
+        if key in settings.model_fields_set and getattr(settings, key) not in harmless
+    ]
 
 
 def _find(path: Path) -> Path:

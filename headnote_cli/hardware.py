@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config import Settings
-from headnote_cli.errors import UsageError
+from headnote_cli.errors import ConfigError, UsageError
 from headnote_cli.main_memory import main_memory
 
 # The package behind each name that `report_to` may hold.
@@ -124,6 +124,26 @@ class Quantization:
     dtype: str  # of the weights before they were quantized, such as bfloat16
 
 
+def stored_quantization(config: Mapping[str, Any], name: str) -> Quantization | None:
+    """How the weights of a model are quantized on the disk already, by its `config.json`; None if they are not.
+
+    Raises:
+        ConfigError: In a way that cannot be trained on.
+    """
+    stored = config.get("quantization_config")
+    if not isinstance(stored, Mapping):
+        return None
+    if stored.get("quant_method", "bitsandbytes") == "bitsandbytes" and stored.get("load_in_4bit"):
+        nested = bool(stored.get("bnb_4bit_use_double_quant"))
+        return Quantization(str(stored.get("bnb_4bit_quant_type", "fp4")), nested, str(config.get("dtype", "bfloat16")))
+    how = "8-bit bitsandbytes" if stored.get("load_in_8bit") else str(stored.get("quant_method", "an unknown method"))
+    raise ConfigError(
+        f"the weights of this model are quantized ({how}), which is not trained on",
+        name,
+        "name the model in 16 bits, or one in bitsandbytes' 4 bits",
+    )
+
+
 def quantization_of(rows: Iterable[Mapping[str, str]]) -> Quantization | None:
     """The 4-bit form that a stored plan says a run used, None for another or none."""
     effective = {row["setting"]: row["effective"] for row in rows}
@@ -169,11 +189,18 @@ def _gpus() -> Iterator[Gpu]:
             continue
 
 
-def resolve(settings: Settings, machine: Machine, model_type: str, allow_remote_code: bool = False) -> Plan:
+def resolve(
+    settings: Settings,
+    machine: Machine,
+    model_type: str,
+    allow_remote_code: bool = False,
+    stored: Quantization | None = None,
+) -> Plan:
     """The plan for a config on a machine.
 
     Args:
         model_type: `model_type` of the base model's config: Gemma 3 overflows in float16.
+        stored: How the base's weights are quantized on the disk already.
     """
     device = "cpu" if settings.use_cpu else machine.device
     dtype = _dtype(settings, machine, model_type)
@@ -187,7 +214,7 @@ def resolve(settings: Settings, machine: Machine, model_type: str, allow_remote_
             _padding_free(settings, attention.effective),
             _liger(settings, machine),
             _optimizer(settings, machine),
-            _quantization(settings, machine),
+            _quantization(settings, machine, stored),
             _report(settings, machine),
             _workers(settings, machine),
             _compile(settings, machine),
@@ -311,14 +338,20 @@ def _optimizer(settings: Settings, machine: Machine) -> PlanRow:
     return PlanRow("optim", asked, "adamw_torch" if why else asked, why)
 
 
-def _quantization(settings: Settings, machine: Machine) -> PlanRow:
+def _quantization(settings: Settings, machine: Machine, stored: Quantization | None) -> PlanRow:
     asked = "4-bit" if settings.load_in_4bit else "8-bit" if settings.load_in_8bit else "none"
-    if asked != "none" and "bitsandbytes" not in machine.packages:
+    if (asked != "none" or stored) and "bitsandbytes" not in machine.packages:
         return PlanRow("quantization", asked, "none", "the `bitsandbytes` package is not installed")
     if asked == "4-bit":
-        double = " + nested" if settings.use_bnb_nested_quant else ""
-        asked = f"4-bit {settings.bnb_4bit_quant_type}{double}"
+        asked = _four_bits(settings.bnb_4bit_quant_type, settings.use_bnb_nested_quant)
+    if stored is not None:
+        effective = _four_bits(stored.kind, stored.nested)
+        return PlanRow("quantization", asked, effective, "the base's weights are quantized already")
     return PlanRow("quantization", asked, asked)
+
+
+def _four_bits(kind: str, nested: bool) -> str:
+    return f"4-bit {kind}{' + nested' if nested else ''}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.data import Row, sound, stream_rows
+from headnote_cli.data import Row, decision_id, sample_id, sound, stream_rows
 from headnote_cli.errors import DataError
 from headnote_cli.files import read_json
 
@@ -94,8 +94,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def _fault(prediction: Prediction) -> str | None:
     """What is wrong with a line, None if nothing is."""
-    sample_id, lang = prediction.get("sample_id"), prediction.get("lang")
-    if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
+    named, lang = prediction.get("sample_id"), prediction.get("lang")
+    if not isinstance(named, str | int) or isinstance(named, bool):
         return "has no `sample_id` that is text or a whole number"
     if not isinstance(lang, str) or not lang:
         return "has no `lang`"
@@ -113,7 +113,13 @@ def key_of(prediction: Prediction) -> Key:
 
 def sample_name(row: Row, place: int) -> str:
     """What `slds generate` calls a row: its `sample_id`, else its `decision_id`, else its place, counted from 0."""
-    return str(row.get("sample_id", row.get("decision_id", place)))
+    return sample_id(row) or decision_id(row) or str(place)
+
+
+def written_id(row: Row, name: str) -> str | int:
+    """The `sample_id` to write for a row: a whole number as it is, else what the row is called."""
+    own = row.get("sample_id")
+    return own if isinstance(own, int) and not isinstance(own, bool) else name
 
 
 def join(predictions: Iterable[Prediction], rows: Iterable[Row]) -> Joined:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from headnote_cli.config import SECRETS, Settings, effective_values
 from headnote_cli.hardware import Plan
 
-# Keys that decide when a run is evaluated. With `early_stopping` they also decide when it ends.
+# Keys that decide when a run is evaluated. With `early_stopping` they also decide when it ends, with a schedule that
+# waits for a plateau its learning rate.
 EVALUATION = frozenset(
     "dataset_eval_split eval_delay eval_on_start eval_steps eval_strategy metric_for_best_model".split()
 )
@@ -32,6 +33,20 @@ PLANNED = frozenset(
 )
 
 
+def breaks_a_resume(settings: Settings) -> list[str]:
+    """What makes a run that was stopped go on as another run, whatever stays unchanged."""
+    accelerator = settings.accelerator_config if isinstance(settings.accelerator_config, dict) else {}
+    faults = {
+        "`save_only_model: true` keeps no optimizer, learning rate schedule or random state": settings.save_only_model,
+        "`ignore_data_skip: true` begins the epoch's rows anew": settings.ignore_data_skip,
+        "`auto_find_batch_size: true` makes the batch depend on the memory that is free": settings.auto_find_batch_size,
+        "`accelerator_config.use_seedable_sampler: false` draws another order of the rows": (
+            accelerator.get("use_seedable_sampler") is False
+        ),
+    }
+    return [fault for fault, holds in faults.items() if holds]
+
+
 @dataclass(frozen=True)
 class Changes:
     """Lines such as `save_steps 2 → 5`."""
@@ -45,7 +60,8 @@ def changes_since(record: Mapping[str, Any], settings: Settings, plan: Plan, pro
 
     Values that are in effect are compared: a default that is now written out is no change.
     """
-    free = FREE - EVALUATION if settings.early_stopping else FREE
+    evaluated = settings.early_stopping or settings.lr_scheduler_type == "reduce_lr_on_plateau"
+    free = FREE - EVALUATION if evaluated else FREE
     before, after = _values(record.get("config", {})), effective_values(settings)
     changed = {key: f"{key} {_shown(before[key])} → {_shown(after[key])}" for key in _differing(before, after)}
     binding = [line for key, line in changed.items() if key not in free]

@@ -29,7 +29,7 @@ from headnote_cli.memory.cards import Card, card, usual_cards
 from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.inference import generation, merging
 from headnote_cli.memory.setup import DEFAULT_LENGTH, Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, shapes_of
+from headnote_cli.memory.shapes import Shapes, length_warning, shapes_of, wrong_class
 
 PURPOSES = ("train", "generate", "merge")
 MOST = {"per_device_train_batch_size": 65_536, "max_length": 10_485_760}  # ten million tokens: Llama 4's longest
@@ -95,6 +95,7 @@ class MemoryCheck:
     grid: dict[int, dict[int, int]] | None = None
     grid_card: Card | None = None
     data: DataLengths | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def fits_any(self) -> bool:
@@ -174,7 +175,7 @@ def check_memory(
     _refuse_absurd(settings, config)
     shapes = shapes_for(config)
     machine = detect()
-    plan = resolve(settings, machine, shapes.model_type)
+    plan = resolve(settings, machine, shapes.model_type, stored=shapes.quantized)
     if settings.use_cpu and training and stack == "slds":
         settings = planned(settings, plan)  # a CPU does without Liger and FlashAttention
     setup_for: SetupFor = partial(setup_of, shapes=shapes, stack=stack, devices=devices)
@@ -211,7 +212,7 @@ def check_memory(
         shapes,
         purpose,
         stack,
-        method_of(settings, stack),
+        method_of(settings, setup.quantization),
         setup,
         needed(cards[0]),
         fits,
@@ -221,6 +222,7 @@ def check_memory(
         grid(peak) if with_grid and training else None,
         _grid_card(fits, chosen=bool(gpus)),
         data,
+        tuple(filter(None, [length_warning(config.settings.max_length, shapes.positions)])),
     )
 
 
@@ -260,12 +262,16 @@ def shapes_for(config: Config) -> Shapes:
     """The sizes of a config's model.
 
     Raises:
-        ConfigError: No model is named, or its sizes are not known.
+        ConfigError: No model is named, its sizes are not known, or `model_class` does not load it.
     """
     name = config.settings.model_name_or_path
     if not name:
         raise ConfigError("`model_name_or_path` is not set", str(config.path))
-    return shapes_of(name, config.locate(name))
+    shapes = shapes_of(name, config.locate(name))
+    if config.settings.model_class == "AutoModelForImageTextToText" and not shapes.is_image_text:
+        where = config.where("model_class")
+        raise wrong_class(config.settings.model_class, "AutoModelForCausalLM", name, shapes.model_type, where)
+    return shapes
 
 
 def _cards(machine: Machine, settings: Settings, purpose: str) -> list[Card]:
@@ -346,9 +352,13 @@ def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], 
     return *lengths_of(prepared.dataset), prepared.summary, lines
 
 
-def method_of(settings: Settings, stack: str = "slds") -> str:
-    """`QLoRA r=32`, `LoRA r=16` or `full fine-tuning`."""
+def method_of(settings: Settings, quantization: str) -> str:
+    """`QLoRA r=32`, `LoRA r=16` or `full fine-tuning`.
+
+    Args:
+        quantization: Of the base, `none` or another.
+    """
     if not settings.use_peft:
         return "full fine-tuning"
-    quantized = (settings.load_in_4bit or settings.load_in_8bit) and stack != "workshop"
+    quantized = quantization != "none"
     return f"{'Q' if quantized else ''}LoRA r={settings.lora_r}"

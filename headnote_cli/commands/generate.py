@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from headnote_cli.base_models import base_of_adapter
 from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
 from headnote_cli.documents import Decision as Decision
@@ -25,7 +26,6 @@ from headnote_cli.runs import (
     is_adapter,
     merged_models,
     newest_whole,
-    noted_base,
     output_dir,
     record_of,
 )
@@ -110,9 +110,10 @@ def choose_model(config: Config, model: str | None, prompts: Path | None = None)
     record = _record_beside(folder) if folder else {}
     adapter = folder if folder and is_adapter(folder) else None
     base = str(folder) if folder else name
+    quantization = None
     if adapter is not None:
-        named = str(record.get("base_model") or noted_base(adapter))
-        base = str(config.locate(named) or named)
+        found = base_of_adapter(config, adapter, record)
+        base, quantization = found.name, quantization_of(record.get("plan", []))
     own_tokenizer = folder is not None and (folder / "tokenizer_config.json").is_file()
     settings = config.settings
     return ModelChoice(
@@ -125,7 +126,7 @@ def choose_model(config: Config, model: str | None, prompts: Path | None = None)
         record.get("overflow", settings.overflow),
         record.get("overflow_field", settings.overflow_field),
         bool(record),
-        quantization_of(record.get("plan", [])) if adapter else None,
+        quantization,
     )
 
 
@@ -186,8 +187,8 @@ def generate(
         DataError: A decision that does not fit and must not be cut.
     """
     choice = choose_model(config, model, prompts)
-    announce(config, choice, server, emit)
     encoder = encoder_of(config, choice)
+    announce(config, choice, encoder, server, emit)
     writer = server.connect(choice.name, emit) if server else load_writer(config, choice, encoder)
     several = len(languages) * candidates > 1
     for decision in decisions:
@@ -200,12 +201,14 @@ def generate(
                 yield replace(written, candidate=number + 1 if candidates > 1 else None)
 
 
-def announce(config: Config, choice: ModelChoice, server: Server | None, emit: Listener) -> None:
+def announce(config: Config, choice: ModelChoice, encoder: Encoder, server: Server | None, emit: Listener) -> None:
     """Which model writes, and where its prompts are others than the config's."""
     if server is not None:
         emit(Note(f"model: {server.model or choice.name} at {server.address}"))
     else:
         emit(Note(f"model: {choice.name}" + ("" if choice.trained else " (not trained by slds)")))
+        for note in encoder.notes:  # a server has its own chat template
+            emit(Note(note))
     if (differing := _other_prompts(config, choice)) is not None:
         emit(Note(differing, warning=True))
 

@@ -27,7 +27,7 @@ from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.files import Journal, read_json, sha256, write_json
-from headnote_cli.predictions import Key, part_of, sample_name, settings_of
+from headnote_cli.predictions import Key, part_of, sample_name, settings_of, written_id
 from headnote_cli.runs import set_aside, writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
@@ -147,7 +147,7 @@ def _generate_many(
         emit(Note(f"{before} of {len(requests)} headnotes are there already"))
     if todo:
         write_json(settings_of(options.output), settings)
-        announce(config, choice, options.server, emit)
+        announce(config, choice, encoder, options.server, emit)
         backend = _backend(config, choice, encoder, options, emit)
         for line in _written(todo, len(requests), encoder, backend, options, emit):
             done[_key(line)] = line
@@ -238,7 +238,7 @@ def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener
         what = f"was begun with another {', '.join(changed)}" if before else "exists already, and slds did not begin it"
         hint = "choose another --output, or --force to begin anew (the old one is set aside)"
         raise UsageError(what, str(options.output), hint)
-    for old in (options.output, part):
+    for old in (options.output, part, settings_of(options.output)):
         if old.exists():
             emit(Note(f"the earlier file now lies in {set_aside(old)}"))
 
@@ -300,7 +300,8 @@ def _encoded(request: Request, encoder: Encoder) -> Encoded:
 def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
     request = prompted.request
     name, language, number = request.key
-    sample_id, own = request.row.get("sample_id", name), request.row.get("decision_language")
+    own = request.row.get("decision_language")
+    sample_id = written_id(request.row, name)
     line = checked(sample_id, language, prompted.encoded, headnote, request.decision, own).to_json()
     return line if number == 1 else {"candidate": number} | line
 
@@ -312,7 +313,7 @@ def _failure(request: Request, error: Exception) -> dict[str, Any]:
     told = {"type": type(error).__name__, "message": message or type(error).__name__}
     if isinstance(error, SldsError) and error.hint:
         told["hint"] = error.hint
-    line = {"sample_id": request.row.get("sample_id", name), "lang": language, "error": told}
+    line = {"sample_id": written_id(request.row, name), "lang": language, "error": told}
     return line if number == 1 else {"candidate": number} | line
 
 

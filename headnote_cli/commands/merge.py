@@ -6,19 +6,22 @@ import itertools
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headnote_cli.assets import assets_root
+from headnote_cli.base_models import AdapterBase, base_of_adapter
 from headnote_cli.config import Config
 from headnote_cli.data import sound, stream_rows
+from headnote_cli.encoding import Encoder
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import altered, flush, read_json, sha256, write_json, write_text
 from headnote_cli.hardware import Quantization, quantization_of
 from headnote_cli.modelcard import CARD, model_card
+from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
     ADAPTER_CONFIG,
     MERGED,
@@ -28,7 +31,6 @@ from headnote_cli.runs import (
     find_checkpoint,
     hashes_of,
     is_adapter,
-    noted_base,
     now,
     record_of,
     replacing,
@@ -44,6 +46,7 @@ from headnote_cli.weights import (
 )
 
 if TYPE_CHECKING:
+    from headnote_cli.engine.base import BaseModel
     from headnote_cli.engine.merging import MergeJob, Written
     from headnote_cli.engine.verification import Probe, Verification
 
@@ -55,6 +58,8 @@ PROBES = (
 )
 PROBE_TOKENS = 512
 PROBE_ROWS = Path("samples/slds/test.jsonl")
+SHIPPED_PROMPTS = Path("prompts/ipst/slds")
+CHAT_TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
 # The base's files that the merged ones take the place of.
 REPLACED = (".safetensors", ".safetensors.index.json", ".gguf", ".h5", ".msgpack", ".bin.index.json", *PICKLES)
 PACKAGES = ("headnote-cli", "torch", "transformers", "safetensors", "peft")
@@ -123,12 +128,12 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
     for adapter in adapters:
         _require_free(target, adapter, options.force)
     record = record_of(adapters[-1]) or {}
-    name = _base_name(config, adapters[0], record)
+    found = base_of_adapter(config, adapters[0], record)
     with ThreadPoolExecutor(1) as early:
-        unknown = (file for file in weight_files(Path(name)) if known_sha256(file) is None)
+        unknown = (file for file in weight_files(Path(found.name)) if known_sha256(file) is None)
         hashes = {file.name: early.submit(sha256, file) for file in unknown}
         try:
-            return _merge(config, emit, adapters, target, options, record, name, hashes)
+            return _merge(config, emit, adapters, target, options, record, found, hashes)
         except BaseException:
             early.shutdown(cancel_futures=True)
             raise
@@ -141,26 +146,32 @@ def _merge(
     target: Path,
     options: MergeOptions,
     record: Mapping[str, Any],
-    name: str,
+    found: AdapterBase,
     hashes: Mapping[str, Future[str]],
 ) -> MergeReport:
     """
     Args:
         hashes: Of the base's files: taken while the libraries are being imported, which keeps one core busy.
     """
-    from headnote_cli.engine.base import BaseModel, weights_folder
+    from headnote_cli.engine.base import require_fitting_class, stored_quantization_of, weights_folder
     from headnote_cli.engine.merging import MergeJob
 
-    base = BaseModel(name, record.get("model_class") or config.settings.model_class)
-    trained = quantization_of(record.get("plan", []))
-    onto = _onto(config, options.onto, trained)
+    base = _base_model(config, found.name, record)
+    require_fitting_class(base, config.where("model_class"))
+    stored = stored_quantization_of(base)
+    trained = None if stored else quantization_of(record.get("plan", []))
+    onto = None if stored else _onto(config, options.onto, trained)
     job = MergeJob(base, tuple(adapters), options.dtype, onto, options.shard_bytes)
     base_folder = weights_folder(base)
-    _require_same_base(record, base_folder)
+    if found.is_trained_on:
+        _require_same_base(record, base_folder)
     with replacing(target) as folder:
+        if stored:
+            job, hashes = replace(job, base=_dequantized(base, base_folder, folder, emit)), {}
         written, plan = _write(job, folder, emit, hashes)
         prompts = _prompts(config, adapters[-1])
         _complete(base_folder, adapters[-1], folder, record, prompts)
+        _stop_as_taught(adapters[-1], folder, prompts)
         check = None
         if options.verify or plan is None:
             from headnote_cli.engine.verification import verify
@@ -168,7 +179,7 @@ def _merge(
             probes = _probes(folder, prompts, record)
             check = verify(job, plan, folder, written.dtype, probes, trained)
             _require_passed(check, target)
-        write_json(folder / MERGED, _manifest(config, record, job, written, folder, check))
+        write_json(folder / MERGED, _manifest(config, record, base.name, job, written, folder, check))
         flush(folder)
     if options.push:
         from headnote_cli.engine.hub import push
@@ -227,16 +238,23 @@ def _require_free(target: Path, adapter: Path, force: bool) -> None:
         raise UsageError("the output exists already", str(target), "choose another --output, or --force to replace it")
 
 
-def _base_name(config: Config, adapter: Path, record: Mapping[str, Any]) -> str:
-    """The base of an adapter: its run's record first, then the config's key, then PEFT's own note."""
-    settings = config.settings
-    name = (
-        record.get("base_model") or settings.peft_base_model_path or noted_base(adapter) or settings.model_name_or_path
-    )
-    if not name:
-        raise UsageError("which base model?", str(adapter), "set `peft_base_model_path`")
-    local = config.locate(str(name))
-    return str(local) if local else str(name)
+def _base_model(config: Config, name: str, record: Mapping[str, Any]) -> BaseModel:
+    """The base with the class of its run, else the config's own, else the one that its architecture says."""
+    from headnote_cli.engine.base import BaseModel, base_of
+
+    model_class = record.get("model_class") or (config.settings.model_class if config.is_set("model_class") else None)
+    return BaseModel(name, model_class) if model_class else base_of(name)
+
+
+def _dequantized(base: BaseModel, stored: Path, folder: Path, emit: Listener) -> BaseModel:
+    """A base in full beside the merged folder that is being written, which takes it along when it is done."""
+    from headnote_cli.engine.dequantization import write_dequantized
+
+    emit(Note("the base lies in 4 bits: the adapter is merged into the weights that these stand for"))
+    whole = folder.with_name("base")
+    shutil.rmtree(whole, ignore_errors=True)
+    write_dequantized(stored, whole)
+    return replace(base, name=str(whole), revision="main")
 
 
 def _require_same_base(record: Mapping[str, Any], base: Path) -> None:
@@ -283,12 +301,54 @@ def _complete(base: Path, adapter: Path, folder: Path, record: Mapping[str, Any]
     for file in sorted(base.iterdir()):
         if file.is_file() and not file.name.endswith(REPLACED) and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
-    template = adapter / "chat_template.jinja"
+    template = adapter / CHAT_TEMPLATE
     if template.is_file():
         shutil.copyfile(template, folder / template.name)
+        _drop_other_templates(folder)
     if prompts is not None:
         copy_prompts(prompts, folder / PROMPTS)
     write_text(folder / CARD, model_card({"base_model": base.name, **record}, merged=True))
+
+
+def _drop_other_templates(folder: Path) -> None:
+    """One chat template, that of training: libraries and servers look for others in other places first."""
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    for name in ("tokenizer_config.json", "processor_config.json"):
+        held = read_json(folder / name)
+        if held is not None and held.pop("chat_template", None) is not None:
+            write_json(folder / name, held)
+
+
+def _stop_as_taught(adapter: Path, folder: Path, prompts: Path | None) -> None:
+    """Name the token that ends a turn, and the `eos_token` of training, among those at which any server stops.
+
+    transformers and vLLM stop at the ids of generation_config.json, llama.cpp at the tokenizer's `eos_token`. Of a
+    base that is no chat model these end a text, which training never taught.
+    """
+    from headnote_cli.engine.base import BaseModel, load_tokenizer
+
+    tokenizer = load_tokenizer(BaseModel(str(folder), "AutoModelForCausalLM"))
+    if not tokenizer.chat_template:
+        return
+    templates = PromptTemplates(prompts or assets_root() / SHIPPED_PROMPTS)
+    end = Encoder(tokenizer, templates).turn_end_id()  # type: ignore[arg-type]
+    own = (read_json(adapter / TOKENIZER) or {}).get("eos_token")
+    taught = dict.fromkeys([end, tokenizer.convert_tokens_to_ids(own) if isinstance(own, str) else end])
+    generation = read_json(folder / "generation_config.json") or {}
+    if taught.keys() <= set(_ids_of(generation)):
+        return
+    for name in ("generation_config.json", "config.json"):
+        held = read_json(folder / name) or {}
+        write_json(folder / name, held | {"eos_token_id": list(taught | dict.fromkeys(_ids_of(held)))})
+    tokens = read_json(folder / TOKENIZER)
+    if tokens is not None and "eos_token" not in str(tokenizer.chat_template):  # which would write another token
+        write_json(folder / TOKENIZER, tokens | {"eos_token": tokenizer.convert_ids_to_tokens(end)})
+
+
+def _ids_of(config: Mapping[str, Any]) -> list[int]:
+    """The ids of a config's `eos_token_id`: none, one or several."""
+    ids = config.get("eos_token_id")
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def _prompts(config: Config, adapter: Path) -> Path | None:
@@ -301,10 +361,8 @@ def _prompts(config: Config, adapter: Path) -> Path | None:
 
 def _probes(folder: Path, prompts: Path | None, record: Mapping[str, Any]) -> list[Probe]:
     """Real prompts: the shipped rows in the run's own templates; plain lines where these do not fit."""
-    from headnote_cli.encoding import Encoder
     from headnote_cli.engine.base import BaseModel, load_tokenizer
     from headnote_cli.engine.verification import Probe, probes_of
-    from headnote_cli.prompts import PromptTemplates
 
     tokenizer = load_tokenizer(BaseModel(str(folder), "AutoModelForCausalLM"))
     limit = min(record.get("max_length") or PROBE_TOKENS, PROBE_TOKENS)
@@ -332,6 +390,7 @@ def _require_passed(check: Verification, target: Path) -> None:
 def _manifest(
     config: Config,
     record: Mapping[str, Any],
+    base: str,
     job: MergeJob,
     written: Written,
     folder: Path,
@@ -341,7 +400,7 @@ def _manifest(
     keys = ("model_class", "max_length", "overflow", "overflow_field")
     prompting = {key: record.get(key, getattr(config.settings, key)) for key in keys}
     return prompting | {
-        "base_model": job.base.name,
+        "base_model": base,
         "base_files": written.base_files,
         "adapters": [
             {"path": str(path), "sha256": sha256(path / ADAPTER_WEIGHTS)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from headnote_cli.commands.rows import encoder_for, leak_warnings
 from headnote_cli.config import Config
-from headnote_cli.data import Located, Row, Rows, load_split, row_fault
+from headnote_cli.data import Located, Row, Rows, load_split, row_fault, sample_id
 from headnote_cli.encoding import Encoded, Encoder, quantiles
 from headnote_cli.errors import ConfigError, DataError, UnreachableError, UsageError
 from headnote_cli.hardware import detect
@@ -97,7 +97,7 @@ def preview(
     """
     rows, replaced = _rows(config, split, samples_if_unreachable)
     templates = PromptTemplates(config.path_of("prompts_path"))
-    encoder, missing = _encoder(config, templates) if with_tokenizer else (None, "not asked for")
+    encoder, missing, too_long = _encoder(config, templates) if with_tokenizer else (None, "not asked for", None)
     if encoder is None and selection.only_cut:
         raise UsageError("--only-cut needs a tokenizer", hint="set `model_name_or_path` to a folder that has one")
     field = config.settings.overflow_field
@@ -118,7 +118,7 @@ def preview(
             *(encoder.notes if encoder else ()),
             *([f"{rows.split}: the counts are taken from the cache"] if cached else []),
         ),
-        (*([replaced] if replaced else []), *_turn_warnings(encoder), *leaked),
+        (*filter(None, [replaced, too_long]), *_turn_warnings(encoder), *leaked),
         tuple(encoder.control_tokens) if encoder else (),
         missing,
     )
@@ -136,16 +136,19 @@ def _rows(config: Config, split: str, samples_if_unreachable: bool) -> tuple[Row
         return load_split(replace(config, settings=samples), split), note
 
 
-def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None, str | None]:
+def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None, str | None, str | None]:
+    """The encoder, or why there is none; and what to say of rows longer than the model was made for."""
     if not config.settings.model_name_or_path:
-        return None, "`model_name_or_path` is not set"
-    from headnote_cli.engine.base import base_model, load_tokenizer
+        return None, "`model_name_or_path` is not set", None
+    from headnote_cli.engine.base import base_model, load_tokenizer, longer_than_made_for, require_fitting_class
 
+    base = base_model(config)
     try:
-        tokenizer = load_tokenizer(base_model(config), config)
+        tokenizer = load_tokenizer(base, config)
     except UnreachableError as error:
-        return None, str(error)
-    return encoder_for(config, templates, tokenizer), None
+        return None, str(error), None
+    require_fitting_class(base, config.where("model_class"))
+    return encoder_for(config, templates, tokenizer), None, longer_than_made_for(config, base)
 
 
 def _turn_warnings(encoder: Encoder | None) -> list[str]:
@@ -170,7 +173,7 @@ def _chosen(
     if selection.row is not None:
         numbered = (item for item in numbered if item[0] == selection.row)
     if selection.sample_id is not None:
-        numbered = (item for item in numbered if str(_fields(item[1]).get("sample_id")) == selection.sample_id)
+        numbered = (item for item in numbered if sample_id(_fields(item[1])) == selection.sample_id)
     if selection.longest:
         by_length = sorted(numbered, key=lambda item: _characters_of(_fields(item[1])))
         numbered = iter(by_length[::-1])

@@ -38,7 +38,7 @@ from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
 from headnote_cli.processes import own_gpu, require_all_processes, world_size
 from headnote_cli.prompts import PromptTemplates
-from headnote_cli.resuming import changes_since
+from headnote_cli.resuming import breaks_a_resume, changes_since
 from headnote_cli.runs import (
     LOCK,
     METRICS,
@@ -137,7 +137,14 @@ def train(
     """
     laps = Laps()
     laps.lap("start")
-    from headnote_cli.engine.base import base_model, load_model_config, load_tokenizer
+    from headnote_cli.engine.base import (
+        base_model,
+        load_model_config,
+        load_tokenizer,
+        longer_than_made_for,
+        require_fitting_class,
+        stored_quantization_of,
+    )
     from headnote_cli.engine.loading import main_process_first, this_machine
     from headnote_cli.engine.training import check_arguments
 
@@ -146,11 +153,20 @@ def train(
     folder = output_dir(config)
     base = base_model(config, allow_remote_code)
     model_type = load_model_config(base).model_type
+    require_fitting_class(base, config.where("model_class"))
+    stored = stored_quantization_of(base)
+    if stored and not config.settings.use_peft:
+        hint = "set `use_peft: true`, or name the model in 16 bits"
+        raise ConfigError("quantized weights cannot be trained", base.name, hint)
     machine = this_machine()
-    plan = resolve(config.settings, machine, model_type, allow_remote_code)
+    plan = resolve(config.settings, machine, model_type, allow_remote_code, stored)
     if strict:
         plan.require_unchanged()
     emit(PlanResolved(plan))
+    unresumable = breaks_a_resume(config.settings)
+    for warning in (longer_than_made_for(config, base), *(f"{one}: a stopped run cannot go on" for one in unresumable)):
+        if warning is not None:
+            emit(Note(warning, warning=True))
     if len(machine.gpus) > 1 and world_size() == 1 and plan.effective("device") == "cuda":
         emit(Note(f"one of {len(machine.gpus)} GPUs trains; --num-processes {len(machine.gpus)} takes all of them"))
     record = read_json(folder / RECORD)
@@ -168,11 +184,16 @@ def train(
     templates = PromptTemplates(config.path_of("prompts_path"))
     encoder = encoder_for(config, templates, load_tokenizer(base, config))
     encoder.turn_end_id()  # refuses a template that would never teach the model to stop
+    for note in encoder.notes:
+        emit(Note(note))
     laps.lap("config")
     with main_process_first(plan) as is_main:
         splits = _prepared(config, encoder, plan, skip_bad_rows, emit)
     laps.lap("data")
     facts = _facts(config, base, model_type, splits, plan, expected)
+    if resume and record is not None and not dry_run and newest_whole(folder):
+        for fault in unresumable:
+            _refuse(f"the run in this folder cannot go on as the same run: {fault}", folder, force, emit)
     if resume and record is not None and not dry_run:
         _require_same_rows(record, splits, folder, force, emit)
     if dry_run:
@@ -225,7 +246,7 @@ def _facts(
     changed = [f"{row.setting} {row.effective}" for row in plan.changes()]
     facts = {
         "model": f"{base.name} ({model_type})",
-        "method": method_of(config.settings),
+        "method": method_of(config.settings, plan.effective("quantization")),
         "data": "\n".join(splits.lines),
         "plan": f"not as asked: {', '.join(changed)}" if changed else "as asked",
         "run": str(output_dir(config)),
@@ -549,7 +570,10 @@ def _metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
 
 def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Splits) -> dict[str, Any]:
     """Everything needed to explain a checkpoint months later."""
+    from headnote_cli.engine.base import stored_quantization_of
+
     settings = config.settings
+    stored = stored_quantization_of(base)
     return {
         "config_file": str(config.path),
         "config": config.written(),
@@ -557,6 +581,7 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "notes": config.notes,
         "base_model": base.name,
         "base_fingerprint": _base_fingerprint(base),
+        "base_quantized": stored is not None,
         "model_class": base.model_class,
         "max_length": settings.max_length,
         "overflow": settings.overflow,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from transformers.utils.logging import disable_default_handler
 from headnote_cli.config import Config
 from headnote_cli.data import unreachable
 from headnote_cli.errors import ConfigError, SldsError, is_of_the_network
+from headnote_cli.hardware import Quantization, stored_quantization
+from headnote_cli.memory.shapes import length_warning, positions_of, wrong_class
 
 if not os.environ.get("SLDS_DEBUG"):
     disable_default_handler()  # warnings reach the screen once, see `libraries`
@@ -79,6 +82,37 @@ def load_model_config(base: BaseModel) -> Any:
         return AutoConfig.from_pretrained(base.name, **base.options())
 
 
+def stored_quantization_of(base: BaseModel) -> Quantization | None:
+    """How a base's weights are quantized on the disk already, None if they are not."""
+    return stored_quantization(load_model_config(base).to_dict(), base.name)
+
+
+def require_fitting_class(base: BaseModel, where: str | None = None) -> None:
+    """By transformers' own tables of which Auto class loads which type of model.
+
+    Raises:
+        ConfigError: `model_class` does not load this model and the other one does.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    tables = {
+        "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForImageTextToText": MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    }
+    model_type = load_model_config(base).model_type
+    fitting = [name for name, types in tables.items() if model_type in types]
+    if fitting and base.model_class not in fitting:
+        raise wrong_class(base.model_class, fitting[0], base.name, model_type, where)
+
+
+def longer_than_made_for(config: Config, base: BaseModel) -> str | None:
+    """What to say of a `max_length` beyond the positions that the model was made for, None if it is within them."""
+    return length_warning(config.settings.max_length, positions_of(load_model_config(base).to_dict()))
+
+
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
@@ -107,6 +141,8 @@ def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedT
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.name, **base.options())
     if config is not None and config.settings.chat_template_path:
         tokenizer.chat_template = _chat_template(config, base)
+    if config is not None and config.settings.eos_token is not None:
+        _set_end(tokenizer, config)
     tokenizer.chat_template = _without_mark(tokenizer.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -135,6 +171,20 @@ def _chat_template(config: Config, base: BaseModel) -> Any:
             "name a model or a .jinja file that has one",
         )
     return other.chat_template
+
+
+def _set_end(tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
+    """TRL's `eos_token`: the token that ends a text.
+
+    Raises:
+        ConfigError: The vocabulary has no such token.
+    """
+    name = str(config.settings.eos_token)
+    if name not in tokenizer.get_vocab():
+        near = difflib.get_close_matches(name, tokenizer.all_special_tokens, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]}?" if near else f"special tokens: {', '.join(tokenizer.all_special_tokens)}"
+        raise ConfigError(f"`eos_token: {name}` is not in the model's vocabulary", config.where("eos_token"), hint)
+    tokenizer.eos_token = name
 
 
 def _without_mark(template: Any) -> Any:

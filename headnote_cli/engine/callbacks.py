@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from headnote_cli.encoding import IGNORED
 from headnote_cli.engine.trainer import CompletionTrainer, EvaluationCut
@@ -251,6 +251,8 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
         """What will be done before the run stops."""
         if not self.trainer.evaluating:
             return "this step is finished and saved first"
+        if self.trainer.args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+            return "the evaluation is finished first, the learning rate goes by it"
         step = self.trainer.state.global_step
         kept = f"step {step} is saved first" if step else "nothing was trained yet"
         return f"the rest of the evaluation is left out, {kept}"
@@ -271,7 +273,8 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._is_stopping():
+        # A schedule that waits for a plateau goes by this evaluation: it is finished first.
+        if self._is_stopping() and args.lr_scheduler_type != SchedulerType.REDUCE_ON_PLATEAU:
             control.should_training_stop = True
             raise EvaluationCut
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from headnote_cli.engine.base import BaseModel
+from headnote_cli.engine.base import BaseModel, stored_quantization_of
 from headnote_cli.engine.decoding import Decoder, LastPrompt, Row, rows_can_join
 from headnote_cli.engine.loading import four_bits, load_model, stop_ids, torch_dtype, with_adapter
 from headnote_cli.engine.on_cpu import piece_of, tune
@@ -41,13 +41,15 @@ class Writer:
         if device.type == "cuda":
             device = torch.device("cuda", own_gpu(torch.cuda.device_count()))
         options: dict[str, Any] = {}
-        if quantization is not None:
+        stored = stored_quantization_of(base)
+        if quantization is not None and stored is None:
             options["quantization_config"] = four_bits(quantization, dtype)
-            if device.type == "cuda":
-                options["device_map"] = {"": device}  # packed on the device that will use them
+        packed = bool(quantization or stored)
+        if packed and device.type == "cuda":
+            options["device_map"] = {"": device}  # packed on the device that will use them
         model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
         self.model: Any = with_adapter(model, adapter) if adapter else model
-        if quantization is None:
+        if not packed:
             self.model.to(device)
         self.model.eval()
         if device.type == "cpu":

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from headnote_cli.config import Settings
-from headnote_cli.engine.base import BaseModel, reaching
+from headnote_cli.engine.base import BaseModel, reaching, stored_quantization_of
 from headnote_cli.errors import ConfigError
 from headnote_cli.hardware import Gpu, Machine, Plan, Quantization, detect
 from headnote_cli.processes import own_gpu
@@ -69,6 +69,9 @@ def load_model(base: BaseModel, dtype: torch.dtype, attention: str | None = None
         options["attn_implementation"] = attention
     with reaching("model", base.name):
         model: PreTrainedModel = loader.from_pretrained(base.name, dtype=dtype, **base.options(), **options)
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":  # quantized weights bring the dtype that they were saved with
+            module.compute_dtype = dtype
     return model
 
 
@@ -80,13 +83,13 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
     """
     dtype = torch_dtype(plan.effective("dtype"))
     options: dict[str, Any] = {}
-    if plan.effective("quantization") != "none":
+    quantized = plan.effective("quantization") != "none"
+    if quantized and stored_quantization_of(base) is None:
         options["quantization_config"] = get_quantization_config(_model_arguments(settings, plan))
-        if plan.effective("device") == "cuda":
-            # 4-bit weights are packed on the device that will use them.
-            options["device_map"] = {"": own_gpu(torch.cuda.device_count())}
+    if quantized and plan.effective("device") == "cuda":  # packed on the device that will use them
+        options["device_map"] = {"": own_gpu(torch.cuda.device_count())}
     model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
-    if (settings.load_in_4bit or settings.load_in_8bit) and not quantized_layers(model):
+    if quantized and not quantized_layers(model):
         raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)
     keep_differentiable(model)
     return model

@@ -171,6 +171,8 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
         processing_class=job.tokenizer,
         peft_config=lora,
     )
+    if not isinstance(trainer.model, PeftModel):  # its checkpoints are whole models, served as they are
+        trainer.model.generation_config.eos_token_id = stop_ids(trainer.model, job.turn_end)
     _adapters_in_float32(trainer.model, autocast=job.plan.is_on("bf16") or job.plan.is_on("fp16"))
     loaded = _counted(trainer.model, layers, size)
     _require_as_planned(trainer, loaded, job)

@@ -175,7 +175,7 @@ def beside_tensors(shapes: Shapes, setup: Setup, coming: int) -> dict[str, int]:
     """
     if setup.on_gpu:
         return {"allocator slack": math.ceil(ALLOCATOR_SLACK * coming), "CUDA context": CUDA_CONTEXT}
-    copied = setup.quantization != "none" or setup.width != shapes.stored_width
+    copied = shapes.quantized is None and (setup.quantization != "none" or setup.width != shapes.stored_width)
     return {
         "allocator slack": math.ceil(HEAP_SLACK * coming),
         "base's file, mapped": shapes.parameters * shapes.stored_width if copied else 0,

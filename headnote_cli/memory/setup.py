@@ -118,6 +118,8 @@ def setup_of(
     _refuse_impossible(settings)
     on_gpu = not settings.use_cpu
     quantization = "none" if stack == "workshop" else _quantization(settings)
+    if shapes.quantized is not None:  # whoever trains
+        quantization = "nf4 double" if shapes.quantized.nested else "nf4"
     dtype = load_dtype(settings) if on_gpu else "float32"
     amp = (on_gpu and settings.bf16 is not False) or settings.fp16
     batch, length = settings.per_device_train_batch_size, settings.max_length or DEFAULT_LENGTH

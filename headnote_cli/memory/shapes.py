@@ -11,6 +11,7 @@ from typing import Any
 
 from headnote_cli.errors import ConfigError, UnreachableError, is_of_the_network
 from headnote_cli.files import read_json
+from headnote_cli.hardware import Quantization, stored_quantization
 from headnote_cli.memory.forms import known_types
 
 # What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.
@@ -48,6 +49,8 @@ class Shapes:
     vision_mlp: int = 0
     other: int = 0  # further unquantized weights: patch embeddings, projector, vision norms and biases
     stored_width: int = 2  # bytes of a weight on the disk
+    quantized: Quantization | None = None  # the form in which the weights lie on the disk
+    positions: int | None = None  # that it was made for
     source: str = ""  # where the sizes come from
     unknown: tuple[str, ...] = ()  # parts of the model that are not counted
 
@@ -58,6 +61,10 @@ class Shapes:
     @property
     def key_value_width(self) -> int:
         return self.kv_heads * self.head_dim
+
+    @property
+    def is_image_text(self) -> bool:
+        return self.model_type in IMAGE_TEXT
 
     def linear_modules(self) -> Iterator[tuple[str, int, int]]:
         """Name, input and output width of the linear layers of one decoder layer."""
@@ -365,6 +372,8 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
             window=_size(text, "sliding_window", 4096) if model_type in SLIDING else None,
             global_every=_global_every(text) if model_type in SLIDING else 1,
             stored_width=4 if _dtype(config) == "float32" else 2,
+            quantized=stored_quantization(config, name),
+            positions=positions_of(config),
         )
         if vision is not None and model_type == "gemma3":
             shapes = _with_siglip(shapes, vision)
@@ -376,6 +385,30 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
     if shapes.heads % shapes.kv_heads:
         raise ConfigError(f"{shapes.heads} attention heads cannot share {shapes.kv_heads} key-value heads", name)
     return shapes
+
+
+def wrong_class(given: str, fitting: str, name: str, model_type: str, where: str | None) -> ConfigError:
+    """The error for a `model_class` that does not load a model."""
+    what = f"`model_class: {given}` does not load {name} (model type `{model_type}`)"
+    return ConfigError(what, where, f"write `model_class: {fitting}`")
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model was made for, by its `config.json`; None where that does not say."""
+    text = config.get("text_config") or config
+    positions = text.get("max_position_embeddings")
+    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if isinstance(factor, int | float) and isinstance(original, int):
+        positions = max(positions or 0, int(original * factor))
+    return positions if isinstance(positions, int) else None
+
+
+def length_warning(max_length: int | None, positions: int | None) -> str | None:
+    """What to say of rows longer than a model was made for, None if they are not."""
+    if max_length is None or positions is None or max_length <= positions:
+        return None
+    return f"`max_length: {max_length:,}` is beyond the {positions:,} positions that the model was made for"
 
 
 def _dtype(config: Mapping[str, Any]) -> object:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,8 @@ from headnote_cli.config import load_config
 from headnote_cli.hardware import Gpu, Machine, Plan, PlanRow, resolve
 from headnote_cli.main_memory import available_memory, main_memory
 from headnote_cli.memory.cards import GIB, Card
+from headnote_cli.memory.estimate import BESIDE
+from tests.conftest import ROOT
 
 
 def slds(*arguments: object) -> Result:
@@ -86,7 +90,8 @@ def test_processes_on_one_cpu_share_its_memory(
     tiny_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_training(load_in_4bit=False)
-    needed = json.loads(slds("check-memory", "--config", config, "--json").stdout)["runs"][0]["total_bytes"]
+    components = json.loads(slds("check-memory", "--config", config, "--json").stdout)["runs"][0]["components"]
+    needed = sum(size for name, size in components.items() if name not in BESIDE)  # tensors alone refuse
     monkeypatch.setattr(train, "available_memory", lambda: int(1.5 * needed))
     assert slds("train", "--config", config, "--dry-run").exit_code == 0
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -141,3 +146,25 @@ def test_what_other_programs_hold_of_the_own_gpu_is_seen(monkeypatch: pytest.Mon
 
 def test_available_memory_is_what_the_system_says() -> None:
     assert 0 < available_memory() <= main_memory()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"load_in_4bit": "false"}, {"gradient_checkpointing": "true", "per_device_train_batch_size": "4"}],
+    ids=["4 bits", "float32", "checkpointing"],
+)
+def test_on_a_cpu_the_estimate_is_the_resident_set_of_a_real_step(keys: dict[str, str], tmp_path: Path) -> None:
+    """The demo's model: a tiny one would show the libraries alone. In a process of its own, whose peak is its own."""
+    if not (ROOT / ".cache/demo/SmolLM2-135M-Instruct/model.safetensors").is_file():
+        pytest.skip("the demo's model is not here: `make demo` fetches it")
+    settings = {
+        "output_dir": str(tmp_path / "run"), "max_steps": "2", "max_length": "1024", "save_strategy": "no",
+        "eval_strategy": "no", **keys,
+    }  # fmt: skip
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "headnote_cli", "train", "--config", "configs/demo.yaml", *options]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    ratio = record["measured_memory"]["peak_rss"] / record["estimated_memory"]["bytes"]
+    assert 0.75 < ratio < 1.2, f"measured / estimated: {ratio:.2f}"

@@ -290,3 +290,47 @@ def test_the_best_checkpoint_is_uploaded_when_asked(
         ("me/headnotes", str(tmp_path / "run" / "checkpoint-4"))
     ]
     assert "uploaded checkpoint-4 to https://huggingface.co/me/headnotes" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "key", ["save_only_model=true", "ignore_data_skip=true", "accelerator_config={use_seedable_sampler: false}"]
+)
+def test_what_breaks_a_resume_is_a_warning_at_the_start_and_refused_later(
+    key: str, tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = tiny_training(max_steps=4, save_steps=2)
+    name = key.partition("=")[0]
+    shown = slds("train", "--config", config, "--set", key)
+    assert shown.exit_code == 0, shown.stderr
+    assert f"`{name}" in shown.stderr
+    assert "a stopped run cannot go on" in shown.stderr
+    run = tmp_path / "run"
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"state": "running"}))  # as a kill leaves it
+    shutil.rmtree(run / "checkpoint-4")
+    refused = slds("train", "--config", config, "--set", key)
+    assert refused.exit_code == 2
+    assert "cannot go on as the same run" in refused.stderr
+    assert "--no-resume" in refused.stderr
+    assert slds("train", "--config", config, "--set", key, "--force").exit_code == 0
+    shutil.rmtree(run / "checkpoint-2")
+    shutil.rmtree(run / "checkpoint-4")
+    (run / "run.json").write_text(json.dumps(record | {"state": "running"}))
+    assert slds("train", "--config", config, "--set", key).exit_code == 0, "from its start it is the same run"
+
+
+def test_a_schedule_that_waits_for_a_plateau_binds_the_evaluations(tiny_training: Callable[..., Path]) -> None:
+    keys = {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "reduce_lr_on_plateau"}
+    config = tiny_training(load_in_4bit=False, **keys)
+    assert slds("train", "--config", config).exit_code == 0
+    refused = slds("train", "--config", config, "--set", "eval_steps=1")
+    assert refused.exit_code == 2
+    assert "eval_steps 2 → 1" in refused.stderr
+
+
+def test_keys_that_are_done_otherwise_are_ignored_with_a_note(tiny_training: Callable[..., Path]) -> None:
+    keys = {"assistant_only_loss": True, "enable_jit_checkpoint": True, "remove_unused_columns": False}
+    shown = slds("train", "--config", tiny_training(max_steps=1, **keys))
+    assert shown.exit_code == 0, shown.stderr
+    for key in keys:
+        assert f"`{key}` is ignored: " in shown.stderr

@@ -32,7 +32,7 @@ RANKS = {
     "acts": 1, "config": 1, "documents": 1, "prompts": 1, "processes": 1, "weights": 1, "files": 1, "sampling": 1,
     "row_files": 1, "hub_layout": 1, "libraries": 1,
     "articles": 2, "data": 2, "hardware": 2, "runs": 2, "modelcard": 2, "curves": 2,
-    "citations": 3, "encoding": 3, "events": 3, "memory": 3, "resuming": 3, "predictions": 3,
+    "base_models": 3, "citations": 3, "encoding": 3, "events": 3, "memory": 3, "resuming": 3, "predictions": 3,
     "chat": 4, "review": 4,
     "endpoint": 5, "engine": 5,
     "console": 6, "commands": 6, "plots": 7,
