@@ -154,7 +154,7 @@ def check_memory_command(
                 screen.note(warning, warning=True)
         screen.show(memory_view(checks))
         if len(checks) == 1 and purpose == "train" and stack == "slds":
-            screen.table(plan_view(checks[0].plan))
+            screen.table(plan_view(checks[0].plan.rows))
         if plot is not None:
             from headnote_cli.plots import draw_memory
 
@@ -209,7 +209,7 @@ def train(
 
         def listen(event: Event) -> None:
             if isinstance(event, PlanResolved):
-                screen.table(plan_view(event.plan))
+                screen.table(plan_view(event.plan.rows))
             else:
                 screen.listen(event)
 

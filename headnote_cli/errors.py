@@ -101,8 +101,9 @@ def package(name: str, extra: str, what: str = "this", where: str | None = None,
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a failure is one of memory: Python's own, the GPU's, or the CPU allocator's plain RuntimeError."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    """Whether a failure is one of memory: Python's own, the GPU's, that of its libraries (cuBLAS, cuDNN), or the
+    CPU allocator's plain RuntimeError."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

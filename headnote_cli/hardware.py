@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from packaging.requirements import Requirement
 
 from headnote_cli.config import Settings
 from headnote_cli.errors import ConfigError, UsageError
+from headnote_cli.libraries import allocator_setting
 from headnote_cli.main_memory import main_memory
 
 # The package behind each name that `report_to` may hold.
@@ -56,6 +60,9 @@ class Machine:
     compiler: str | None
     cores: int
     memory: int  # bytes of main memory
+    c_compiler: str | None = None
+    has_python_headers: bool = False
+    kernels_fault: str = ""  # why the `kernels` package that is installed cannot be used
 
     @property
     def device(self) -> str:
@@ -69,40 +76,107 @@ class Machine:
         return bool(self.gpus) and all(gpu.capability >= capability for gpu in self.gpus)
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
-class PlanRow:
-    """One row of the plan."""
+class Quantization:
+    """The form in which training sees the base's linear layers."""
+
+    kind: str  # nf4, fp4 or int8
+    nested: bool
+    dtype: str  # of the weights before they were quantized, such as bfloat16
+
+    def __str__(self) -> str:
+        return "8-bit" if self.kind == "int8" else f"4-bit {self.kind}{' + nested' if self.nested else ''}"
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Where metrics are sent; without a login they stay on this machine."""
+
+    name: str
+    is_offline: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} (offline)" if self.is_offline else self.name
+
+
+@dataclass(frozen=True)
+class PlanRow(Generic[T]):
+    """What was asked of one setting, what is done, and why that differs."""
 
     setting: str
-    asked: str
-    effective: str
+    asked: T
+    effective: T
     why: str = ""
 
     @property
     def changed(self) -> bool:
-        return self.asked != self.effective
+        return shown(self.asked) != shown(self.effective)
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self) | {"asked": shown(self.asked), "effective": shown(self.effective)}
+
+
+def shown(value: object) -> str:
+    """A value of the plan as people read it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every setting that depends on the machine."""
+    """What a device does of what a config asks; `rows` say of each setting what was asked, and why it differs."""
 
-    settings: tuple[PlanRow, ...]
+    device: str  # cpu or cuda
+    allocator: str | None  # the configuration of torch's allocator on a GPU
+    dtype: str  # of the loaded weights
+    bf16: bool
+    fp16: bool
+    tf32: bool
+    attention: str
+    padding_free: bool
+    liger: bool
+    optimizer: str
+    quantization: Quantization | None
+    reporters: tuple[Reporter, ...]
+    workers: int
+    compiles: bool
+    remote_code: bool
+    rows: tuple[PlanRow[Any], ...]
 
-    def effective(self, setting: str) -> str:
-        """What will be done for a setting."""
-        return next(row.effective for row in self.settings if row.setting == setting)
+    @property
+    def autocast(self) -> bool:
+        return self.bf16 or self.fp16
 
-    def is_on(self, setting: str) -> bool:
-        return self.effective(setting) == "true"
-
-    def changes(self) -> list[PlanRow]:
+    def changes(self) -> list[PlanRow[Any]]:
         """The settings where this machine cannot do what was asked."""
-        return [row for row in self.settings if row.changed]
+        return [row for row in self.rows if row.changed]
 
-    def rows(self) -> list[dict[str, str]]:
-        """For JSON."""
-        return [asdict(row) for row in self.settings]
+    def to_json(self) -> list[dict[str, str]]:
+        return [row.to_json() for row in self.rows]
+
+    def applied(self, settings: Settings) -> Settings:
+        """The settings with the plan's answers in place of what cannot be done here."""
+        four_bits = self.quantization is not None and self.quantization.kind != "int8"
+        return settings.model_copy(
+            update={
+                "dtype": self.dtype,
+                "bf16": self.bf16,
+                "fp16": self.fp16,
+                "attn_implementation": self.attention,
+                "optim": self.optimizer,
+                "use_liger_kernel": self.liger,
+                "use_cpu": self.device == "cpu",
+                "padding_free": self.padding_free,
+                "load_in_4bit": four_bits,
+                "load_in_8bit": self.quantization is not None and not four_bits,
+            }
+        )
 
     def require_unchanged(self) -> None:
         """`--strict`.
@@ -110,18 +184,9 @@ class Plan:
         Raises:
             UsageError: Any setting is not done as asked.
         """
-        if changes := self.changes():
-            told = "; ".join(f"{row.setting}: {row.asked} → {row.effective} ({row.why})" for row in changes)
+        rows = (row.to_json() for row in self.changes())
+        if told := "; ".join(f"{row['setting']}: {row['asked']} → {row['effective']} ({row['why']})" for row in rows):
             raise UsageError(f"--strict: this machine cannot do what the config asks: {told}")
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """The 4-bit form that training saw the base's linear layers in."""
-
-    kind: str  # nf4 or fp4
-    nested: bool
-    dtype: str  # of the weights before they were quantized, such as bfloat16
 
 
 def stored_quantization(config: Mapping[str, Any], name: str) -> Quantization | None:
@@ -144,11 +209,15 @@ def stored_quantization(config: Mapping[str, Any], name: str) -> Quantization | 
     )
 
 
-def quantization_of(rows: Iterable[Mapping[str, str]]) -> Quantization | None:
-    """The 4-bit form that a stored plan says a run used, None for another or none."""
-    effective = {row["setting"]: row["effective"] for row in rows}
-    kind, *rest = effective.get("quantization", "none").removeprefix("4-bit ").split(" + ")
-    return Quantization(kind, bool(rest), effective["dtype"]) if kind in ("nf4", "fp4") else None
+def noted_quantization(record: Mapping[str, Any]) -> Quantization | None:
+    """The 4-bit form that a run's record says it trained on, None for another or none."""
+    if "quantization" in record:
+        noted = record["quantization"]
+        return Quantization(**noted) if noted and noted["kind"] != "int8" else None
+    # Records from before this key have the words of the plan alone.
+    words = {row["setting"]: row["effective"] for row in record.get("plan", [])}
+    kind, *rest = words.get("quantization", "none").removeprefix("4-bit ").split(" + ")
+    return Quantization(kind, bool(rest), words["dtype"]) if kind in ("nf4", "fp4") else None
 
 
 def detect() -> Machine:
@@ -159,7 +228,27 @@ def detect() -> Machine:
         compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=main_memory(),
+        c_compiler=shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang"),
+        has_python_headers=(Path(sysconfig.get_path("include")) / "Python.h").is_file(),
+        kernels_fault=kernels_fault(),
     )
+
+
+def kernels_fault() -> str:
+    """Why the `kernels` package that is installed cannot be used: transformers takes some versions only."""
+    try:
+        installed, transformers = version("kernels"), version("transformers")
+    except PackageNotFoundError:
+        return ""
+    asked = (Requirement(text) for text in requires("transformers") or ())
+    ranges = [
+        one.specifier
+        for one in asked
+        if one.name == "kernels" and one.marker and one.marker.evaluate({"extra": "kernels"})
+    ]
+    if all(installed in allowed for allowed in ranges):
+        return ""
+    return f"kernels {installed} is installed, and transformers {transformers} takes {ranges[0]}"
 
 
 @cache
@@ -203,53 +292,56 @@ def resolve(
         stored: How the base's weights are quantized on the disk already.
     """
     device = "cpu" if settings.use_cpu else machine.device
+    allocator = allocator_setting() if device == "cuda" else None
     dtype = _dtype(settings, machine, model_type)
     attention = _attention(settings, machine, dtype.effective)
-    return Plan(
-        (
-            PlanRow("device", device, device),
-            dtype,
-            *_mixed_precision(settings, machine, dtype.effective),
-            attention,
-            _padding_free(settings, attention.effective),
-            _liger(settings, machine),
-            _optimizer(settings, machine),
-            _quantization(settings, machine, stored),
-            _report(settings, machine),
-            _workers(settings, machine),
-            _compile(settings, machine),
-            _remote_code(settings, allow_remote_code),
+    bf16, fp16, tf32 = _mixed_precision(settings, machine, model_type, dtype.effective)
+    rows: dict[str, PlanRow[Any]] = {
+        "device": PlanRow("device", device, device),
+        "allocator": PlanRow("allocator", allocator, allocator),
+        "dtype": dtype,
+        "bf16": bf16,
+        "fp16": fp16,
+        "tf32": tf32,
+        "attention": attention,
+        "padding_free": _padding_free(settings, attention.effective),
+        "liger": _liger(settings, machine),
+        "optimizer": _optimizer(settings, machine),
+        "quantization": _quantization(settings, machine, dtype.effective, stored),
+        "reporters": _reporters(settings, machine),
+        "workers": _workers(settings, machine),
+        "compiles": _compile(settings, machine),
+        "remote_code": _remote_code(settings, allow_remote_code),
+    }
+    return Plan(**{name: row.effective for name, row in rows.items()}, rows=tuple(rows.values()))
+
+
+def require_toolchain(plan: Plan, machine: Machine) -> None:
+    """What a GPU's first step compiles with: TRL's loss is a Triton kernel, whose launcher is built with a C compiler
+    and Python's headers on the user's machine.
+
+    Raises:
+        UsageError: Something is missing; the message names the packages.
+    """
+    if plan.device != "cuda":
+        return
+    needed = {
+        "the `triton` package (`pip install triton`)": "triton" in machine.packages,
+        "a C compiler (on Debian `apt install gcc`)": machine.c_compiler is not None,
+        "Python's headers (on Debian `apt install python3-dev`)": machine.has_python_headers,
+    }
+    if missing := [what for what, is_there in needed.items() if not is_there]:
+        raise UsageError(
+            f"the first step compiles the loss with Triton, and this machine lacks {' and '.join(missing)}",
+            hint="install what is missing, or set `use_cpu: true`",
         )
-    )
-
-
-def planned(settings: Settings, plan: Plan) -> Settings:
-    """The settings with the plan's answers in place of what cannot be done here."""
-    return settings.model_copy(
-        update={
-            "dtype": plan.effective("dtype"),
-            "bf16": plan.is_on("bf16"),
-            "fp16": plan.is_on("fp16"),
-            "attn_implementation": plan.effective("attn_implementation"),
-            "optim": plan.effective("optim"),
-            "use_liger_kernel": plan.is_on("use_liger_kernel"),
-            "use_cpu": plan.effective("device") == "cpu",
-            "padding_free": plan.is_on("padding_free"),
-            "load_in_4bit": plan.effective("quantization").startswith("4-bit"),
-            "load_in_8bit": plan.effective("quantization").startswith("8-bit"),
-        }
-    )
-
-
-def _flag(value: object) -> str:
-    return "true" if value else "false"
 
 
 def _on_gpu(settings: Settings, machine: Machine) -> bool:
     return bool(machine.gpus) and not settings.use_cpu
 
 
-def _dtype(settings: Settings, machine: Machine, model_type: str) -> PlanRow:
+def _dtype(settings: Settings, machine: Machine, model_type: str) -> PlanRow[str]:
     """The dtype of the loaded weights; a forgotten one would double the activations."""
     explicit = settings.dtype if "dtype" in settings.model_fields_set and settings.dtype != "auto" else None
     asked = explicit or ("float16" if settings.fp16 else "float32" if settings.bf16 is False else "bfloat16")
@@ -260,30 +352,34 @@ def _dtype(settings: Settings, machine: Machine, model_type: str) -> PlanRow:
     has_bf16 = machine.capable_of(AMPERE)
     if asked == "bfloat16" and not has_bf16:
         return PlanRow("dtype", asked, "float32", f"{machine.gpus[0].name} has no bfloat16")
-    if asked == "float16" and model_type.startswith("gemma3"):
+    if asked == "float16" and _overflows(model_type):
         return PlanRow("dtype", asked, "bfloat16" if has_bf16 else "float32", "Gemma 3 overflows in float16")
+    if asked == "float16" and settings.fp16 and not settings.use_peft:
+        return PlanRow("dtype", asked, "float32", "a scaler of fp16 gradients steps float32 weights")
     return PlanRow("dtype", asked, asked)
 
 
-def _mixed_precision(settings: Settings, machine: Machine, dtype: str) -> Iterator[PlanRow]:
-    asked = settings.bf16 is True or (settings.bf16 is None and not settings.fp16 and dtype == "bfloat16")
-    possible = _on_gpu(settings, machine) and machine.capable_of(AMPERE)
-    why = "" if possible or not asked else "needs a GPU of compute capability 8.0 or later"
-    yield PlanRow("bf16", _flag(asked), _flag(asked and possible), why)
-    fp16_ok = _on_gpu(settings, machine) and dtype == "float16"
-    yield PlanRow(
-        "fp16",
-        _flag(settings.fp16),
-        _flag(settings.fp16 and fp16_ok),
-        "" if fp16_ok or not settings.fp16 else "see dtype",
-    )
-    tf32 = bool(settings.tf32)
-    yield PlanRow(
-        "tf32", _flag(tf32), _flag(tf32 and possible), "" if possible or not tf32 else "needs an Ampere GPU or later"
+def _overflows(model_type: str) -> bool:
+    """Whether activations go beyond float16 (unsloth#4014)."""
+    return model_type.startswith("gemma3")
+
+
+def _mixed_precision(
+    settings: Settings, machine: Machine, model_type: str, dtype: str
+) -> tuple[PlanRow[bool], PlanRow[bool], PlanRow[bool]]:
+    on_gpu = _on_gpu(settings, machine)
+    ampere = on_gpu and machine.capable_of(AMPERE)
+    bf16 = settings.bf16 is True or (settings.bf16 is None and not settings.fp16 and dtype == "bfloat16")
+    fp16, tf32 = settings.fp16, bool(settings.tf32)
+    fp16_possible = on_gpu and dtype != "bfloat16" and not _overflows(model_type)
+    return (
+        PlanRow("bf16", bf16, bf16 and ampere, "" if ampere or not bf16 else "needs a GPU of compute capability 8.0"),
+        PlanRow("fp16", fp16, fp16 and fp16_possible, "" if fp16_possible or not fp16 else "see dtype"),
+        PlanRow("tf32", tf32, tf32 and ampere, "" if ampere or not tf32 else "needs an Ampere GPU or later"),
     )
 
 
-def _attention(settings: Settings, machine: Machine, dtype: str) -> PlanRow:
+def _attention(settings: Settings, machine: Machine, dtype: str) -> PlanRow[str]:
     asked = settings.attn_implementation or "sdpa"
     if asked != "flash_attention_2":
         return PlanRow("attn_implementation", asked, asked)
@@ -293,15 +389,18 @@ def _attention(settings: Settings, machine: Machine, dtype: str) -> PlanRow:
         why = f"FlashAttention-2 needs compute capability 8.0; {machine.gpus[0].name} is older"
     elif dtype not in SIXTEEN_BIT:
         why = f"FlashAttention-2 needs 16-bit tensors, not {dtype}"
-    elif not machine.packages & {"flash_attn", "kernels"}:
+    elif "flash_attn" in machine.packages:
+        return PlanRow("attn_implementation", asked, asked)
+    elif "kernels" not in machine.packages:
         why = "neither the `flash-attn` nor the `kernels` package is installed"
+    elif machine.kernels_fault:
+        why = machine.kernels_fault
     else:
-        prebuilt = "" if "flash_attn" in machine.packages else "prebuilt kernel of the `kernels` package"
-        return PlanRow("attn_implementation", asked, asked, prebuilt)
+        return PlanRow("attn_implementation", asked, asked, "prebuilt kernel of the `kernels` package")
     return PlanRow("attn_implementation", asked, "sdpa", why)
 
 
-def _padding_free(settings: Settings, attention: str) -> PlanRow:
+def _padding_free(settings: Settings, attention: str) -> PlanRow[bool]:
     """Off unless asked for: rows of like length stand together, so that padding is a few per cent of the tokens, and
     a padded batch needs the memory that was estimated. Only flash attention keeps rows in one sequence apart without
     a mask over all of their tokens together, which costs more than the padding.
@@ -309,10 +408,10 @@ def _padding_free(settings: Settings, attention: str) -> PlanRow:
     asked = settings.padding_free
     possible = "flash" in attention
     why = "" if possible or not asked else "needs flash attention; rows of like length stand together instead"
-    return PlanRow("padding_free", _flag(asked), _flag(asked and possible), why)
+    return PlanRow("padding_free", asked, asked and possible, why)
 
 
-def _liger(settings: Settings, machine: Machine) -> PlanRow:
+def _liger(settings: Settings, machine: Machine) -> PlanRow[bool]:
     asked = settings.use_liger_kernel
     why = ""
     if asked and not _on_gpu(settings, machine):
@@ -321,10 +420,10 @@ def _liger(settings: Settings, machine: Machine) -> PlanRow:
         why = "Liger's kernels need the `triton` package"
     elif asked and "liger_kernel" not in machine.packages:
         why = "the `liger-kernel` package is not installed"
-    return PlanRow("use_liger_kernel", _flag(asked), _flag(asked and not why), why)
+    return PlanRow("use_liger_kernel", asked, asked and not why, why)
 
 
-def _optimizer(settings: Settings, machine: Machine) -> PlanRow:
+def _optimizer(settings: Settings, machine: Machine) -> PlanRow[str]:
     asked = settings.optim
     if asked not in ("adamw_torch_4bit", "adamw_torch_8bit"):
         return PlanRow("optim", asked, asked)
@@ -333,25 +432,24 @@ def _optimizer(settings: Settings, machine: Machine) -> PlanRow:
         why = "the `torchao` package is not installed"
     elif _on_gpu(settings, machine) and "triton" not in machine.packages:
         why = "torchao compiles its step with `triton`, which is not installed"
-    elif not _on_gpu(settings, machine) and machine.compiler is None:
+    elif machine.compiler is None:
         why = "torchao compiles its step with a C++ compiler, and there is none"
     return PlanRow("optim", asked, "adamw_torch" if why else asked, why)
 
 
-def _quantization(settings: Settings, machine: Machine, stored: Quantization | None) -> PlanRow:
-    asked = "4-bit" if settings.load_in_4bit else "8-bit" if settings.load_in_8bit else "none"
-    if (asked != "none" or stored) and "bitsandbytes" not in machine.packages:
-        return PlanRow("quantization", asked, "none", "the `bitsandbytes` package is not installed")
-    if asked == "4-bit":
-        asked = _four_bits(settings.bnb_4bit_quant_type, settings.use_bnb_nested_quant)
+def _quantization(
+    settings: Settings, machine: Machine, dtype: str, stored: Quantization | None
+) -> PlanRow[Quantization | None]:
+    asked = None
+    if settings.load_in_4bit:
+        asked = Quantization(settings.bnb_4bit_quant_type, settings.use_bnb_nested_quant, dtype)
+    elif settings.load_in_8bit:
+        asked = Quantization("int8", False, dtype)
+    if (asked or stored) and "bitsandbytes" not in machine.packages:
+        return PlanRow("quantization", asked or stored, None, "the `bitsandbytes` package is not installed")
     if stored is not None:
-        effective = _four_bits(stored.kind, stored.nested)
-        return PlanRow("quantization", asked, effective, "the base's weights are quantized already")
+        return PlanRow("quantization", asked, replace(stored, dtype=dtype), "the base's weights are quantized already")
     return PlanRow("quantization", asked, asked)
-
-
-def _four_bits(kind: str, nested: bool) -> str:
-    return f"4-bit {kind}{' + nested' if nested else ''}"
 
 
 @dataclass(frozen=True)
@@ -369,10 +467,9 @@ _LOGINS = {
     "wandb": _Login("WANDB_API_KEY", ".netrc", "WANDB_MODE", "offline"),
     "swanlab": _Login("SWANLAB_API_KEY", ".swanlab/.netrc", "SWANLAB_MODE", "local"),
 }
-_OFFLINE = " (offline)"
 
 
-def _report(settings: Settings, machine: Machine) -> PlanRow:
+def _reporters(settings: Settings, machine: Machine) -> PlanRow[tuple[Reporter, ...]]:
     """Reporting never asks for a login: without one it goes offline.
 
     Raises:
@@ -385,11 +482,16 @@ def _report(settings: Settings, machine: Machine) -> PlanRow:
     if unknown := [name for name in names if name not in REPORTERS]:
         raise UsageError(f"`report_to: {', '.join(unknown)}`: write none, all, {', '.join(REPORTERS)}")
     missing = [name for name in names if REPORTERS[name] not in machine.packages]
-    alone = [name for name in names if name not in missing and name in _LOGINS and not _logged_in(name)]
-    effective = [name + _OFFLINE * (name in alone) for name in names if name not in missing]
+    effective = [Reporter(name, name in _LOGINS and not _logged_in(name)) for name in names if name not in missing]
     reasons = [f"the `{REPORTERS[name]}` package is not installed" for name in missing]
-    reasons += [f"no {name} login on this machine" for name in alone]
-    return PlanRow("report_to", ",".join(names) or "none", ",".join(effective) or "none", "; ".join(reasons))
+    reasons += [f"no {one.name} login on this machine" for one in effective if one.is_offline]
+    return PlanRow("report_to", tuple(map(Reporter, names)), tuple(effective), "; ".join(reasons))
+
+
+def offline_environment(plan: Plan) -> dict[str, str]:
+    """The environment that keeps reporters without a login on this machine."""
+    logins = [_LOGINS[one.name] for one in plan.reporters if one.is_offline]
+    return {login.mode: login.offline for login in logins}
 
 
 def _logged_in(name: str) -> bool:
@@ -403,32 +505,20 @@ def _logged_in(name: str) -> bool:
         return False
 
 
-def reporters(plan: Plan) -> tuple[list[str], dict[str, str]]:
-    """The libraries' names of what reports, and the environment that keeps those without a login offline."""
-    names = plan.effective("report_to").split(",")
-    offline = [name.removesuffix(_OFFLINE) for name in names if name.endswith(_OFFLINE)]
-    environment = {_LOGINS[name].mode: _LOGINS[name].offline for name in offline}
-    return [name.removesuffix(_OFFLINE) for name in names], environment
-
-
-def _workers(settings: Settings, machine: Machine) -> PlanRow:
+def _workers(settings: Settings, machine: Machine) -> PlanRow[int]:
     asked = settings.dataset_num_proc or 1
-    return PlanRow(
-        "dataset_num_proc",
-        str(asked),
-        str(min(asked, machine.cores)),
-        "" if asked <= machine.cores else f"{machine.cores} cores",
-    )
+    why = "" if asked <= machine.cores else f"{machine.cores} cores"
+    return PlanRow("dataset_num_proc", asked, min(asked, machine.cores), why)
 
 
-def _compile(settings: Settings, machine: Machine) -> PlanRow:
+def _compile(settings: Settings, machine: Machine) -> PlanRow[bool]:
     asked = settings.torch_compile
     possible = machine.compiler is not None if not _on_gpu(settings, machine) else "triton" in machine.packages
     why = "" if possible or not asked else "no compiler for `torch.compile`"
-    return PlanRow("torch_compile", _flag(asked), _flag(asked and possible), why)
+    return PlanRow("torch_compile", asked, asked and possible, why)
 
 
-def _remote_code(settings: Settings, allowed: bool) -> PlanRow:
+def _remote_code(settings: Settings, allowed: bool) -> PlanRow[bool]:
     asked = settings.trust_remote_code
     why = "" if allowed or not asked else "only with --allow-remote-code, and these models need none"
-    return PlanRow("trust_remote_code", _flag(asked), _flag(asked and allowed), why)
+    return PlanRow("trust_remote_code", asked, asked and allowed, why)

@@ -23,6 +23,7 @@ NOISE = (
     "`torch.jit.script_method` is deprecated",
 )
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its setting, and the older one
 # Warnings after which a run learns something else than it should, such as torch's of a kernel without autograd.
 UNSOUND = r"(?is).*(incorrect|no autograd|autograd kernel was not registered)"
 
@@ -93,9 +94,15 @@ def _unsound(source: str, text: str) -> UnsoundTrainingError:
     )
 
 
+def allocator_setting() -> str:
+    """What torch's allocator is told on a GPU: the user's own words, else segments that grow, which fragment less."""
+    return next((os.environ[name] for name in ALLOCATOR if os.environ.get(name)), "expandable_segments:True")
+
+
 def quieten() -> None:
     """To be called before the libraries are imported; `--debug` lets everything through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would deadlock
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", allocator_setting())  # torch reads it once, when it is imported
     if os.environ.get("SLDS_DEBUG"):
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings go past Python, straight to the screen

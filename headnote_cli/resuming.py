@@ -18,7 +18,7 @@ EVALUATION = frozenset(
 )
 # Keys that decide what is shown and kept, not what is learnt.
 FREE = EVALUATION | frozenset(
-    "dataloader_pin_memory dataset_num_proc dataset_test_split disable_tqdm eval_accumulation_steps "
+    "allocator dataloader_pin_memory dataset_num_proc dataset_test_split disable_tqdm eval_accumulation_steps "
     "evaluate_vllm_model_name_or_path evaluate_vllm_sampling_params_max_tokens evaluate_vllm_tensor_parallel_size "
     "extends hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy log_level log_level_replica "
     "logging_first_step logging_steps logging_strategy mode output_dir peft_base_model_path peft_output_model_path "
@@ -87,10 +87,10 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[
 
 def _plan_changes(rows: list[dict[str, str]], plan: Plan) -> Iterator[str]:
     began = {row["setting"]: row["effective"] for row in rows}
-    for row in plan.settings:
-        before = began.get(row.setting, row.effective)
-        if row.setting not in FREE and before != row.effective:
-            yield f"{row.setting} {before} → {row.effective}"
+    for row in plan.to_json():
+        name, now = row["setting"], row["effective"]
+        if name not in FREE and (before := began.get(name, now)) != now:
+            yield f"{name} {before} → {now}"
 
 
 def _shown(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headnote_cli.console import duration, facts_table, printable, size
+from headnote_cli.hardware import shown
 from headnote_cli.memory.estimate import BESIDE
 from headnote_cli.published import SOURCE
 from headnote_cli.shortening import CUT_MARK
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from headnote_cli.engine.bootstrap import Interval
     from headnote_cli.engine.verification import Distance, Verification
     from headnote_cli.events import Movement
-    from headnote_cli.hardware import Plan
+    from headnote_cli.hardware import PlanRow
     from headnote_cli.memory.advice import Change
     from headnote_cli.memory.estimate import Estimate
 
@@ -296,7 +297,20 @@ def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
         used = f", {size(card.used)} in use" if card.used else ""
         cells = [_fit(one[name], room) if name in one else Text("–") for one in fits]
         table.add_row(f"{name}, {_whole(card.memory)}{used}", *cells)
-    return table
+    return Group(table, *_differences([fit for check in checks for fit in check.cards]))
+
+
+def _differences(fits: list[Fit]) -> Iterator[Text]:
+    """What a card does otherwise than asked, and why; of a size what it is taken for. Once for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for fit in fits:
+        told = "; ".join(f"{row.setting} {shown(row.effective)} ({row.why})" for row in fit.changes if row.why)
+        if told:
+            reasons.setdefault(told.replace(fit.card.name, "it"), []).append(fit.card.name)
+        if fit.card.is_assumed:
+            reasons.setdefault("taken for an Ampere GPU or a later one", []).append(fit.card.name)
+    for told, names in reasons.items():
+        yield Text(f"{', '.join(dict.fromkeys(names))}: {told}", style="dim")
 
 
 def _whole(count: int) -> str:
@@ -305,14 +319,24 @@ def _whole(count: int) -> str:
 
 def _fit(fit: Fit, room: int) -> Text:
     """As much as there is room for: the verdict, the largest batch, the longest row."""
-    short = {"does not fit": "no"}.get(fit.verdict, fit.verdict) if room < WIDE_NAMES and fit.largest_batch else None
-    text = Text(short or fit.verdict, style=VERDICT[fit.verdict])
+    if not fit.fits:
+        return _unfit(fit, room)
+    text = Text(fit.verdict, style=VERDICT[fit.verdict])
     if fit.largest_batch:
         word = "batch " if room > len("tight, batch ≤ 1") else ""
         text.append(f", {word}≤ {fit.largest_batch:,}", style="default")
     if fit.longest and room >= 2 * WIDE_NAMES - 8:
         text.append(f" or length ≤ {fit.longest:,}", style="default")
     return text
+
+
+def _unfit(fit: Fit, room: int) -> Text:
+    """What would fit where the step does not."""
+    batch = f"batch {fit.largest_batch:,}" if fit.largest_batch else ""
+    length = f"length {fit.longest:,}" if fit.longest and room >= 2 * WIDE_NAMES - 8 else ""
+    text = Text("no", style=VERDICT[fit.verdict])
+    smaller = " or ".join(filter(None, [batch, length]))
+    return text.append(f"; {smaller} would fit", style="default") if smaller else text
 
 
 def _advice(check: MemoryCheck, width: int) -> RenderableType:
@@ -361,17 +385,17 @@ def _grid(check: MemoryCheck) -> RenderableType:
     return table
 
 
-def plan_view(plan: Plan) -> RenderableType:
+def plan_view(plan: Sequence[PlanRow[Any]]) -> RenderableType:
     """What is on, and what this machine does otherwise than asked, and why; settings that are off stay out."""
     table = Table(title="Plan", title_justify="left")
-    rows = [row for row in plan.settings if row.changed or row.effective not in ("false", "none", "1")]
+    rows = [row for row in plan if row.changed or shown(row.effective) not in ("false", "none", "1")]
     explained = any(row.why for row in rows)
     table.add_column("setting", no_wrap=True)
     for column in ("asked", "here", *(("why",) if explained else ())):
         table.add_column(column, overflow="fold")
     for row in rows:
-        here = Text(row.effective, style="yellow" if row.changed else "")
-        table.add_row(row.setting, row.asked, here, *((row.why,) if explained else ()))
+        here = Text(shown(row.effective), style="yellow" if row.changed else "")
+        table.add_row(row.setting, shown(row.asked), here, *((row.why,) if explained else ()))
     return table
 
 

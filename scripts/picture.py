@@ -14,7 +14,7 @@ from rich.console import Console
 from headnote_cli.commands.train import report_of
 from headnote_cli.console import SMOOTHING, Screen, duration, step_facts
 from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
-from headnote_cli.hardware import Plan, PlanRow
+from headnote_cli.hardware import PlanRow
 from headnote_cli.views import plan_view, training_view
 
 RUN = Path("demo_output/run")
@@ -28,7 +28,7 @@ def main() -> None:
     entries = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [entry for entry in entries if "loss" in entry]
     metrics = record["metrics"]
-    plan = Plan(tuple(PlanRow(**row) for row in record["plan"]))
+    plan = tuple(PlanRow(**row) for row in record["plan"])
 
     screen = Screen()
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from headnote_cli.config import Config, Settings
 from headnote_cli.errors import ConfigError, DataError, UsageError
-from headnote_cli.hardware import Machine, Plan, detect, planned, resolve
+from headnote_cli.hardware import PACKAGES, Gpu, Machine, Plan, PlanRow, detect, resolve
 from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import (
     MOST_ROWS,
     Change,
+    Peak,
     SetupFor,
     advice,
     grid,
@@ -32,6 +33,9 @@ from headnote_cli.memory.setup import DEFAULT_LENGTH, Setup, setup_of
 from headnote_cli.memory.shapes import Shapes, length_warning, shapes_of, wrong_class
 
 PURPOSES = ("train", "generate", "merge")
+HERE = " (here)"
+# What of a plan decides how much memory a step takes.
+DECIDING = ("dtype", "fp16", "attn_implementation", "use_liger_kernel", "optim", "quantization")
 MOST = {"per_device_train_batch_size": 65_536, "max_length": 10_485_760}  # ten million tokens: Llama 4's longest
 
 
@@ -43,6 +47,7 @@ class Fit:
     verdict: str
     largest_batch: int
     longest: int
+    changes: tuple[PlanRow[Any], ...] = ()  # what the card does otherwise than asked, as far as memory goes
 
     @property
     def fits(self) -> bool:
@@ -57,6 +62,7 @@ class Fit:
             "verdict": self.verdict,
             "largest_batch": self.largest_batch,
             "longest": self.longest,
+            "changes": [row.to_json() for row in self.changes],
         }
 
 
@@ -141,7 +147,7 @@ class MemoryCheck:
             "grid": self.grid,
             "grid_card": self.grid_card and self.grid_card.name,
             "data": self.data and self.data.to_json(),
-            "plan": self.plan.rows(),
+            "plan": self.plan.to_json(),
         }
 
 
@@ -175,72 +181,90 @@ def check_memory(
     _refuse_absurd(settings, config)
     shapes = shapes_for(config)
     machine = detect()
-    plan = resolve(settings, machine, shapes.model_type, stored=shapes.quantized)
-    if settings.use_cpu and training and stack == "slds":
-        settings = planned(settings, plan)  # a CPU does without Liger and FlashAttention
     setup_for: SetupFor = partial(setup_of, shapes=shapes, stack=stack, devices=devices)
+    cards = [card(text) for text in gpus] or _cards(machine, settings, purpose, stack)
     data = None
     if with_data and training:
-        data = _lengths(config, settings, shapes, setup_for)
+        data = _lengths(
+            config, _step(cards[0], settings, shapes, stack, setup_for, machine).settings, shapes, setup_for
+        )
         settings = settings.model_copy(update={"max_length": data.longest})
         setup_for = partial(setup_of, shapes=shapes, stack=stack, devices=devices, labels=data.labels)
-    cards = [card(text) for text in gpus] or _cards(machine, settings, purpose)
-
-    def at_batch(rows: int) -> Estimate:
-        if training:
-            return estimate(shapes, with_batch(settings, rows, settings.max_length or DEFAULT_LENGTH, setup_for))
-        return generation(shapes, setup, rows)
-
-    def needed(one: Card) -> Estimate:
-        return merging(shapes, setup, one.memory - one.used) if purpose == "merge" else at_batch(rows)
-
-    setup = setup_for(settings)
-    peak = peaks(shapes, settings, setup_for)
-    fits = []
-    for one in cards:
-        most = length = 0
-        if training:
-            most = largest_batch(peak, setup.length, one.usable)
-            length = longest(peak, rows, one.usable)
-        elif purpose == "generate":
-            most = largest(lambda rows, usable=one.usable: at_batch(rows).total <= usable, MOST_ROWS)  # type: ignore[misc]
-        fits.append(Fit(one, one.verdict(needed(one).total), most, length))
-    if not machine.gpus and not gpus and not settings.use_cpu and training and stack == "slds":
-        fits += _on_this_cpu(settings, plan, shapes, setup_for, machine)
+    steps = [_step(one, settings, shapes, stack, setup_for, machine) for one in cards]
+    fits = [_fit(one, step, shapes, purpose, rows) for one, step in zip(cards, steps, strict=True)]
+    first = steps[0]
     return MemoryCheck(
         str(config.path),
         shapes,
         purpose,
         stack,
-        method_of(settings, setup.quantization),
-        setup,
-        needed(cards[0]),
+        method_of(settings, first.setup.quantization != "none"),
+        first.setup,
+        _needed(cards[0], first, shapes, purpose, rows),
         fits,
-        advice(shapes, settings, setup_for) if training else [],
-        plan,
-        at_batch,
-        grid(peak) if with_grid and training else None,
+        advice(shapes, settings, first.setup_for) if training else [],
+        first.plan,
+        lambda rows: _needed(cards[0], first, shapes, purpose, rows),
+        grid(first.peak) if with_grid and training else None,
         _grid_card(fits, chosen=bool(gpus)),
         data,
         tuple(filter(None, [length_warning(config.settings.max_length, shapes.positions)])),
     )
 
 
-def _on_this_cpu(
-    settings: Settings, plan: Plan, shapes: Shapes, setup_for: SetupFor, machine: Machine
-) -> Iterator[Fit]:
-    """What `slds train` would do here where there is no GPU; which card to take is still the others' answer."""
-    settings = planned(settings, plan)
-    peak = peaks(shapes, settings, setup_for)
-    rows, length = settings.per_device_train_batch_size, setup_for(settings).length
-    for one in _main_memory(machine):
-        verdict = one.verdict(peak(rows, length))
-        yield Fit(
-            dataclasses.replace(one, name="this CPU", here=False),
-            verdict,
-            largest_batch(peak, length, one.usable),
-            longest(peak, rows, one.usable),
-        )
+@dataclass(frozen=True)
+class _Step:
+    """What slds would do on one card: of the config as asked, and of changes to it."""
+
+    plan: Plan
+    setup: Setup
+    setup_for: SetupFor
+    estimate_at: Callable[[int], Estimate]  # by batch
+    peak: Peak
+
+
+def _step(one: Card, settings: Settings, shapes: Shapes, stack: str, setup_for: SetupFor, machine: Machine) -> _Step:
+    """What a config comes to on a card. Other stacks do as they are told, whatever the card."""
+    with_card = _machine_with(one, machine)
+
+    def resolved(asked: Settings) -> Plan:
+        return resolve(asked, with_card, shapes.model_type, stored=shapes.quantized)
+
+    def setup_here(asked: Settings) -> Setup:
+        return setup_for(resolved(asked).applied(asked) if stack == "slds" else asked)
+
+    def at(rows: int) -> Estimate:
+        return estimate(shapes, with_batch(settings, rows, settings.max_length or DEFAULT_LENGTH, setup_here))
+
+    return _Step(resolved(settings), setup_here(settings), setup_here, at, peaks(shapes, settings, setup_here))
+
+
+def _machine_with(one: Card, machine: Machine) -> Machine:
+    """A machine whose only GPU is this card: this one, or one on which the `gpu` extra is installed."""
+    if one.capability is None:
+        return dataclasses.replace(machine, gpus=())
+    gpus = (Gpu(one.name.removesuffix(HERE), one.capability, one.memory, one.used),)
+    if one.here:
+        return dataclasses.replace(machine, gpus=gpus)
+    return Machine(gpus, frozenset(PACKAGES), "g++", machine.cores, machine.memory)
+
+
+def _needed(one: Card, step: _Step, shapes: Shapes, purpose: str, rows: int) -> Estimate:
+    if purpose == "merge":
+        return merging(shapes, step.setup, one.memory - one.used)
+    return step.estimate_at(rows) if purpose == "train" else generation(shapes, step.setup, rows)
+
+
+def _fit(one: Card, step: _Step, shapes: Shapes, purpose: str, rows: int) -> Fit:
+    """Whether it fits on a card, and the most that would."""
+    most = length = 0
+    if purpose == "train":
+        most = largest_batch(step.peak, step.setup.length, one.usable)
+        length = longest(step.peak, rows, one.usable)
+    elif purpose == "generate":
+        most = largest(lambda rows: generation(shapes, step.setup, rows).total <= one.usable, MOST_ROWS)
+    changes = tuple(row for row in step.plan.changes() if row.setting in DECIDING) if purpose != "merge" else ()
+    return Fit(one, one.verdict(_needed(one, step, shapes, purpose, rows).total), most, length, changes)
 
 
 def _refuse_absurd(settings: Settings, config: Config) -> None:
@@ -274,19 +298,18 @@ def shapes_for(config: Config) -> Shapes:
     return shapes
 
 
-def _cards(machine: Machine, settings: Settings, purpose: str) -> list[Card]:
+def _cards(machine: Machine, settings: Settings, purpose: str, stack: str) -> list[Card]:
     """This machine's GPUs, with what other programs hold of them, and the usual ones; its main memory for what a CPU
-    does."""
-    if settings.use_cpu or purpose == "merge":
-        return _main_memory(machine) or usual_cards()
-    return [Card(f"{gpu.name} (here)", gpu.memory, gpu.used, here=True) for gpu in machine.gpus] + usual_cards()
-
-
-def _main_memory(machine: Machine) -> list[Card]:
-    """This machine's main memory; nothing where the system does not tell."""
+    does, and for what would be trained here where there is no GPU."""
     free = available_memory()
-    memory = max(machine.memory, free)
-    return [Card("main memory (here)", memory, memory - free, here=True)] if memory else []
+    memory = max(machine.memory, free)  # nothing where the system does not tell
+    main = [Card(f"main memory{HERE}", memory, memory - free, here=True, capability=None)] if memory else []
+    if settings.use_cpu or purpose == "merge":
+        return main or usual_cards()
+    own = [Card(f"{gpu.name}{HERE}", gpu.memory, gpu.used, True, gpu.capability) for gpu in machine.gpus]
+    is_asked = purpose == "train" and stack == "slds" and not own
+    here = [dataclasses.replace(one, name="this CPU", here=False) for one in main if is_asked]
+    return [*own, *usual_cards(), *here]
 
 
 def _lengths(config: Config, settings: Settings, shapes: Shapes, setup_for: SetupFor) -> DataLengths:
@@ -352,13 +375,8 @@ def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], 
     return *lengths_of(prepared.dataset), prepared.summary, lines
 
 
-def method_of(settings: Settings, quantization: str) -> str:
-    """`QLoRA r=32`, `LoRA r=16` or `full fine-tuning`.
-
-    Args:
-        quantization: Of the base, `none` or another.
-    """
+def method_of(settings: Settings, is_quantized: bool) -> str:
+    """`QLoRA r=32`, `LoRA r=16` or `full fine-tuning`."""
     if not settings.use_peft:
         return "full fine-tuning"
-    quantized = quantization != "none"
-    return f"{'Q' if quantized else ''}LoRA r={settings.lora_r}"
+    return f"{'Q' if is_quantized else ''}LoRA r={settings.lora_r}"

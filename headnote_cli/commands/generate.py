@@ -17,7 +17,7 @@ from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import read_json
-from headnote_cli.hardware import Quantization, quantization_of
+from headnote_cli.hardware import Quantization, noted_quantization
 from headnote_cli.language import detect_language
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
@@ -113,7 +113,7 @@ def choose_model(config: Config, model: str | None, prompts: Path | None = None)
     quantization = None
     if adapter is not None:
         found = base_of_adapter(config, adapter, record)
-        base, quantization = found.name, quantization_of(record.get("plan", []))
+        base, quantization = found.name, noted_quantization(record)
     own_tokenizer = folder is not None and (folder / "tokenizer_config.json").is_file()
     settings = config.settings
     return ModelChoice(

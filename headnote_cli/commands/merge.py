@@ -19,7 +19,7 @@ from headnote_cli.encoding import Encoder
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import altered, flush, read_json, sha256, write_json, write_text
-from headnote_cli.hardware import Quantization, quantization_of
+from headnote_cli.hardware import Quantization, noted_quantization
 from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
@@ -159,7 +159,7 @@ def _merge(
     base = _base_model(config, found.name, record)
     require_fitting_class(base, config.where("model_class"))
     stored = stored_quantization_of(base)
-    trained = None if stored else quantization_of(record.get("plan", []))
+    trained = None if stored else noted_quantization(record)
     onto = None if stored else _onto(config, options.onto, trained)
     job = MergeJob(base, tuple(adapters), options.dtype, onto, options.shard_bytes)
     base_folder = weights_folder(base)

@@ -29,7 +29,7 @@ from headnote_cli.errors import (
 )
 from headnote_cli.events import Event, Listener, ModelLoaded, Movement, Note, PlanResolved, RunDescribed, Saved
 from headnote_cli.files import read_json, write_json, write_text
-from headnote_cli.hardware import Machine, Plan, planned, resolve
+from headnote_cli.hardware import Machine, Plan, PlanRow, require_toolchain, resolve, shown
 from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
@@ -94,7 +94,7 @@ class TrainingReport:
     checkpoint: Path | None
     tokens: int
     seconds: float
-    plan: Plan
+    plan: tuple[PlanRow[Any], ...]
     movement: Movement | None = None  # None: a dry run, or no adapters
 
     @property
@@ -106,7 +106,7 @@ class TrainingReport:
         return asdict(self) | {
             "run": str(self.run),
             "checkpoint": self.checkpoint and str(self.checkpoint),
-            "plan": self.plan.rows(),
+            "plan": [row.to_json() for row in self.plan],
         }
 
 
@@ -162,19 +162,20 @@ def train(
     plan = resolve(config.settings, machine, model_type, allow_remote_code, stored)
     if strict:
         plan.require_unchanged()
+    require_toolchain(plan, machine)
     emit(PlanResolved(plan))
     unresumable = breaks_a_resume(config.settings)
     for warning in (longer_than_made_for(config, base), *(f"{one}: a stopped run cannot go on" for one in unresumable)):
         if warning is not None:
             emit(Note(warning, warning=True))
-    if len(machine.gpus) > 1 and world_size() == 1 and plan.effective("device") == "cuda":
+    if len(machine.gpus) > 1 and world_size() == 1 and plan.device == "cuda":
         emit(Note(f"one of {len(machine.gpus)} GPUs trains; --num-processes {len(machine.gpus)} takes all of them"))
     record = read_json(folder / RECORD)
     if resume and record is not None:
         same = _require_same_run(config, plan, record, folder, force, emit)
         if same and record.get("state") == "finished" and not dry_run:
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
-            return report_of(folder, record, plan)
+            return report_of(folder, record, plan.rows)
     arguments = check_arguments(config.settings, plan, folder)
     if samples:
         _require_samples_possible(config.settings)
@@ -198,7 +199,7 @@ def train(
         _require_same_rows(record, splits, folder, force, emit)
     if dry_run:
         emit(RunDescribed(facts))
-        return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan)
+        return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan.rows)
     if is_main and not resume:
         _make_room(folder, emit)
     with locked(folder) if is_main else nullcontext():
@@ -209,7 +210,7 @@ def train(
             "started": started,
             "estimated_memory": expected,
             "model_type": model_type,
-            "hardware": machine.to_json() | {"device": plan.effective("device")},
+            "hardware": machine.to_json() | {"device": plan.device},
             "resolved": _resolved(config.settings, plan, arguments),
         }
         return _run(config, plan, base, encoder, splits, start_from, emit, is_main, about, samples, facts, laps)
@@ -235,7 +236,7 @@ def _resolved(settings: Settings, plan: Plan, arguments: Mapping[str, Any]) -> d
     """Every key with the value that holds: as asked, as this machine can, or the library's default; no secrets."""
     values = settings.model_dump() | {key: value for key, value in arguments.items() if key in Settings.model_fields}
     values |= {key: getattr(settings, key) for key in DONE_BEFOREHAND}
-    values |= {key: getattr(planned(settings, plan), key) for key in PLANNED}
+    values |= {key: getattr(plan.applied(settings), key) for key in PLANNED}
     return {key: value for key, value in values.items() if key not in SECRETS}
 
 
@@ -243,10 +244,10 @@ def _facts(
     config: Config, base: BaseModel, model_type: str, splits: _Splits, plan: Plan, expected: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """What is about to be trained, in a few lines."""
-    changed = [f"{row.setting} {row.effective}" for row in plan.changes()]
+    changed = [f"{row.setting} {shown(row.effective)}" for row in plan.changes()]
     facts = {
         "model": f"{base.name} ({model_type})",
-        "method": method_of(config.settings, plan.effective("quantization")),
+        "method": method_of(config.settings, plan.quantization is not None),
         "data": "\n".join(splits.lines),
         "plan": f"not as asked: {', '.join(changed)}" if changed else "as asked",
         "run": str(output_dir(config)),
@@ -271,7 +272,7 @@ def _expected_memory(
     Raises:
         DoesNotFitError: The tensors alone are more than the machine has free, and that is not to be ignored.
     """
-    effective = planned(config.settings, plan)
+    effective = plan.applied(config.settings)
     try:
         devices, sharding = launched(os.environ)
         shapes = shapes_for(config)
@@ -279,7 +280,7 @@ def _expected_memory(
     except (ConfigError, UnreachableError) as error:
         emit(Note(f"memory not estimated: {error.message}"))
         return None
-    card, processes = own_card(plan, machine, os.environ)
+    card, processes = own_card(plan.device, machine, os.environ)
     needed = f"{'at least ' if found.unknown else ''}{processes * found.total / 2**30:.1f} GiB"
     free = (card.memory - card.used) / 2**30
     if card.memory and card.clearly_below(processes * found.allocated) and not ignore:
@@ -298,9 +299,9 @@ def _expected_memory(
     }
 
 
-def own_card(plan: Plan, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
+def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
     """What this process trains in, and how many processes share it: a GPU is its own, main memory is everybody's."""
-    if plan.effective("device") == "cuda":
+    if device == "cuda":
         gpu = machine.gpus[own_gpu(len(machine.gpus), environment)]
         return Card(gpu.name, gpu.memory, gpu.used), 1
     free = available_memory()
@@ -327,7 +328,7 @@ def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool,
         rows = load_split(config, role)
         for note in rows.notes:
             emit(Note(note))
-        prepared = prepare(rows, encoder, int(plan.effective("dataset_num_proc")), skip_bad_rows)
+        prepared = prepare(rows, encoder, plan.workers, skip_bad_rows)
         lines.extend(lengths_lines(rows, prepared.summary, prepared.cached))
         return prepared
 
@@ -383,7 +384,7 @@ def _refuse(what: str, folder: Path, force: bool, emit: Listener) -> None:
     raise UsageError(what, str(folder), f"{hint} with --force")
 
 
-def report_of(folder: Path, record: Mapping[str, Any], plan: Plan) -> TrainingReport:
+def report_of(folder: Path, record: Mapping[str, Any], plan: tuple[PlanRow[Any], ...]) -> TrainingReport:
     """The report of a finished run, out of its record."""
     metrics = record.get("metrics", {})
     checkpoint, movement = metrics.get("checkpoint"), metrics.get("movement") or {}
@@ -471,7 +472,7 @@ def _run(
     peaks_before = (read_json(folder / RECORD) or {}).get("measured_memory") or {} if start else {}
 
     def keep(state: str, **more: Any) -> dict[str, Any]:
-        peaks = _highest(peaks_before, measured_memory())
+        peaks = _highest(peaks_before, measured_memory(plan.device))
         kept = record | {"state": state, "timings": laps.seconds, "measured_memory": peaks} | more
         if is_main:
             write_json(folder / RECORD, kept)
@@ -520,7 +521,7 @@ def _run(
     finally:
         draw()
     finished = keep("finished", ended=now(), **_metrics(result, folder))
-    return report_of(folder, finished, plan)
+    return report_of(folder, finished, plan.rows)
 
 
 def _highest(*peaks: Mapping[str, int]) -> dict[str, int]:
@@ -546,7 +547,7 @@ def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
 def _out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:
     """Out of memory in words: where, what is kept, and what would help most."""
     whole = newest_whole(folder)
-    settings = planned(config.settings, plan)
+    settings = plan.applied(config.settings)
     shapes = shapes_for(config)
     helping = [one for one in advice(shapes, settings, partial(setup_of, shapes=shapes)) if one.saved > 0][:3]
     told = "; ".join(f"{one.what} (saves {one.saved / 2**30:.1f} GiB): {', '.join(one.lines)}" for one in helping)
@@ -587,7 +588,8 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "overflow": settings.overflow,
         "overflow_field": settings.overflow_field,
         "prompts": encoder.templates.hashes(),
-        "plan": plan.rows(),
+        "plan": plan.to_json(),
+        "quantization": asdict(plan.quantization) if plan.quantization else None,
         "data": {"dataset_name": settings.dataset_name, "fingerprint": splits.train.fingerprint} | splits.train.summary,
         "packages": {name: _version(name) for name in STORED_PACKAGES},
         "seed": settings.seed,

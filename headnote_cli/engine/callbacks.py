@@ -41,8 +41,9 @@ def peak_rss() -> int:
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Turns the Trainer's callbacks into events and metrics lines."""
 
-    def __init__(self, output_dir: Path, emit: Listener, tokens: int, laps: Laps) -> None:
+    def __init__(self, output_dir: Path, emit: Listener, tokens: int, laps: Laps, on_gpu: bool) -> None:
         self.output_dir = output_dir
+        self.on_gpu = on_gpu
         self.emit = emit
         self.eval_loss: float | None = None
         self.tokens = tokens
@@ -102,7 +103,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             logs.get("grad_norm"),
             rate,
             left,
-            torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss(),
+            torch.cuda.max_memory_allocated() if self.on_gpu else peak_rss(),
         )
 
     def on_evaluate(
@@ -165,10 +166,11 @@ class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
             control.should_save = True
 
 
-class Sampler(TrainerCallback):  # type: ignore[misc]
-    """Writes headnotes of the first evaluation rows at each evaluation, so that one sees the model learn.
+class Sampler:
+    """Writes headnotes of the first evaluation rows after each evaluation, so that one sees the model learn.
 
-    Greedy, so no random state is touched: the run with samples is bit for bit the run without.
+    Greedy, so no random state is touched: the run with samples is bit for bit the run without. What goes wrong here is
+    a warning, and the run goes on.
     """
 
     def __init__(
@@ -192,19 +194,24 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
         self.stop_ids = stop_ids
         self.emit = emit
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not state.is_world_process_zero:
+    def write(self, step: int) -> None:
+        """Write them with the model as it is after a step."""
+        if not self.trainer.is_world_process_zero():
             return
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         was_training = model.training
         model.eval()
         try:
-            written = list(self._written(model, state.global_step))
+            with self.trainer.accelerator.autocast():  # float32 adapters on a 16-bit base compute under it alone
+                written = list(self._written(model, step))
+            write_lines(self.folder / f"step-{step}.jsonl", written)
+        except Exception as error:
+            self.emit(Note(f"no sample is written after step {step}: {error}", warning=True))
+            return
         finally:
             model.train(was_training)
-        write_lines(self.folder / f"step-{state.global_step}.jsonl", written)
         for one in written:
-            self.emit(Sampled(state.global_step, one["name"], one["headnote"], one["reference"]))
+            self.emit(Sampled(step, one["name"], one["headnote"], one["reference"]))
 
     def _written(self, model: Any, step: int) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(self.rows, 1):

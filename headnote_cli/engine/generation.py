@@ -11,11 +11,10 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel, stored_quantization_of
 from headnote_cli.engine.decoding import Decoder, LastPrompt, Row, rows_can_join
-from headnote_cli.engine.loading import four_bits, load_model, stop_ids, torch_dtype, with_adapter
+from headnote_cli.engine.loading import four_bits, load_model, own_device, stop_ids, torch_dtype, with_adapter
 from headnote_cli.engine.on_cpu import piece_of, tune
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.hardware import Plan, Quantization
-from headnote_cli.processes import own_gpu
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 
 
@@ -37,20 +36,11 @@ class Writer:
             stop_id: The token that ends the assistant's turn; the generation config's own ends count too.
             quantization: The 4-bit form of the base that the adapter was trained on.
         """
-        dtype, device = torch_dtype(plan.effective("dtype")), torch.device(plan.effective("device"))
-        if device.type == "cuda":
-            device = torch.device("cuda", own_gpu(torch.cuda.device_count()))
-        options: dict[str, Any] = {}
-        stored = stored_quantization_of(base)
-        if quantization is not None and stored is None:
-            options["quantization_config"] = four_bits(quantization, dtype)
-        packed = bool(quantization or stored)
-        if packed and device.type == "cuda":
-            options["device_map"] = {"": device}  # packed on the device that will use them
-        model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
+        dtype, device = torch_dtype(plan.dtype), own_device(plan)
+        quantize = quantization is not None and stored_quantization_of(base) is None
+        how = four_bits(quantization, dtype) if quantization is not None and quantize else None
+        model = load_model(base, dtype, device, plan.attention, how)
         self.model: Any = with_adapter(model, adapter) if adapter else model
-        if not packed:
-            self.model.to(device)
         self.model.eval()
         if device.type == "cpu":
             tune(self.model)

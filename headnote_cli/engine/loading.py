@@ -53,22 +53,35 @@ def this_machine() -> Machine:
 @contextmanager
 def main_process_first(plan: Plan) -> Iterator[bool]:
     """The first of several processes goes through alone, then the others; tells each whether it is the first."""
-    state = PartialState(cpu=plan.effective("device") == "cpu")
+    state = PartialState(cpu=plan.device == "cpu")
     with state.main_process_first():
         yield state.is_main_process
 
 
-def load_model(base: BaseModel, dtype: torch.dtype, attention: str | None = None, **options: Any) -> PreTrainedModel:
-    """The weights, at an explicit dtype.
+def load_model(
+    base: BaseModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None = None,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
+    """The weights, at an explicit dtype, on an explicit device.
+
+    Without a device map transformers puts quantized weights onto the first GPU that is visible, whatever was planned.
 
     Args:
-        options: Further arguments of `from_pretrained`, such as `quantization_config`.
+        quantization: How to quantize them while loading; None leaves them as they are stored.
     """
     loader = getattr(transformers, base.model_class)
-    if attention is not None:
-        options["attn_implementation"] = attention
+    options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    if quantization is not None or stored_quantization_of(base) is not None:
+        options["device_map"] = {"": device}
     with reaching("model", base.name):
         model: PreTrainedModel = loader.from_pretrained(base.name, dtype=dtype, **base.options(), **options)
+    if "device_map" not in options:
+        model.to(device)
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":  # quantized weights bring the dtype that they were saved with
             module.compute_dtype = dtype
@@ -81,18 +94,22 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
     Raises:
         ConfigError: Quantization was asked for and no layer was quantized.
     """
-    dtype = torch_dtype(plan.effective("dtype"))
-    options: dict[str, Any] = {}
-    quantized = plan.effective("quantization") != "none"
-    if quantized and stored_quantization_of(base) is None:
-        options["quantization_config"] = get_quantization_config(_model_arguments(settings, plan))
-    if quantized and plan.effective("device") == "cuda":  # packed on the device that will use them
-        options["device_map"] = {"": own_gpu(torch.cuda.device_count())}
-    model = load_model(base, dtype, plan.effective("attn_implementation"), **options)
-    if quantized and not quantized_layers(model):
+    how = None
+    if plan.quantization is not None and stored_quantization_of(base) is None:
+        how = get_quantization_config(_model_arguments(settings, plan))
+    device = own_device(plan) if plan.quantization is not None else torch.device("cpu")  # the Trainer moves whole ones
+    model = load_model(base, torch_dtype(plan.dtype), device, plan.attention, how)
+    if plan.quantization is not None and not quantized_layers(model):
         raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)
     keep_differentiable(model)
     return model
+
+
+def own_device(plan: Plan) -> torch.device:
+    """The device of this process."""
+    if plan.device == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", own_gpu(torch.cuda.device_count()))
 
 
 def keep_differentiable(model: torch.nn.Module) -> None:
@@ -156,7 +173,7 @@ def unquantized_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
 def _model_arguments(settings: Settings, plan: Plan) -> ModelConfig:
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     values = {name: getattr(settings, name) for name in names}
-    return ModelConfig(**(values | {"dtype": plan.effective("dtype")}))
+    return ModelConfig(**(values | {"dtype": plan.dtype}))
 
 
 def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:

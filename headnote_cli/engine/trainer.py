@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self.step_inputs: list[torch.Tensor] = []  # ids of the current step's rows, to name them if it fails
         self.stopping = False  # all processes agreed to stop
         self.evaluating = False
+        self.after_evaluation: Callable[[int], None] | None = None  # called with the step, once that is saved
+        self._is_sample_due = False
         self._saved_step = -1
         self._staging: Path | None = None
         self._watch = LossWatch(math.log(max(2, self.model.get_input_embeddings().num_embeddings)))
@@ -103,13 +105,12 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if return_outputs or inputs["labels"].device.type != "cpu" or not self._plain_loss():
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with self._without_mask(inputs):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs["labels"][:, 1:]
         labelled = targets != IGNORED
         others = {name: value for name, value in inputs.items() if name != "labels"}
-        if _padded_right(inputs["attention_mask"]):
-            del others["attention_mask"]
-        with self._head_on(labelled):
+        with self._without_mask(inputs), self._head_on(labelled):
             logits = model(**others, use_cache=False).logits
         targets = targets[labelled]
         total = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
@@ -122,6 +123,26 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             self._total_train_tokens += int(self.accelerator.gather_for_metrics(tokens).sum())
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return loss
+
+    @contextlib.contextmanager
+    def _without_mask(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Padding that only follows a row's tokens needs no mask in SDPA: see `_padded_right`.
+
+        The inputs keep it: TRL counts the tokens by it.
+        """
+        mask = inputs.get("attention_mask")
+        if mask is None or self.model.config._attn_implementation != "sdpa" or not _padded_right(mask):
+            yield
+            return
+
+        def drop(_: torch.nn.Module, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {name: value for name, value in options.items() if name != "attention_mask"}
+
+        hook = self.accelerator.unwrap_model(self.model).register_forward_pre_hook(drop, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _plain_loss(self) -> bool:
         """Whether the loss is the plain mean over labels, and the model has an output layer of its own."""
@@ -239,7 +260,14 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
                 metrics: dict[str, float] = super().evaluate(*args, **options)
         finally:
             self.evaluating = False
+        self._is_sample_due = True
         return metrics
+
+    def _sample(self) -> None:
+        """What follows an evaluation and must not cost what is saved."""
+        if self.after_evaluation is not None and self._is_sample_due and not self.stopping:
+            self.after_evaluation(self.state.global_step)
+        self._is_sample_due = False
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         """As Trainer's; one before the first step may be cut, too: that step is then the last."""
@@ -249,6 +277,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             if not skip_scheduler:
                 raise
             metrics = {}
+        if skip_scheduler:  # before the first step: nothing is saved here
+            self._sample()
         return metrics
 
     def _maybe_log_save_evaluate(
@@ -260,6 +290,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         if self.stopping and self._saved_step != self.state.global_step:
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self._sample()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None in the run folder: each checkpoint gets ours."""

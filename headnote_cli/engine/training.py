@@ -49,7 +49,7 @@ from headnote_cli.engine.movement import AdaptersMove
 from headnote_cli.engine.trainer import CompletionTrainer
 from headnote_cli.errors import NO_ROOM, ConfigError, SldsError, is_out_of_memory
 from headnote_cli.events import Listener, ModelLoaded, Movement, Note
-from headnote_cli.hardware import Plan, reporters
+from headnote_cli.hardware import Plan, offline_environment
 from headnote_cli.libraries import refusing_unsound_warnings
 from headnote_cli.processes import asked_processes
 from headnote_cli.runs import STAGING, newest_whole, read_metrics
@@ -117,7 +117,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     trainer, loaded = _built(job, emit)
     trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
     trainer._total_train_tokens = trained_before if job.resume_from else 0
-    reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens, job.laps)
+    reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens, job.laps, job.plan.device == "cuda")
     stopper = Stopper(trainer)
     movement = AdaptersMove(trainer)
     _add_callbacks(trainer, reporter, stopper, movement, job, emit)
@@ -151,7 +151,7 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
     layers, size = len(quantized_layers(model)), weight_bytes(model)
     job.laps.lap("model")
     if layers:
-        before = unquantized_bytes(model, torch_dtype(job.plan.effective("dtype")))
+        before = unquantized_bytes(model, torch_dtype(job.plan.dtype))
         weights = f"weights {before / 2**20:,.0f} → {size / 2**20:,.0f} MiB"
         emit(Note(f"quantized layers counted after loading: {layers}; {weights}"))
     if job.start_adapter is not None:
@@ -173,7 +173,7 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
     )
     if not isinstance(trainer.model, PeftModel):  # its checkpoints are whole models, served as they are
         trainer.model.generation_config.eos_token_id = stop_ids(trainer.model, job.turn_end)
-    _adapters_in_float32(trainer.model, autocast=job.plan.is_on("bf16") or job.plan.is_on("fp16"))
+    _adapters_in_float32(trainer.model, autocast=job.plan.autocast)
     loaded = _counted(trainer.model, layers, size)
     _require_as_planned(trainer, loaded, job)
     emit(ModelLoaded(loaded.parameters, loaded.trainable, loaded.adapted, layers, size))
@@ -220,7 +220,7 @@ def _add_callbacks(
         trainer.add_callback(EarlyStopping(early_stopping_patience=job.settings.early_stopping))
     if job.samples and job.eval_rows is not None:
         ends = stop_ids(trainer.accelerator.unwrap_model(trainer.model), job.turn_end)
-        trainer.add_callback(Sampler(trainer, stopper, job.output_dir, job.samples, ends, emit))
+        trainer.after_evaluation = Sampler(trainer, stopper, job.output_dir, job.samples, ends, emit).write
     trainer.add_callback(stopper)  # the last: what it decides stays
 
 
@@ -231,10 +231,10 @@ def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: Tr
         ConfigError: Another attention, another dtype, another number of processes or another strategy.
     """
     faults = []
-    attention = job.plan.effective("attn_implementation")
+    attention = job.plan.attention
     if not same_attention(attention, loaded.attention):
         faults.append(f"attention is {loaded.attention} and not {attention}")
-    dtype = job.plan.effective("dtype")
+    dtype = job.plan.dtype
     weights = {name: count for name, count in loaded.dtypes.items() if name not in ("uint8", "int8")}
     if dtype not in weights:
         faults.append(f"weights are in {', '.join(weights)} and not in {dtype}")
@@ -309,26 +309,29 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
     values.setdefault("activation_checkpointing", checkpointing)
     values.setdefault("activation_checkpointing_kwargs", checkpointing_options)
     values |= own_defaults(settings)
-    for name in ("bf16", "fp16", "padding_free", "use_liger_kernel", "torch_compile", "trust_remote_code"):
-        values[name] = plan.is_on(name)
-    if not plan.is_on("tf32"):
+    if not plan.tf32:
         values.pop("tf32", None)
-    if plan.is_on("padding_free") and not settings.packing:
+    if plan.padding_free and not settings.packing:
         values["max_length"] = None  # TRL wants rows that were cut before, as they are
-    names_of_reporters, offline = reporters(plan)
-    os.environ.update(offline)
+    os.environ.update(offline_environment(plan))
     values.update(
+        bf16=plan.bf16,
+        fp16=plan.fp16,
+        padding_free=plan.padding_free,
+        use_liger_kernel=plan.liger,
+        torch_compile=plan.compiles,
+        trust_remote_code=plan.remote_code,
         output_dir=str(output_dir),
         resume_from_checkpoint=None,
-        optim=plan.effective("optim"),
-        report_to=names_of_reporters,
-        use_cpu=plan.effective("device") == "cpu",
+        optim=plan.optimizer,
+        report_to=[one.name for one in plan.reporters] or ["none"],
+        use_cpu=plan.device == "cpu",
         dataset_num_proc=None,  # rows come encoded
         completion_only_loss=True,
         chat_template_path=None,  # already in the tokenizer
         prediction_loss_only=True,
         disable_tqdm=True,
-        dataloader_pin_memory=plan.effective("device") == "cuda" and settings.dataloader_pin_memory,
+        dataloader_pin_memory=plan.device == "cuda" and settings.dataloader_pin_memory,
     )
     try:
         arguments = SFTConfig(**values)
@@ -372,10 +375,10 @@ def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
     return LoadedModel(total, trainable, layers, size, attention, dtypes, adapted)
 
 
-def measured_memory() -> dict[str, int]:
+def measured_memory(device: str) -> dict[str, int]:
     """Peak bytes of this process: what torch allocated and reserved on the GPU, else the resident set of all of it,
     libraries and the loading of weights included."""
-    if torch.cuda.is_available():
+    if device == "cuda":
         return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
     return {"peak_rss": peak_rss()}
 

@@ -26,6 +26,7 @@ POSITIONS = 128  # at the end of each prompt whose logits are compared: a vocabu
 LAYERS = 8
 LARGEST_LAYER = 2**28  # elements: float64 copies of a larger one would not be small
 INPUTS = 16  # random vectors that go through each layer
+CPU = torch.device("cpu")  # where all is compared, also beside a GPU
 ROOM = 1.25  # of a model in float32 that must be free
 
 
@@ -95,7 +96,7 @@ def compare_models(
         return [_logits(model, probe) for probe in probes]
 
     merged_base = dataclasses.replace(job.base, name=str(folder), revision="main")
-    merged = logits_of(lambda: load_model(merged_base, torch.float32))
+    merged = logits_of(lambda: load_model(merged_base, torch.float32, CPU))
     quantization = job.onto or trained
     in_four_bits = logits_of(lambda: _adapted(job, quantization)) if quantization else None
     expected = in_four_bits if job.onto and in_four_bits else logits_of(lambda: _adapted(job, None))
@@ -110,10 +111,8 @@ def compare_models(
 
 def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
     """The base with its adapters on: all but the last one merged by PEFT, the last beside it."""
-    options: dict[str, Any] = {}
-    if quantization is not None:
-        options["quantization_config"] = four_bits(quantization, torch.float32)
-    model: Any = load_model(job.base, torch.float32, **options)
+    how = four_bits(quantization, torch.float32) if quantization is not None else None
+    model: Any = load_model(job.base, torch.float32, CPU, quantization=how)
     keep_differentiable(model)  # the other layout multiplies in bfloat16
     for adapter in job.adapters[:-1]:
         model = with_adapter(model, adapter).merge_and_unload()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from headnote_cli.engine.base import weights_folder
 from headnote_cli.engine.loading import load_model, torch_dtype, with_adapter
 from headnote_cli.engine.merging import FLOATING, NAMES_OF_DTYPES, MergeJob, Written
@@ -40,7 +42,7 @@ def merge_with_peft(job: MergeJob, folder: Path, reason: str, emit: Listener) ->
     if needed > available_memory():
         has = available_memory() / 2**30
         raise DoesNotFitError(f"PEFT's merge takes {needed / 2**30:.1f} GiB, and {has:.1f} GiB of memory are free")
-    model: Any = load_model(job.base, torch_dtype(name))
+    model: Any = load_model(job.base, torch_dtype(name), torch.device("cpu"))
     changed = 0
     for adapter in job.adapters:
         wrapped = with_adapter(model, adapter)

@@ -8,27 +8,29 @@ from dataclasses import dataclass
 from headnote_cli.errors import UsageError
 
 GIB = 2**30
-# Makers' data sheets; what the driver shows is a little less than the nominal size.
-GIBIBYTES = {
-    "RTX 4060": 8,
-    "RTX 3060": 12,
-    "T4": 16,
-    "RTX 3090": 24,
-    "RTX 4090": 24,
-    "L4": 24,
-    "A10": 24,
-    "RTX 5090": 32,
-    "A100-40": 40,
-    "L40S": 48,
-    "A100-80": 80,
-    "H100": 80,
-    "H200": 141,
-    "A10G": 24,
-    "RTX A6000": 48,
-    "RTX 6000 Ada": 48,
-    "V100-16": 16,
-    "V100-32": 32,
+# Memory by the makers' data sheets, of which the driver shows a little less; compute capability by
+# https://developer.nvidia.com/cuda-gpus.
+KNOWN: dict[str, tuple[int, tuple[int, int]]] = {
+    "RTX 4060": (8, (8, 9)),
+    "RTX 3060": (12, (8, 6)),
+    "T4": (16, (7, 5)),
+    "RTX 3090": (24, (8, 6)),
+    "RTX 4090": (24, (8, 9)),
+    "L4": (24, (8, 9)),
+    "A10": (24, (8, 6)),
+    "RTX 5090": (32, (12, 0)),
+    "A100-40": (40, (8, 0)),
+    "L40S": (48, (8, 9)),
+    "A100-80": (80, (8, 0)),
+    "H100": (80, (9, 0)),
+    "H200": (141, (9, 0)),
+    "A10G": (24, (8, 6)),
+    "RTX A6000": (48, (8, 6)),
+    "RTX 6000 Ada": (48, (8, 9)),
+    "V100-16": (16, (7, 0)),
+    "V100-32": (32, (7, 0)),
 }
+AMPERE = (8, 0)  # what a size without a name is taken for: bfloat16 and FlashAttention-2
 ALIASES = {"A100": "A100-80", "V100": "V100-16", "A6000": "RTX A6000"}
 UNITS = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 # Words of a driver's or shop's name that say nothing of the memory.
@@ -48,6 +50,8 @@ class Card:
     memory: int  # bytes
     used: int = 0  # bytes that other programs hold
     here: bool = False  # this machine's own
+    capability: tuple[int, int] | None = AMPERE  # None: main memory, where a CPU trains
+    is_assumed: bool = False  # a size without a name
 
     @property
     def usable(self) -> int:
@@ -77,21 +81,22 @@ def card(text: str) -> Card:
     if text.lstrip().startswith("-") or (size and not memory):
         raise UsageError(f"--gpu {text}: no card has so little memory")
     if size and not name:
-        return Card(text.strip(), memory)
+        return Card(text.strip(), memory, is_assumed=True)
     nominal = round(float(size[1])) if size and size[2].lower() != "mib" else 0
     known = (_named(f"{name}-{nominal}") if nominal else None) or _named(name)
     if known is None:
-        hint = f"name one of {', '.join(GIBIBYTES)}, or a size such as 24GiB"
+        hint = f"name one of {', '.join(KNOWN)}, or a size such as 24GiB"
         raise UsageError(f"--gpu {text}: no such card", hint=hint)
-    if nominal and nominal != GIBIBYTES[known]:  # a variant with other memory: what is written counts
-        return Card(f"{known}, {nominal} GB", memory)
-    return Card(known, GIBIBYTES[known] * GIB)
+    gibibytes, capability = KNOWN[known]
+    if nominal and nominal != gibibytes:  # a variant with other memory: what is written counts
+        return Card(f"{known}, {nominal} GB", memory, capability=capability)
+    return Card(known, gibibytes * GIB, capability=capability)
 
 
 def _named(text: str) -> str | None:
     """The card that a name means, without its decoration; a number alone is a GeForce."""
     key = _key(text)
-    for name in (*GIBIBYTES, *ALIASES):
+    for name in (*KNOWN, *ALIASES):
         if key in (_key(name), _key(name).removeprefix("rtx") if key.isdigit() else None):
             return ALIASES.get(name, name)
     return None

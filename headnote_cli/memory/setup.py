@@ -132,7 +132,7 @@ def setup_of(
         dtype="float32" if dtype == "float32" else "bfloat16",
         amp=amp,
         adapters=_adapters(stack, quantization, dtype),
-        attention=_attention(settings, shapes, batch, length),
+        attention=_attention(settings, shapes, stack, batch, length),
         checkpointing=checkpoints_activations(settings),
         dropout=settings.use_peft and settings.lora_dropout > 0,
         liger=settings.use_liger_kernel and on_gpu,
@@ -260,15 +260,15 @@ def _adapters(stack: str, quantization: str, dtype: str) -> str:
     return "float32 cast" if quantization == "none" else "bfloat16"
 
 
-def _attention(settings: Settings, shapes: Shapes, batch: int, length: int) -> str:
-    """What is really done: SDPA is given a mask where rows are padded or a layer sees a window only; transformers'
-    Gemma 2 has none, for the cap on its scores."""
+def _attention(settings: Settings, shapes: Shapes, stack: str, batch: int, length: int) -> str:
+    """What is really done: SDPA is given a mask where a layer sees a window only, and by others than slds where rows
+    are padded; transformers' Gemma 2 has no SDPA, for the cap on its scores."""
     asked = settings.attn_implementation or "sdpa"
     if asked.startswith(("flash_attention", "kernels-community/")):
         return "flash_attention_2"
     if asked == "eager" or shapes.model_type == "gemma2":
         return "eager"
-    masked = batch > 1 or (shapes.model_type in SLIDING and length > (shapes.window or 0))
+    masked = (batch > 1 and stack != "slds") or (shapes.model_type in SLIDING and length > (shapes.window or 0))
     return "sdpa" if masked else "sdpa_causal"
 
 

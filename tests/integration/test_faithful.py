@@ -206,7 +206,7 @@ def lora_and_model(file: Path) -> tuple[Any, Any]:
     """A config's LoRA settings, and its base model."""
     config = load_config(file)
     plan = resolve(config.settings, this_machine(), "gemma3_text")
-    model = load_model(base_model(config), torch.float32)
+    model = load_model(base_model(config), torch.float32, torch.device("cpu"))
     return lora_config(config.settings, plan), model
 
 
@@ -223,7 +223,7 @@ def test_flash_attention_of_the_kernels_package_is_the_planned_one() -> None:
 def test_the_bytes_before_and_after_4_bit_are_told(tiny_training: Callable[..., Path]) -> None:
     config = load_config(tiny_training())
     base, plan = base_model(config), resolve(config.settings, this_machine(), "gemma3_text")
-    whole, packed = load_model(base, torch.float32), load_for_training(base, config.settings, plan)
+    whole, packed = load_model(base, torch.float32, torch.device("cpu")), load_for_training(base, config.settings, plan)
     assert unquantized_bytes(packed, torch.float32) == unquantized_bytes(whole, torch.float32) == weight_bytes(whole)
     assert weight_bytes(packed) < weight_bytes(whole)
 

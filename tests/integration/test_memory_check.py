@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from headnote_cli.cli import app
 from headnote_cli.commands import train
 from headnote_cli.config import load_config
-from headnote_cli.hardware import Gpu, Machine, Plan, PlanRow, resolve
+from headnote_cli.hardware import Gpu, Machine, resolve
 from headnote_cli.main_memory import available_memory, main_memory
 from headnote_cli.memory.cards import GIB, Card
 from headnote_cli.memory.estimate import BESIDE
@@ -65,17 +65,13 @@ def test_a_model_of_unknown_sizes_trains_without_an_estimate(
 # What this process trains in, and when it is refused.
 
 
-def plan_of(device: str) -> Plan:
-    return Plan((PlanRow("device", device, device),))
-
-
 def test_a_gpu_is_a_processes_own_and_main_memory_everybodys(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = (Gpu("first", (8, 0), 24 * GIB, used=20 * GIB), Gpu("second", (8, 0), 24 * GIB))
     machine = Machine(gpus, frozenset(), None, 2, 64 * GIB)
-    card, processes = train.own_card(plan_of("cuda"), machine, {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    card, processes = train.own_card("cuda", machine, {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
     assert (card.name, card.used, processes) == ("second", 0, 1)
     monkeypatch.setattr(train, "available_memory", lambda: 10 * GIB)
-    card, processes = train.own_card(plan_of("cpu"), machine, {"LOCAL_WORLD_SIZE": "2"})
+    card, processes = train.own_card("cpu", machine, {"LOCAL_WORLD_SIZE": "2"})
     assert (card.memory - card.used, processes) == (10 * GIB, 2)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from headnote_cli.config import Settings, load_config
 from headnote_cli.errors import UsageError
-from headnote_cli.hardware import REPORTERS, Gpu, Machine, detect, reporters, resolve
+from headnote_cli.hardware import REPORTERS, Gpu, Machine, Plan, detect, offline_environment, resolve
 from tests.conftest import ROOT
 
 ALL = frozenset({"bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", "wandb", "tensorboard"})
@@ -23,6 +23,15 @@ GIB = 2**30
 def machine(*capabilities: tuple[int, int], packages: frozenset[str] = ALL, compiler: str | None = "g++") -> Machine:
     gpus = tuple(Gpu(f"sm{major}{minor}", (major, minor), 24 * GIB) for major, minor in capabilities)
     return Machine(gpus, packages, compiler, cores=2, memory=24 * GIB)
+
+
+def done(plan: Plan, setting: str) -> str:
+    """What a plan shows for a setting."""
+    return next(row["effective"] for row in plan.to_json() if row["setting"] == setting)
+
+
+def reporting(plan: Plan) -> tuple[list[str], dict[str, str]]:
+    return [one.name for one in plan.reporters], offline_environment(plan)
 
 
 @pytest.fixture
@@ -42,14 +51,14 @@ def test_a_gpu_before_ampere_computes_in_float32_without_flash_attention(
     recipe: Settings, capability: tuple[int, int]
 ) -> None:
     plan = resolve(recipe, machine(capability), "gemma3")
-    assert plan.effective("dtype") == "float32"
-    assert plan.effective("bf16") == "false"
-    assert plan.effective("attn_implementation") == "sdpa"
-    assert plan.is_on("use_liger_kernel")
+    assert done(plan, "dtype") == "float32"
+    assert done(plan, "bf16") == "false"
+    assert done(plan, "attn_implementation") == "sdpa"
+    assert done(plan, "use_liger_kernel") == "true"
 
 
 def test_the_weakest_of_several_gpus_decides(recipe: Settings) -> None:
-    assert resolve(recipe, machine((8, 0), (7, 5)), "gemma3").effective("attn_implementation") == "sdpa"
+    assert done(resolve(recipe, machine((8, 0), (7, 5)), "gemma3"), "attn_implementation") == "sdpa"
 
 
 def test_a_cpu_trains_in_float32_without_gpu_kernels(recipe: Settings) -> None:
@@ -63,7 +72,7 @@ def test_a_cpu_trains_in_float32_without_gpu_kernels(recipe: Settings) -> None:
         "optim": "adamw_torch_4bit",
         "quantization": "4-bit nf4 + nested",
     }
-    assert {name: plan.effective(name) for name in expected} == expected
+    assert {name: done(plan, name) for name in expected} == expected
     with pytest.raises(UsageError, match="--strict"):
         plan.require_unchanged()
 
@@ -82,11 +91,11 @@ def test_a_cpu_trains_in_float32_without_gpu_kernels(recipe: Settings) -> None:
 )
 def test_a_missing_package_is_told(recipe: Settings, missing: set[str], setting: str, effective: str) -> None:
     plan = resolve(recipe, machine((8, 0), packages=ALL - missing), "gemma3")
-    assert plan.effective(setting) == effective
+    assert done(plan, setting) == effective
 
 
 def test_torchaos_optimizer_needs_a_compiler_on_a_cpu(recipe: Settings) -> None:
-    assert resolve(recipe, machine(compiler=None), "gemma3").effective("optim") == "adamw_torch"
+    assert done(resolve(recipe, machine(compiler=None), "gemma3"), "optim") == "adamw_torch"
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((8, 0), "bfloat16"), ((7, 5), "float32")])
@@ -95,8 +104,15 @@ def test_gemma_3_is_never_computed_in_float16(
 ) -> None:
     settings = load_config(write_config(fp16=True)).settings
     plan = resolve(settings, machine(capability), "gemma3_text")
-    assert (plan.effective("dtype"), plan.effective("fp16")) == (dtype, "false")
-    assert resolve(settings, machine(capability), "llama").effective("dtype") == "float16"
+    assert (done(plan, "dtype"), done(plan, "fp16")) == (dtype, "false")
+    adapted = load_config(write_config(fp16=True, use_peft=True)).settings
+    assert done(resolve(adapted, machine(capability), "llama"), "dtype") == "float16"
+
+
+def test_fp16_steps_float32_weights_in_full_fine_tuning(write_config: Callable[..., Path]) -> None:
+    """A scaler cannot unscale gradients of float16 weights."""
+    plan = resolve(load_config(write_config(fp16=True)).settings, machine((7, 5)), "llama")
+    assert (plan.dtype, plan.fp16) == ("float32", True)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +127,7 @@ def test_gemma_3_is_never_computed_in_float16(
 def test_the_load_dtype_is_always_explicit(
     write_config: Callable[..., Path], keys: dict[str, Any], effective: str
 ) -> None:
-    assert (
-        resolve(load_config(write_config(**keys)).settings, machine((8, 0)), "gemma3").effective("dtype") == effective
-    )
+    assert done(resolve(load_config(write_config(**keys)).settings, machine((8, 0)), "gemma3"), "dtype") == effective
 
 
 @pytest.fixture
@@ -129,14 +143,14 @@ def test_wandb_without_a_login_goes_offline(
 ) -> None:
     settings = load_config(write_config(report_to="wandb")).settings
     plan = resolve(settings, machine(), "gemma3")
-    assert plan.effective("report_to") == "wandb (offline)"
-    assert reporters(plan) == (["wandb"], {"WANDB_MODE": "offline"})
-    assert resolve(settings, machine(packages=ALL - {"wandb"}), "gemma3").effective("report_to") == "none"
+    assert done(plan, "report_to") == "wandb (offline)"
+    assert reporting(plan) == (["wandb"], {"WANDB_MODE": "offline"})
+    assert done(resolve(settings, machine(packages=ALL - {"wandb"}), "gemma3"), "report_to") == "none"
     (tmp_path / ".netrc").write_text("machine api.wandb.ai\n", encoding="utf-8")
-    assert reporters(resolve(settings, machine(), "gemma3")) == (["wandb"], {})
+    assert reporting(resolve(settings, machine(), "gemma3")) == (["wandb"], {})
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert resolve(settings, machine(), "gemma3").effective("report_to") == "wandb"
+    assert done(resolve(settings, machine(), "gemma3"), "report_to") == "wandb"
 
 
 @pytest.mark.usefixtures("no_login")
@@ -144,16 +158,16 @@ def test_wandb_without_a_login_goes_offline(
 def test_a_reporter_without_its_package_is_left_out_and_told(write_config: Callable[..., Path], name: str) -> None:
     settings = load_config(write_config(report_to=[name, "tensorboard"])).settings
     plan = resolve(settings, machine(), "gemma3")
-    assert reporters(plan)[0] == ["tensorboard"]
+    assert reporting(plan)[0] == ["tensorboard"]
     assert plan.changes()[-1].why == f"the `{REPORTERS[name]}` package is not installed"
     installed = resolve(settings, machine(packages=ALL | {REPORTERS[name]}), "gemma3")
-    assert reporters(installed)[0] == [name, "tensorboard"]
+    assert reporting(installed)[0] == [name, "tensorboard"]
 
 
 @pytest.mark.usefixtures("no_login")
 def test_all_reporters_are_those_installed_and_an_unknown_one_is_refused(write_config: Callable[..., Path]) -> None:
     plan = resolve(load_config(write_config(report_to="all")).settings, machine(), "gemma3")
-    assert reporters(plan) == (["tensorboard", "wandb"], {"WANDB_MODE": "offline"})
+    assert reporting(plan) == (["tensorboard", "wandb"], {"WANDB_MODE": "offline"})
     with pytest.raises(UsageError, match="tensorbord"):
         resolve(load_config(write_config(report_to="tensorbord")).settings, machine(), "gemma3")
 
@@ -161,17 +175,18 @@ def test_all_reporters_are_those_installed_and_an_unknown_one_is_refused(write_c
 def test_padding_free_needs_flash_attention(write_config: Callable[..., Path]) -> None:
     flash = {"padding_free": True, "attn_implementation": "flash_attention_2"}
     settings = load_config(write_config(**flash)).settings
-    assert resolve(settings, machine((8, 0)), "gemma3").is_on("padding_free")
-    assert not resolve(settings, machine(), "gemma3").is_on("padding_free")
-    assert not resolve(load_config(write_config(padding_free=True)).settings, machine((8, 0)), "gemma3").is_on(
-        "padding_free"
+    assert done(resolve(settings, machine((8, 0)), "gemma3"), "padding_free") == "true"
+    assert done(resolve(settings, machine(), "gemma3"), "padding_free") == "false"
+    assert (
+        done(resolve(load_config(write_config(padding_free=True)).settings, machine((8, 0)), "gemma3"), "padding_free")
+        == "false"
     )
 
 
 def test_remote_code_only_with_the_option(write_config: Callable[..., Path]) -> None:
     settings = load_config(write_config(trust_remote_code=True)).settings
-    assert not resolve(settings, machine(), "gemma3").is_on("trust_remote_code")
-    assert resolve(settings, machine(), "gemma3", allow_remote_code=True).is_on("trust_remote_code")
+    assert done(resolve(settings, machine(), "gemma3"), "trust_remote_code") == "false"
+    assert done(resolve(settings, machine(), "gemma3", allow_remote_code=True), "trust_remote_code") == "true"
 
 
 def test_this_machine_is_detected_without_torch() -> None:

@@ -22,7 +22,7 @@ def changes(write_config: Callable[..., Path]) -> Callable[..., Changes]:
     def find(before: dict[str, Any], after: dict[str, Any], machine: Machine = MACHINE, processes: int = 1) -> Changes:
         began, now = (load_config(write_config(**keys)) for keys in (before, after))
         plan = resolve(began.settings, MACHINE, "gemma3_text")
-        record = {"config": began.written(), "plan": plan.rows(), "num_processes": 1}
+        record = {"config": began.written(), "plan": plan.to_json(), "num_processes": 1}
         return changes_since(record, now.settings, resolve(now.settings, machine, "gemma3_text"), processes)
 
     return find
