@@ -51,7 +51,15 @@ class Conversation:
 
 
 class _Null(str):
-    """A field of a row that is null: it renders as nothing, and `is none` holds."""
+    """A field of a row that is null: it renders as nothing, and equals none as well as an empty text."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 class _Environment(SandboxedEnvironment):

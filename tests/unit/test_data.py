@@ -369,6 +369,17 @@ def test_a_class_without_a_name_is_a_fault_of_its_row() -> None:
 def test_a_language_that_is_a_number_is_a_fault() -> None:
     row = {"decision": "x", "headnote": "y", "headnote_language": 0, "year": 2001}
     assert row_fault(row, row, ["headnote"]) == "field `headnote_language` is not text but int"
+    for digits in ("0", "1.0", "-1"):  # how tables write the number of a class
+        fault = f"field `headnote_language` is not a language but `{digits}`"
+        assert row_fault(row | {"headnote_language": digits}, row, ["headnote"]) == fault
+
+
+@pytest.mark.parametrize("name", ["headnote_language", "decision_language"])
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_a_language_that_a_template_uses_is_not_empty(name: str, empty: str | None) -> None:
+    row = {"decision": "x", "headnote": "y", name: empty}
+    assert row_fault(row, row, ["headnote"]) == f"field `{name}` is empty"
+    assert row_fault(row, ["decision", "headnote"], ["headnote"]) is None
 
 
 TURNS = [{"role": "user", "content": "Write."}, {"role": "assistant", "content": "Art. 1."}]

@@ -201,6 +201,7 @@ def test_a_mark_and_line_endings_change_no_prompt_and_no_hash(tmp_path: Path, en
         "{{ task }}{% if input %}: {{ input }}{% endif %}",
         "{{ task }}{{ input }}",
         "{{ task }}{{ '' ~ input | trim }}",
+        "{{ task }}{% if input != none and input != '' %}: {{ input }}{% endif %}",
         "{{ task }}{% if input is not none and input != '' %}: {{ input }}{% endif %}",
     ],
 )
@@ -209,11 +210,20 @@ def test_a_field_may_be_empty_or_null_where_the_template_copes(tmp_path: Path, v
     assert prompt[1] == {"role": "user", "content": "Summarise"}
 
 
-def test_null_is_none_to_a_template(tmp_path: Path) -> None:
-    rendered = templates(tmp_path, user="{{ a is none }} {{ b is none }} {{ none is none }}").prompt(
-        {"a": None, "b": ""}
-    )
+@pytest.mark.parametrize(
+    "condition",
+    ["is none", "== none", "in [none]", "is eq none", "is not defined or none == FIELD", "is not ne none"],
+)
+def test_null_is_none_to_a_template(tmp_path: Path, condition: str) -> None:
+    tests = [f"{{{{ {name} {condition.replace('FIELD', name)} }}}}" for name in ("a", "b", "none")]
+    rendered = templates(tmp_path, user=" ".join(tests)).prompt({"a": None, "b": ""})
     assert rendered[1]["content"] == "True False True"
+
+
+@pytest.mark.parametrize("condition", ["input", "input != none", "none != input", "input is not none", "input != ''"])
+def test_a_condition_on_a_null_field_does_not_hold(tmp_path: Path, condition: str) -> None:
+    user = f"{{{{ task }}}}{{% if {condition} %}}: {{{{ input }}}}{{% endif %}}"
+    assert templates(tmp_path, user=user).prompt({"task": "x", "input": None})[1]["content"] == "x"
 
 
 @pytest.mark.parametrize("value", [None, "", " \n"])
