@@ -91,8 +91,13 @@ def test_a_page_is_read_in_the_encoding_that_it_names() -> None:
 
 @pytest.mark.parametrize(
     "start",
-    "<article> <section> <main> <b> <i> <center> <font> <ul> <br> <br/> <BR> <hr/> <strong> <small> <header> <nav>".split()
-    + ['<a href="x">', "<!-- x --><em>", "\ufeff\n<ol><li>", "<blockquote\nclass='x'>"],
+    [
+        *"<article> <section> <main> <b> <i> <center> <font> <ul> <br> <br/> <BR> <hr/> <small> <header> <nav>".split(),
+        '<a href="x">',
+        "<!-- x --><em>",
+        "\ufeff\n<ol><li>",
+        "<blockquote\nclass='x'>",
+    ],
 )
 def test_a_part_of_a_page_is_a_page_too(start: str) -> None:
     decision = read_decision(Path("a.txt"), f"{start}Erw&auml;gung 1<p>2".encode())
