@@ -212,7 +212,7 @@ def row_fault(
         allowed: tuple[type, ...] = (str,) if name in text_fields or name in LANGUAGES else (str, int, float)
         if not isinstance(value, allowed) or isinstance(value, bool):
             return f"field `{name}` is not text but {type(value).__name__}"
-        if name in LANGUAGES and not any(map(str.isalpha, value)):
+        if name in LANGUAGES and not any(character.isalpha() for character in str(value)):
             return f"field `{name}` is not a language but `{value}`"
     return None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headnote_cli.base_models import base_of_adapter
 from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
-from headnote_cli.data import row_fault
+from headnote_cli.data import Row, row_fault
 from headnote_cli.documents import Decision as Decision
 from headnote_cli.documents import read_decision as read_decision
 from headnote_cli.encoding import Encoded, Encoder
@@ -20,7 +20,7 @@ from headnote_cli.events import Listener, Note
 from headnote_cli.files import read_json
 from headnote_cli.hardware import Quantization, quantization_of
 from headnote_cli.language import detect_language
-from headnote_cli.prompts import PromptTemplates, Row
+from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
     MERGED,
     PROMPTS,
