@@ -17,8 +17,8 @@ from headnote_cli.commands.generate import (
     announce,
     checked,
     choose_model,
+    encoded_prompt,
     encoder_of,
-    headnote_room,
     load_writer,
 )
 from headnote_cli.config import Config
@@ -267,7 +267,7 @@ def _written(
     finished, tokens, began = total - len(todo), 0, time.monotonic()
     for request in todo:
         try:
-            prompts.append(Prompted(request, _encoded(request, encoder)))
+            prompts.append(Prompted(request, encoded_prompt(request.row, encoder)))
         except SldsError as error:
             finished += 1
             yield _failure(request, error)
@@ -288,13 +288,6 @@ def _written(
             line = _line(prompted, result)
         emit(RowWritten(finished, total, total - len(todo), tokens, time.monotonic() - began))
         yield line
-
-
-def _encoded(request: Request, encoder: Encoder) -> Encoded:
-    encoded = encoder.encode_prompt(request.row, room=headnote_room(encoder))
-    if encoded is None:
-        raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out")
-    return encoded
 
 
 def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from headnote_cli.commands import generate, generate_many
 from headnote_cli.config import load_config
 from headnote_cli.runs import writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
-from tests.conftest import build_text_model, sample_rows
+from tests.conftest import build_text_model, sample_rows, save_lines
 from tests.faults import FAULTS, Disk, Killed
 from tests.integration.servers import Chat, completion, running
 from tests.integration.test_road import slds, slds_json
@@ -157,6 +157,26 @@ def test_each_of_a_launchers_processes_writes_on_its_own_gpu(monkeypatch: pytest
         assert loaded["moved"] == torch.device("cuda", index)
         generation.Writer(MagicMock(), None, MagicMock(), plan, 1, Quantization("nf4", nested=True, dtype="bfloat16"))
         assert loaded["device_map"] == {"": torch.device("cuda", index)}
+
+
+def test_a_row_without_its_languages_is_a_fault_as_in_training(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    user = "Headnote in {{ headnote_language }} for the {{ decision_language }} decision:\n{{ decision }}"
+    (prompts / "user.jinja").write_text(user, encoding="utf-8")
+    (prompts / "assistant.jinja").write_text("{{ headnote }}", encoding="utf-8")
+    rows = [row | {"decision": row["decision"][:300]} for row in sample_rows("test")[:3]]
+    rows[0]["headnote_language"], rows[1]["decision_language"] = "0", None
+    data = save_lines(tmp_path / "rows.jsonl", rows)
+    given = ["--config", config(prompts_path=str(prompts)), "--decision", data, "--model", model]
+    result = slds("generate", *given, "--max-new-tokens", 3, "--output", tmp_path / "out.jsonl")
+    assert result.exit_code == 5, result.stderr
+    told = [line.get("error", {}).get("message") for line in lines(tmp_path / "out.jsonl")]
+    assert told == [
+        "field `headnote_language` is not a language but `0`", "field `decision_language` is empty", None
+    ]  # fmt: skip
 
 
 def test_a_row_that_fails_is_recorded_and_tried_again(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
