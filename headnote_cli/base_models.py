@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any
 
 from headnote_cli.config import Config
 from headnote_cli.errors import DataError, UnreachableError, UsageError
-from headnote_cli.files import read_json
+from headnote_cli.files import is_path, read_json, require_there
 from headnote_cli.runs import noted_base
 from headnote_cli.weights import fingerprint, has_weights
 
 KEY = "peft_base_model_path"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,15 @@ def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) ->
     """
     settings = config.settings
     noted, named = record.get("base_model"), settings.peft_base_model_path
+    if named and config.locate(named) is None:
+        require_there(f"`{KEY}`", named)
     if named and noted and named != noted and (elsewhere := _elsewhere(config, named, str(noted), record)):
         return elsewhere
     name = noted or named or noted_base(adapter) or settings.model_name_or_path
     if not name:
         raise UsageError("which base model?", str(adapter), f"set `{KEY}`")
     local = config.locate(str(name))
-    if local is None and _is_path(str(name)):
+    if local is None and (is_path(str(name)) or (name == noted and record.get("base_is_local"))):
         hint = f"name the folder where it lies now: `{KEY}: FOLDER`, or --set {KEY}=FOLDER"
         raise UnreachableError("the base model that the adapter was trained on is gone", str(name), hint)
     return AdapterBase(str(local) if local else str(name))
@@ -65,7 +65,7 @@ def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]
         return None
     if fingerprint(local) == known:
         return AdapterBase(str(local))
-    if config.locate(noted) is None and _is_path(noted):
+    if config.locate(noted) is None and (is_path(noted) or record.get("base_is_local")):
         raise DataError(
             "these weights are not those that the adapter was trained on: their fingerprint differs",
             str(local),
@@ -76,8 +76,3 @@ def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]
 
 def _is_quantized(folder: Path | None) -> bool:
     return folder is not None and "quantization_config" in (read_json(folder / "config.json") or {})
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name cannot be a hub id."""
-    return name.startswith((".", "~")) or _HUB_ID.fullmatch(name) is None

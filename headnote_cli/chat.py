@@ -6,6 +6,8 @@ import ipaddress
 import json
 import os
 import re
+import socket
+import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -37,6 +39,22 @@ TOO_LONG = re.compile(
     r"|tokens.{0,40}must be <=?",
     re.I,
 )
+# More tokens are asked for than the server ever writes, however short the prompt is.
+OUTPUT_LIMIT = re.compile(
+    r"max[_ ]?((completion|new|output)[_ ]?)?tokens\b|maximum tokens (you|value)"
+    r"|(at most|maximum|up to|limit)\b.{0,30}(completion|output|new|generated) tokens",
+    re.I,
+)
+ABOVE = re.compile(
+    r"too (large|big|high|long|many)|at most|up to|above|exceed|<|>|less than|lower than|smaller|greater than the"
+    r"|maximum|\brange\b|between",
+    re.I,
+)
+WITH_THE_PROMPT = re.compile(  # Groq says of `max_tokens` that it "is less than the `context_window`"
+    r"(?<!less than the .)context|\binputs?\W{0,2} ?(tokens?|length)|\bprompt|\bmessages\b|\+",
+    re.I,
+)
+OTHER_NAME = re.compile(r"use\W{0,4}max_completion_tokens", re.I)
 NO_SYSTEM = re.compile(
     r"system.{0,30}(role|prompt|turn|instruction)|system messages? (is|are)|roles?\b.{0,60}(system|alternat)"
     r"|developer instruction|only user.{0,20}assistant|messages.{0,20}\brole\b",
@@ -49,13 +67,25 @@ REFUSED = re.compile(
 )
 NO_SUCH_MODEL = re.compile(r"not.{0,10}(found|exist|available|served|loaded)|unknown|invalid|no such", re.I)
 
-# What a model thinks before it answers, where the server leaves it in the text: of Qwen, DeepSeek and others, of
-# Mistral, of Cohere, of Gemma.
+# What a model thinks before it answers, where the server leaves it in the text: the marks that begin and end it. Their
+# name holds one of these words, with others before or after it: `seed:think`, `begin_of_thought`.
+_NAME = (
+    r"(?:[^\W_]+[:_])*(?:think|thinking|thoughts?|reasoning|analysis|reflect|reflection|scratchpad|monologue)"
+    r"(?:[:_][^\W_]+)*"
+)
 THOUGHTS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought", "<channel|>"),
+    (rf"<{_NAME}>", rf"</{_NAME}>"),  # Qwen, DeepSeek and most others
+    (rf"◁{_NAME}▷", rf"◁/{_NAME}▷"),  # Kimi
+    (rf"<\|(?!end_){_NAME}(?<!_end)\|>", rf"<\|(?:/{_NAME}|end_{_NAME}|{_NAME}_end)\|>"),  # Cohere, OpenThinker
+    (r"\[THINK\]", r"\[/THINK\]"),  # Mistral
+    (r"<\|channel>thought", r"<channel\|>"),  # Gemma
+    (r"<unused94>thought", r"<unused95>"),  # MedGemma
+)
+# What some models put around the answer that follows their thoughts.
+ANSWER = re.compile(
+    r"\A\s*(?:<(?P<tag>answer|output|response|solution)>(?P<inside>.*?)(?:</(?P=tag)>)?"
+    r"|<\|(?:begin_of_solution|START_RESPONSE)\|>(?P<marked>.*?)(?:<\|(?:end_of_solution|END_RESPONSE)\|>)?)\s*\Z",
+    re.S | re.I,
 )
 # gpt-oss: channels before the final one, with their marks or with what is left where the marks were taken out.
 CHANNELS = re.compile(
@@ -134,6 +164,13 @@ class Refusal:
     code: str | None = None
 
     @property
+    def is_of_the_output_limit(self) -> bool:
+        """Whether it is `max_tokens` alone that is too large, whatever the prompt."""
+        words = f"{self.named or ''} {self.words}"
+        told = OUTPUT_LIMIT.search(words) and ABOVE.search(self.words)
+        return bool(told) and not WITH_THE_PROMPT.search(self.words) and not OTHER_NAME.search(self.words)
+
+    @property
     def is_too_long(self) -> bool:
         return self.status == 413 or bool(TOO_LONG.search(self.words))
 
@@ -204,26 +241,37 @@ class Chat:
             try:
                 created = self.client.chat.completions.create(model=self.model, **form.arguments(request))
             except openai.APIStatusError as error:
-                refusal = self._refusal(error)
-                if not self._adapt(form, refusal, request):
-                    raise self._told(form, refusal, request) from error
+                self._mend(form, self._refusal(error.status_code, error.body), request, error)
             except openai.OpenAIError as error:
-                raise ServerFailed(f"the server failed: {error}", self.address) from error
+                raise ServerFailed(f"the server failed: {_cause(error)}", self.address) from error
             except ValueError as error:
                 raise DataError(f"the server's answer is no JSON: {error}") from error
             else:
+                failure = _failure(created)
+                if failure is not None:
+                    self._mend(form, self._refusal(_status(failure), failure), request)
+                    continue
                 answer = read(created)
                 if answer.has_thoughts:
                     self._note("the server leaves the model's thinking in its answers: it is removed")
                 return answer
 
-    def _refusal(self, error: Any) -> Refusal:
-        body = error.body if isinstance(error.body, dict) else {}
-        told = next((body[name] for name in ("message", "detail", "error") if body.get(name)), error.body)
+    def _mend(self, form: Form, refusal: Refusal, request: Request, error: Exception | None = None) -> None:
+        """Find another form for a request that was refused in this one.
+
+        Raises:
+            SldsError: There is none.
+        """
+        if not self._adapt(form, refusal, request):
+            raise self._told(form, refusal, request) from error
+
+    def _refusal(self, status: int, said: Any) -> Refusal:
+        body = said if isinstance(said, dict) else {}
+        told = next((body[name] for name in ("message", "detail", "error") if body.get(name)), said)
         words = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False, default=str)
         words = " ".join(words.replace(self.client.api_key, "…").split())[:LONGEST] if told else "no reason given"
         named, code = (one if isinstance(one, str) else None for one in (body.get("param"), body.get("code")))
-        return Refusal(error.status_code, words, named, code)
+        return Refusal(status, words, named, code)
 
     def _adapt(self, form: Form, refusal: Refusal, request: Request) -> bool:
         """Whether the request may be accepted in another form, which this and the next ones then have."""
@@ -238,7 +286,9 @@ class Chat:
 
     def _other_form(self, form: Form, refusal: Refusal, request: Request) -> tuple[Form, str] | None:
         """How to ask instead, and what to say about it."""
-        if refusal.status in (401, 403) or refusal.is_too_long or refusal.is_of_the_model(self.model):
+        if refusal.status in (401, 403) or refusal.is_of_the_output_limit or refusal.is_too_long:
+            return None
+        if refusal.is_of_the_model(self.model):
             return None
         if form.system and request.has_system and refusal.is_of_the_system_role:
             return replace(form, system=False), "the server takes no system turn: its text goes before the user's"
@@ -248,6 +298,7 @@ class Chat:
             return replace(form, limit="max_completion_tokens"), note
         if parameter is not None and parameter in request.dispensable:
             note = f"the server refuses `{parameter}`: it is left out"
+            note += ", so it draws as it likes" if parameter == "temperature" else ""
             return replace(form, left_out=form.left_out | {parameter}), note
         return None
 
@@ -258,6 +309,9 @@ class Chat:
             return UnreachableError(f"the server refuses the key {told}", self.address, f"set ${KEY_VARIABLE}")
         if refusal.status in (408, 409, 429) or refusal.status >= 500:
             return ServerFailed(f"the server failed {told}", self.address)
+        if refusal.is_of_the_output_limit:
+            hint = f"lower {OPTIONS['max_tokens']}"
+            return UsageError(f"`{form.limit}` is more than the server ever writes {told}", self.address, hint)
         if refusal.is_too_long:
             hint = "give the server a longer context, cut decisions with a lower `max_length`, or write fewer tokens"
             return DataError(f"the prompt is longer than the server takes {told}", hint=hint)
@@ -331,12 +385,30 @@ def without_thoughts(text: str) -> str:
 
     The beginning of a thought may lack its mark: some chat templates put it into the prompt.
     """
-    for opened, closed in THOUGHTS:
-        begin, end = re.escape(opened), re.escape(closed)
+    written = text
+    for begin, end in THOUGHTS:
         for pattern in (rf"{begin}.*?{end}", rf"\A.*{end}", rf"{begin}.*\Z"):
             text = re.sub(pattern, "", text, flags=re.S | re.I)
+    answer = ANSWER.match(text) if text != written else None
+    text = (answer["inside"] or answer["marked"] or "") if answer else text
     without = CHANNELS.sub("", text)
     return END_OF_CHANNEL.sub("", without) if without != text else text
+
+
+def _failure(created: Any) -> Any:
+    """What a server says went wrong in an answer that it calls a good one; None where it says nothing."""
+    said = getattr(created, "model_extra", None) or {}
+    if getattr(created, "choices", None):
+        return None
+    if said.get("error"):
+        return said["error"]
+    return said if said.get("detail") or said.get("message") else None
+
+
+def _status(failure: Any) -> int:
+    """The status that an answer should have had, where its error names it."""
+    code = failure.get("code") if isinstance(failure, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 200
 
 
 def connect(address: str, timeout: float = TIMEOUT, retries: int = RETRIES) -> Any:
@@ -361,11 +433,46 @@ def connect(address: str, timeout: float = TIMEOUT, retries: int = RETRIES) -> A
     except openai.AuthenticationError as error:
         raise UnreachableError("the server refuses the key", address, f"set ${KEY_VARIABLE}") from error
     except openai.OpenAIError as error:
-        hint = f"it is asked through the proxy of ${variable}; {_past(url)}" if proxy else "is it running?"
-        raise UnreachableError(f"the server cannot be reached: {error}", address, hint) from error
+        hint = f"it is asked through the proxy of ${variable}; {_past(url)}" if proxy else _remedy(error)
+        raise UnreachableError(f"the server cannot be reached: {_cause(error)}", address, hint) from error
     if names is None:
         _require_no_better(client, address)
     return client
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, the first cause last."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    return chain
+
+
+def _cause(error: BaseException) -> str:
+    """Why there was no answer, in words: the client's own error says "Connection error."."""
+    import openai
+
+    chain = _chain(error)
+    for one in chain:
+        if isinstance(one, socket.gaierror):
+            return "its name cannot be resolved"
+        if isinstance(one, ConnectionRefusedError):
+            return "the connection is refused"
+        if isinstance(one, ssl.SSLError):
+            return f"there is no secure connection ({one.reason or one})"
+        if isinstance(one, TimeoutError | openai.APITimeoutError):
+            return "it does not answer in time"
+    first = chain[-1]
+    return (first.strerror if isinstance(first, OSError) else None) or str(first) or str(error)
+
+
+def _remedy(error: BaseException) -> str:
+    chain = _chain(error)
+    if any(isinstance(one, socket.gaierror) for one in chain):
+        return "check the name in the address"
+    if any(isinstance(one, ssl.SSLError) for one in chain):
+        return "write http:// if the server has no certificate"
+    return "is it running?"
 
 
 def models_of(client: Any) -> list[str] | None:

@@ -482,9 +482,9 @@ def _check_languages(option: str, languages: tuple[str, ...]) -> None:
 
 def _is_rows(decision: str | None) -> bool:
     """Whether a --decision is a file of rows: JSONL, parquet …"""
-    from headnote_cli.data import SUFFIXES
+    from headnote_cli.row_files import is_row_file
 
-    return decision is not None and decision.endswith(SUFFIXES)
+    return decision is not None and is_row_file(Path(decision))
 
 
 def _decisions(screen: Screen, name: str, language: str | None) -> list[Decision]:

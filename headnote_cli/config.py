@@ -203,6 +203,7 @@ GONE: dict[str, tuple[tuple[object, ...], str]] = {
 # Keys of the libraries whose work slds does otherwise: the values that change nothing, and why others are ignored.
 DONE_OTHERWISE: dict[str, tuple[tuple[object, ...], str]] = {
     "assistant_only_loss": ((False,), "the loss is taken on the headnote alone"),
+    "batch_eval_metrics": ((False,), "the evaluation loss needs no other metrics"),
     "dataset_kwargs": ((None, {}), "rows are encoded by slds"),
     "dataset_text_field": (("text",), "the templates write a row's text"),
     "enable_jit_checkpoint": ((False,), "SIGTERM and Ctrl-C always save the step"),
@@ -210,6 +211,8 @@ DONE_OTHERWISE: dict[str, tuple[tuple[object, ...], str]] = {
     "label_names": ((None, ["labels"]), "rows have one column of labels"),
     "prediction_loss_only": ((True, False), "evaluation keeps the loss alone"),
     "remove_unused_columns": ((True,), "rows hold ids, labels and a name"),
+    "skip_memory_metrics": ((True,), "the peak of memory is always measured"),
+    "truncation_mode": (("keep_start",), "`overflow` says what of a long row gives way"),
 }
 YAML_1_1_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -716,6 +719,9 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     if settings.early_stopping and settings.eval_strategy == "no":
         message = "`early_stopping` needs evaluations: set `eval_strategy: steps` or `epoch`"
         yield ("early_stopping", "eval_strategy"), message
+    if settings.save_strategy == "best" and settings.eval_strategy == "no":
+        message = "`save_strategy: best` needs evaluations: set `eval_strategy: steps` or `epoch`"
+        yield ("save_strategy", "eval_strategy"), message
     if isinstance(settings.resume_from_checkpoint, str):
         message = "a run goes on from its newest whole checkpoint by itself; leave the key out"
         yield ("resume_from_checkpoint",), message

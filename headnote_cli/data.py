@@ -188,7 +188,7 @@ def row_fault(
     """What is wrong with the fields that the templates use, None if nothing is.
 
     A field that is missing, None or empty is left to the templates, which may not need it; but there is no row without
-    the text that may be cut.
+    the text that may be cut, and a language is named.
 
     Args:
         used: Fields of the templates.
@@ -203,7 +203,7 @@ def row_fault(
         )
     for name in used:
         value = row.get(name, "")
-        if name == overflow_field and name in row and (value is None or not str(value).strip()):
+        if name in (overflow_field, *LANGUAGES) and name in row and (value is None or not str(value).strip()):
             return f"field `{name}` is empty"
         if value is None:
             continue
@@ -212,6 +212,8 @@ def row_fault(
         allowed: tuple[type, ...] = (str,) if name in text_fields or name in LANGUAGES else (str, int, float)
         if not isinstance(value, allowed) or isinstance(value, bool):
             return f"field `{name}` is not text but {type(value).__name__}"
+        if name in LANGUAGES and not any(character.isalpha() for character in str(value)):
+            return f"field `{name}` is not a language but `{value}`"
     return None
 
 

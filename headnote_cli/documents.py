@@ -40,8 +40,18 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+UNREAD = frozenset("nav title template noscript svg button select script style".split())
+BLOCKS = frozenset(
+    "address article aside blockquote body br caption center dd div dl dt fieldset figcaption figure footer form "
+    "h1 h2 h3 h4 h5 h6 header hr li main nav ol p pre section table tr ul".split()
+)
+OTHER_ELEMENTS = frozenset(
+    "a abbr acronym b base big cite code details em font head hgroup html i iframe img input label link meta s small "
+    "span strike strong sub summary sup tbody td tfoot th thead time tt u".split()
+)
+_ELEMENT = "|".join(sorted(UNREAD | BLOCKS | OTHER_ELEMENTS))
 _HTML = re.compile(
-    r"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|title|meta|div|p|span|table|h[1-6])[\s>]",
+    rf"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|{_ELEMENT})[\s/>]",
     re.IGNORECASE | re.DOTALL,
 )
 _CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
@@ -90,8 +100,9 @@ def _read(raw: bytes, path: Path) -> tuple[str, str | None]:
     """The text, and a note if it is not plain UTF-8."""
     if _is_pdf(raw, path):
         return _pdf_text(raw, path)
+    unmarked = raw.removeprefix(codecs.BOM_UTF8).lstrip()
     for start, content, name in OTHER_FORMATS:
-        if raw.startswith(start) and content in raw:
+        if unmarked.startswith(start) and content in raw:
             raise DataError(f"is {name}", str(path), SAVE)
     text, note = _decoded(raw, path)
     if _HTML.match(text) or path.suffix.lower() in HTML_SUFFIXES:
@@ -181,39 +192,43 @@ def _pdf_text(raw: bytes, path: Path) -> tuple[str, str]:
 
 
 class _Page(HTMLParser):
-    """The text of an HTML page, its blocks on lines of their own."""
+    """The text of an HTML page, its blocks on lines of their own.
 
-    HIDDEN = frozenset("script style nav title template noscript svg button select".split())
-    BLOCKS = frozenset(
-        "address article aside blockquote body br caption center dd div dl dt fieldset figcaption figure footer form "
-        "h1 h2 h3 h4 h5 h6 header hr li main ol p pre section table tr ul".split()
-    )
+    Text of an element that is not to be read goes when the element ends: one that is never closed drops nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.pieces: list[str] = []
-        self.hidden: list[str] = []  # elements around this place whose text does not count
+        self.unread: list[tuple[str, int]] = []  # open elements whose text does not count, and where it begins
         self.preformatted = 0
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self._break_at(tag)
-        if tag in self.HIDDEN:
-            self.hidden.append(tag)
+        if tag in UNREAD:
+            self.unread.append((tag, len(self.pieces)))
         self.preformatted += tag == "pre"
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self.hidden:
-            del self.hidden[self.hidden.index(tag) :]
+        if tag in UNREAD:
+            self._drop(tag)
         self.preformatted -= tag == "pre" and self.preformatted > 0
         if tag != "br":  # `<br/>` is one break
             self._break_at(tag)
 
     def handle_data(self, data: str) -> None:
-        if not self.hidden:
+        if self.cdata_elem is None:  # a script or style, closed or not
             self.pieces.append(data if self.preformatted else re.sub(r"[ \t\r\n\f]+", " ", data))
 
+    def _drop(self, tag: str) -> None:
+        """Forget what the innermost open element of this name holds."""
+        places = [place for place, (name, _) in enumerate(self.unread) if name == tag]
+        if places:
+            del self.pieces[self.unread[places[-1]][1] :]
+            del self.unread[places[-1] :]
+
     def _break_at(self, tag: str) -> None:
-        if tag in self.BLOCKS:
+        if tag in BLOCKS:
             self.pieces.append("\n")
         elif tag in ("td", "th"):
             self.pieces.append(" ")

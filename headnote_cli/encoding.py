@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from headnote_cli.config import Overflow
 from headnote_cli.data import language_pair
 from headnote_cli.errors import ConfigError, DataError
-from headnote_cli.prompts import Conversation, Message, PromptTemplates, Row
+from headnote_cli.prompts import Conversation, Message, PromptTemplates, Row, canonical
 from headnote_cli.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
 
-ENCODING_VERSION = 4  # raise it whenever the same row and settings would give other ids or counts
+ENCODING_VERSION = 5  # raise it whenever the same row and settings would give other ids or counts
 IGNORED = -100  # the label that the loss leaves out
 LONG = 2  # characters a token that a text has at least, unless it is no prose
 KEPT_TEXTS = 8
@@ -249,6 +249,7 @@ class Encoder:
         return ends[0]
 
     def _fitted(self, row: Row, with_completion: bool, room: int) -> Encoded | int:
+        row = {name: canonical(value) for name, value in row.items()}  # what is cut is what the templates write
         limit = None if self.max_length is None else self.max_length - room
         if limit is not None and self.cut is not None and self._surely_longer(row, limit):
             return self._cut(row, with_completion, limit, self.cut)

@@ -127,8 +127,8 @@ class Endpoint:
             request |= {"top_k": sampling.top_k} if sampling.top_k else {}
         if sampling.repetition_penalty != 1.0:
             request["repetition_penalty"] = sampling.repetition_penalty
-        dispensable = ("seed", "top_p") if sampling.top_p == 1.0 else ("seed",)
-        answer = self.chat.ask(prompt.messages, dispensable, **request)
+        dispensable = {"seed": True, "top_p": sampling.top_p == 1.0, "temperature": sampling.temperature == 0}
+        answer = self.chat.ask(prompt.messages, [name for name, may_go in dispensable.items() if may_go], **request)
         return Headnote(answer.text, "length" if answer.is_cut_off else "stop", answer.tokens)
 
 

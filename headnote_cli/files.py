@@ -6,13 +6,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.errors import DataError
+from headnote_cli.errors import DataError, UnreachableError
 
 
 @contextmanager
@@ -138,6 +139,20 @@ def _object(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def is_path(name: str) -> bool:
+    """Whether a name cannot be a hub id, `owner/name` or `name`."""
+    return name.startswith((".", "~")) or name.endswith(".jinja") or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
+
+
+def require_there(kind: str, name: str) -> None:
+    """
+    Raises:
+        UnreachableError: The name is a path, and nothing lies there.
+    """
+    if is_path(name) and not os.path.exists(os.path.expanduser(name)):
+        raise UnreachableError(f"the {kind} is not there: no such file or folder", name, "check the path")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -55,19 +55,34 @@ def settings_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.settings.json")
 
 
+def noted_settings(output: Path) -> dict[str, Any] | None:
+    """What `slds generate` noted, None where it noted nothing. It once noted a server's address, too, which decides
+    nothing.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    noted = read_json(settings_of(output))
+    if noted is None or "server" not in noted:
+        return noted
+    server = noted.pop("server")
+    return noted | {"served_model": (server.get("model") or noted.get("model")) if isinstance(server, dict) else None}
+
+
 def written_with(output: Path) -> dict[str, Any]:
     """How `slds generate` wrote a file, by setting, whatever the model; nothing where another tool wrote it.
 
     Raises:
         DataError: What it noted cannot be read.
     """
-    noted = read_json(settings_of(output))
+    noted = noted_settings(output)
     if noted is None:
         return {}
     prompting = dict(noted.get("prompting") or {})
     templates = {f"template {name}": str(sha256)[:8] for name, sha256 in prompting.pop("templates", {}).items()}
-    written_by = {"candidates": noted.get("candidates"), "server": (noted.get("server") or {}).get("address", "none")}
-    return {**(noted.get("sampling") or {}), **written_by, **prompting, **templates}
+    writer = "a server" if noted.get("served_model") else "slds"
+    written = {"candidates": noted.get("candidates"), "written by": writer}
+    return {**(noted.get("sampling") or {}), **written, **prompting, **templates}
 
 
 def is_begun(output: Path) -> bool:

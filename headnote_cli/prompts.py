@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ FAILURES = (
     OutOfTimeError,
 )  # fmt: skip
 LARGEST_NUMBER_BITS, LONGEST_TEXT = 10_000, 10**7
+ZERO_WIDTH = "\ufeff\u200b\u2060"  # byte order mark, zero-width space, word joiner
 Row = Mapping[str, Any]
 Message = dict[str, str]
 
@@ -49,7 +51,15 @@ class Conversation:
 
 
 class _Null(str):
-    """A field of a row that is null: it renders as nothing, and `is none` holds."""
+    """A field of a row that is null: it renders as nothing, and equals none as well as an empty text."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 class _Environment(SandboxedEnvironment):
@@ -77,6 +87,17 @@ def _too_large(operator: str, left: Any, right: Any) -> bool:
     lengths = [len(side) if isinstance(side, Sized) else side for side in (left, right)]
     repeated = any(isinstance(side, Sized) for side in (left, right)) and all(isinstance(n, int) for n in lengths)
     return operator == "*" and repeated and lengths[0] * lengths[1] > LONGEST_TEXT
+
+
+def canonical(value: Any) -> Any:
+    """A text in the one form that prompts hold: NFC, lines that end in LF, no unseen mark at its start.
+
+    All that has a width stays, no-break spaces too: published checkpoints were trained with them.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n").lstrip(ZERO_WIDTH)
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
 def _loader(folder: Path) -> FileSystemLoader:
@@ -188,8 +209,9 @@ class PromptTemplates:
 
     def _render(self, role: str, row: Row) -> str:
         try:
+            values = {name: _Null() if value is None else canonical(value) for name, value in row.items()}
             with limited(RENDER_SECONDS, RENDER_BYTES):
-                text = self._templates[role].render({k: _Null() if v is None else v for k, v in row.items()})
+                text = self._templates[role].render(values)
             if len(text) <= LONGEST_TEXT:
                 return text
             fault = DataError(f"the template writes more than {LONGEST_TEXT:,} characters", self._place(role))

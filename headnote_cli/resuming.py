@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from headnote_cli.config import SECRETS, Settings, effective_values
+from headnote_cli.files import read_json
 from headnote_cli.hardware import Plan
 
 # Keys that decide when a run is evaluated. With `early_stopping` they also decide when it ends, with a schedule that
@@ -35,13 +37,15 @@ PLANNED = frozenset(
 
 def breaks_a_resume(settings: Settings) -> list[str]:
     """What makes a run that was stopped go on as another run, whatever stays unchanged."""
-    accelerator = settings.accelerator_config if isinstance(settings.accelerator_config, dict) else {}
+    accelerator = settings.accelerator_config
+    if isinstance(accelerator, str):
+        accelerator = read_json(Path(accelerator).expanduser())
     faults = {
         "`save_only_model: true` keeps no optimizer, learning rate schedule or random state": settings.save_only_model,
         "`ignore_data_skip: true` begins the epoch's rows anew": settings.ignore_data_skip,
         "`auto_find_batch_size: true` makes the batch depend on the memory that is free": settings.auto_find_batch_size,
         "`accelerator_config.use_seedable_sampler: false` draws another order of the rows": (
-            accelerator.get("use_seedable_sampler") is False
+            (accelerator or {}).get("use_seedable_sampler") is False
         ),
     }
     return [fault for fault, holds in faults.items() if holds]
@@ -55,13 +59,19 @@ class Changes:
     binding: tuple[str, ...]  # would make the resumed run a different one
 
 
-def changes_since(record: Mapping[str, Any], settings: Settings, plan: Plan, processes: int) -> Changes:
+def changes_since(
+    record: Mapping[str, Any], settings: Settings, plan: Plan, processes: int, same_base: bool = False
+) -> Changes:
     """The changes of a config, a plan and a number of processes since a run's record was written.
 
     Values that are in effect are compared: a default that is now written out is no change.
+
+    Args:
+        same_base: Whether the base's weights are those of the record, wherever they lie.
     """
     evaluated = settings.early_stopping or settings.lr_scheduler_type == "reduce_lr_on_plateau"
     free = FREE - EVALUATION if evaluated else FREE
+    free |= {"model_name_or_path"} if same_base else set()
     before, after = _values(record.get("config", {})), effective_values(settings)
     changed = {key: f"{key} {_shown(before[key])} → {_shown(after[key])}" for key in _differing(before, after)}
     binding = [line for key, line in changed.items() if key not in free]

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from headnote_cli.errors import DataError, UsageError
 
-LINES, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
+LINES, TABLES = (".jsonl", ".ndjson", ".jsonlines"), (".csv", ".tsv")
 KINDS = (*LINES, ".json", *TABLES, ".parquet")
 PACKED = (".gz", ".zst")
 SUFFIXES = (*KINDS, *(kind + packed for kind in KINDS if kind != ".parquet" for packed in PACKED))
@@ -259,10 +259,11 @@ def _read_table(file: Path) -> Iterator[Located]:
 
 def _header(file: Path, lines: Iterator[str]) -> tuple[str, str]:
     """The header of a table, all lines of it, and the separator: the most frequent one outside of quotation marks."""
-    header = next(lines, "")
+    filled = (line for line in lines if line.strip())
+    header = next(filled, "")
     declared = re.fullmatch(r'"?sep=(.)"?\s*', header, re.IGNORECASE)  # how a table tells Excel
     if declared:
-        header = next(lines, "")
+        header = next(filled, "")
     while header.count('"') % 2 and (more := next(lines, "")):
         header += more
     bare = re.sub(r'"[^"]*"', "", header)

@@ -304,13 +304,19 @@ def _differences(fits: list[Fit]) -> Iterator[Text]:
     """What a card does otherwise than asked, and why; of a size what it is taken for. Once for each reason."""
     reasons: dict[str, list[str]] = {}
     for fit in fits:
-        told = "; ".join(f"{row.setting} {shown(row.effective)} ({row.why})" for row in fit.changes if row.why)
-        if told:
-            reasons.setdefault(told.replace(fit.card.name, "it"), []).append(fit.card.name)
+        if fit.changes:
+            done = ", ".join(_done(row) for row in fit.changes)
+            told = f"{done} ({fit.changes[0].why.replace(fit.card.name, 'it')})"
+            reasons.setdefault(told, []).append(fit.card.name)
         if fit.card.is_assumed:
             reasons.setdefault("taken for an Ampere GPU or a later one", []).append(fit.card.name)
     for told, names in reasons.items():
         yield Text(f"{', '.join(dict.fromkeys(names))}: {told}", style="dim")
+
+
+def _done(row: PlanRow[Any]) -> str:
+    """What is done instead: `float32`, `sdpa`, `without use_liger_kernel`."""
+    return shown(row.effective) if row.effective else f"without {row.setting}"
 
 
 def _whole(count: int) -> str:

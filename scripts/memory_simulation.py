@@ -3,8 +3,8 @@
 A dispatch mode sees every tensor that an operator makes and every storage that dies. On fake tensors
 (`torch._subclasses.FakeTensorMode`) nothing is allocated, so full-size models are counted on a laptop; on real CPU
 tensors the same count is made of a small model. What a CPU has not is replaced by a function that allocates the same
-tensors: FlashAttention-2, bitsandbytes' `Linear4bit`, Liger's norm and MLP, TRL's fused output layer. Each names the
-code whose allocations it repeats.
+tensors: FlashAttention-2, bitsandbytes' `Linear4bit`, Liger's norm and MLP, TRL's fused output layer, the workspace of
+CUDA's softmax. Each names the code whose allocations it repeats.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
+        # CUDA's kernel multiplies gradient and output first (aten/src/ATen/native/cuda/SoftMax.cu).
+        workspace = torch.empty_like(args[0]) if func is torch.ops.aten._softmax_backward_data.default else None
+        for tensor in tree_leaves((result, workspace)):
             if isinstance(tensor, torch.Tensor):
                 self.see(tensor)
         self.note()

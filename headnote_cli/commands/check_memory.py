@@ -185,9 +185,8 @@ def check_memory(
     cards = [card(text) for text in gpus] or _cards(machine, settings, purpose, stack)
     data = None
     if with_data and training:
-        data = _lengths(
-            config, _step(cards[0], settings, shapes, stack, setup_for, machine).settings, shapes, setup_for
-        )
+        first = _step(cards[0], settings, shapes, stack, setup_for, machine)
+        data = _lengths(config, settings, shapes, first.setup_for)
         settings = settings.model_copy(update={"max_length": data.longest})
         setup_for = partial(setup_of, shapes=shapes, stack=stack, devices=devices, labels=data.labels)
     steps = [_step(one, settings, shapes, stack, setup_for, machine) for one in cards]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headnote_cli.base_models import base_of_adapter
 from headnote_cli.citations import Status, check
 from headnote_cli.config import Config, Overflow
+from headnote_cli.data import Row, row_fault
 from headnote_cli.documents import Decision as Decision
 from headnote_cli.documents import read_decision as read_decision
 from headnote_cli.encoding import Encoded, Encoder
@@ -249,6 +250,22 @@ def _other_prompts(config: Config, choice: ModelChoice) -> str | None:
     return f"{files} in {own} differs from the prompts of training, which are used: {choice.prompts}"
 
 
+def encoded_prompt(row: Row, encoder: Encoder, where: str | None = None) -> Encoded:
+    """The prompt of a row, with room for the headnote.
+
+    Raises:
+        DataError: It has a fault that training would refuse, too, or does not fit.
+    """
+    fault = row_fault(row, encoder.templates.fields("system", "user"), (), encoder.overflow_field)
+    if fault is not None:
+        hint = "name it with --from, or in the row" if "`decision_language`" in fault else None
+        raise DataError(fault, where, hint)
+    encoded = encoder.encode_prompt(row, room=headnote_room(encoder))
+    if encoded is None:
+        raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out", where)
+    return encoded
+
+
 def _one(
     decision: Decision,
     language: str,
@@ -260,9 +277,7 @@ def _one(
 ) -> GeneratedHeadnote:
     started = time.monotonic()
     row = {encoder.overflow_field: decision.text, "decision_language": decision.language, "headnote_language": language}
-    encoded = encoder.encode_prompt(row, room=headnote_room(encoder))
-    if encoded is None:
-        raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out", decision.name)
+    encoded = encoded_prompt(row, encoder, decision.name)
     if encoded.cut:
         gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
         emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))

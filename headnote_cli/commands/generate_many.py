@@ -17,8 +17,8 @@ from headnote_cli.commands.generate import (
     announce,
     checked,
     choose_model,
+    encoded_prompt,
     encoder_of,
-    headnote_room,
     load_writer,
 )
 from headnote_cli.config import Config
@@ -26,8 +26,8 @@ from headnote_cli.data import Row, located_rows, sound
 from headnote_cli.encoding import Encoded, Encoder
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
-from headnote_cli.files import Journal, read_json, sha256, write_json
-from headnote_cli.predictions import Key, part_of, sample_name, settings_of, written_id
+from headnote_cli.files import Journal, sha256, write_json
+from headnote_cli.predictions import Key, noted_settings, part_of, sample_name, settings_of, written_id
 from headnote_cli.runs import set_aside, writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
 from headnote_cli.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
@@ -140,7 +140,7 @@ def _generate_many(
     settings = _settings(choice, encoder, options)
     _require_same(settings, options, emit)
     journal = Journal(part_of(options.output))
-    done = {_key(line): line for file in (Journal(options.output), journal) for line in file.lines()}
+    done = _there(Journal(options.output)) | _there(journal)
     todo = [request for request in requests if "headnote" not in done.get(request.key, {})]
     before = len(requests) - len(todo)
     if before:
@@ -218,7 +218,7 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
         "shard": list(options.shard),
-        "server": asdict(options.server) if options.server else None,
+        "served_model": (options.server.model or choice.name) if options.server else None,
     }
 
 
@@ -230,7 +230,7 @@ def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener
     part = part_of(options.output)
     if not options.output.exists() and not part.exists():
         return
-    before = read_json(settings_of(options.output))
+    before = noted_settings(options.output)
     changed = sorted(name for name in settings if before and before.get(name, settings[name]) != settings[name])
     if before and not changed:
         return
@@ -243,8 +243,21 @@ def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener
             emit(Note(f"the earlier file now lies in {set_aside(old)}"))
 
 
+def _there(journal: Journal) -> dict[Key, dict[str, Any]]:
+    """The lines that a file has, the last one of each request.
+
+    Raises:
+        DataError: A line's `candidate` is no number.
+    """
+    try:
+        return {_key(line): line for line in journal.lines()}
+    except (TypeError, ValueError, OverflowError) as error:
+        hint = "mend the line or take it out; the same command then writes its headnote again"
+        raise DataError(f"a `candidate` is no whole number: {error}", str(journal.path), hint) from error
+
+
 def _key(line: dict[str, Any]) -> Key:
-    return str(line.get("sample_id")), str(line.get("lang")), int(line.get("candidate", 1))
+    return str(line.get("sample_id")), str(line.get("lang")), int(line.get("candidate") or 1)
 
 
 def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
@@ -267,7 +280,7 @@ def _written(
     finished, tokens, began = total - len(todo), 0, time.monotonic()
     for request in todo:
         try:
-            prompts.append(Prompted(request, _encoded(request, encoder)))
+            prompts.append(Prompted(request, encoded_prompt(request.row, encoder)))
         except SldsError as error:
             finished += 1
             yield _failure(request, error)
@@ -288,13 +301,6 @@ def _written(
             line = _line(prompted, result)
         emit(RowWritten(finished, total, total - len(todo), tokens, time.monotonic() - began))
         yield line
-
-
-def _encoded(request: Request, encoder: Encoder) -> Encoded:
-    encoded = encoder.encode_prompt(request.row, room=headnote_room(encoder))
-    if encoded is None:
-        raise DataError("the decision is longer than `max_length` and `overflow: drop` leaves it out")
-    return encoded
 
 
 def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _merge(
         written, plan = _write(job, folder, emit, hashes)
         prompts = _prompts(config, adapters[-1])
         _complete(base_folder, adapters[-1], folder, record, prompts)
-        _stop_as_taught(adapters[-1], folder, prompts)
+        _stop_as_taught(folder, record, prompts)
         check = None
         if options.verify or plan is None:
             from headnote_cli.engine.verification import verify
@@ -301,13 +301,21 @@ def _complete(base: Path, adapter: Path, folder: Path, record: Mapping[str, Any]
     for file in sorted(base.iterdir()):
         if file.is_file() and not file.name.endswith(REPLACED) and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
-    template = adapter / CHAT_TEMPLATE
-    if template.is_file():
-        shutil.copyfile(template, folder / template.name)
+    template = _template_of(adapter)
+    if template is not None:
+        write_text(folder / CHAT_TEMPLATE, template)
         _drop_other_templates(folder)
     if prompts is not None:
         copy_prompts(prompts, folder / PROMPTS)
     write_text(folder / CARD, model_card({"base_model": base.name, **record}, merged=True))
+
+
+def _template_of(adapter: Path) -> str | None:
+    """The chat template that a checkpoint keeps: a file of its own, or in older ones a key of its tokenizer."""
+    if (adapter / CHAT_TEMPLATE).is_file():
+        return (adapter / CHAT_TEMPLATE).read_text(encoding="utf-8")
+    held = (read_json(adapter / TOKENIZER) or {}).get("chat_template")
+    return held if isinstance(held, str) else None
 
 
 def _drop_other_templates(folder: Path) -> None:
@@ -319,11 +327,11 @@ def _drop_other_templates(folder: Path) -> None:
             write_json(folder / name, held)
 
 
-def _stop_as_taught(adapter: Path, folder: Path, prompts: Path | None) -> None:
+def _stop_as_taught(folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
     """Name the token that ends a turn, and the `eos_token` of training, among those at which any server stops.
 
-    transformers and vLLM stop at the ids of generation_config.json, llama.cpp at the tokenizer's `eos_token`. Of a
-    base that is no chat model these end a text, which training never taught.
+    transformers and vLLM stop at the ids of generation_config.json, others at those of config.json, llama.cpp at the
+    tokenizer's `eos_token`. Of a base that is no chat model these end a text, which training never taught.
     """
     from headnote_cli.engine.base import BaseModel, load_tokenizer
 
@@ -332,17 +340,18 @@ def _stop_as_taught(adapter: Path, folder: Path, prompts: Path | None) -> None:
         return
     templates = PromptTemplates(prompts or assets_root() / SHIPPED_PROMPTS)
     end = Encoder(tokenizer, templates).turn_end_id()  # type: ignore[arg-type]
-    own = (read_json(adapter / TOKENIZER) or {}).get("eos_token")
-    taught = dict.fromkeys([end, tokenizer.convert_tokens_to_ids(own) if isinstance(own, str) else end])
-    generation = read_json(folder / "generation_config.json") or {}
-    if taught.keys() <= set(_ids_of(generation)):
-        return
+    chosen = (record.get("config") or {}).get("eos_token")
+    taught = dict.fromkeys([end, tokenizer.convert_tokens_to_ids(chosen) if chosen else end])
     for name in ("generation_config.json", "config.json"):
         held = read_json(folder / name) or {}
-        write_json(folder / name, held | {"eos_token_id": list(taught | dict.fromkeys(_ids_of(held)))})
+        known = _ids_of(held)
+        if not taught.keys() <= set(known):
+            write_json(folder / name, held | {"eos_token_id": list(taught | dict.fromkeys(known))})
+    last = chosen or tokenizer.convert_ids_to_tokens(end)
     tokens = read_json(folder / TOKENIZER)
-    if tokens is not None and "eos_token" not in str(tokenizer.chat_template):  # which would write another token
-        write_json(folder / TOKENIZER, tokens | {"eos_token": tokenizer.convert_ids_to_tokens(end)})
+    # A template that writes the `eos_token` would write another token.
+    if tokens is not None and tokenizer.eos_token != last and "eos_token" not in str(tokenizer.chat_template):
+        write_json(folder / TOKENIZER, tokens | {"eos_token": last})
 
 
 def _ids_of(config: Mapping[str, Any]) -> list[int]:

@@ -172,7 +172,7 @@ def train(
         emit(Note(f"one of {len(machine.gpus)} GPUs trains; --num-processes {len(machine.gpus)} takes all of them"))
     record = read_json(folder / RECORD)
     if resume and record is not None:
-        same = _require_same_run(config, plan, record, folder, force, emit)
+        same = _require_same_run(config, plan, base, record, folder, force, emit)
         if same and record.get("state") == "finished" and not dry_run:
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
             return report_of(folder, record, plan.rows)
@@ -345,7 +345,7 @@ def _prepared(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool,
 
 
 def _require_same_run(
-    config: Config, plan: Plan, record: Mapping[str, Any], folder: Path, force: bool, emit: Listener
+    config: Config, plan: Plan, base: BaseModel, record: Mapping[str, Any], folder: Path, force: bool, emit: Listener
 ) -> bool:
     """Tell what changed since the run began.
 
@@ -355,7 +355,9 @@ def _require_same_run(
     Raises:
         UsageError: It is not, and that is not forced.
     """
-    changes = changes_since(record, config.settings, plan, world_size())
+    known = record.get("base_fingerprint")
+    same_base = known is not None and known == _base_fingerprint(base)
+    changes = changes_since(record, config.settings, plan, world_size(), same_base)
     if changes.free:
         emit(Note(f"since the run began: {', '.join(changes.free)}"))
     if changes.binding:
@@ -581,6 +583,7 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "origins": {key: str(origin) for key, origin in config.origins.items()},
         "notes": config.notes,
         "base_model": base.name,
+        "base_is_local": Path(base.name).is_dir(),
         "base_fingerprint": _base_fingerprint(base),
         "base_quantized": stored is not None,
         "model_class": base.model_class,

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_default_handler
 from headnote_cli.config import Config
 from headnote_cli.data import unreachable
 from headnote_cli.errors import ConfigError, SldsError, is_of_the_network
+from headnote_cli.files import require_there
 from headnote_cli.hardware import Quantization, stored_quantization
 from headnote_cli.memory.shapes import length_warning, positions_of, wrong_class
 
@@ -60,6 +61,7 @@ def base_model(config: Config, allow_remote_code: bool = False) -> BaseModel:
 @contextmanager
 def reaching(kind: str, name: str) -> Iterator[None]:
     """Turn what the libraries raise into one message: not to be had, or not to be used as asked."""
+    require_there(kind, name)
     try:
         yield
     except SldsError:

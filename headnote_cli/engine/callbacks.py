@@ -19,8 +19,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from headnote_cli.encoding import IGNORED
+from headnote_cli.engine.movement import PATIENCE
 from headnote_cli.engine.trainer import CompletionTrainer, EvaluationCut
-from headnote_cli.errors import ExitCode, Interrupted
+from headnote_cli.errors import ExitCode, Interrupted, UnsoundTrainingError
 from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
 from headnote_cli.files import Journal, write_lines
 from headnote_cli.processes import orphaned
@@ -120,13 +121,15 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 class SoundGradients(TrainerCallback):  # type: ignore[misc]
-    """Ends the run before the optimizer takes gradients that are not finite. One norm a step, of what is trained.
+    """Ends the run before the optimizer takes gradients that are not finite, and where all of them stay zero. One norm
+    a step, of what is trained.
 
     A gradient scaler (float16) looks for them itself: it leaves out the step and halves its scale, as it should.
     """
 
     def __init__(self, trainer: CompletionTrainer) -> None:
         self.trainer = trainer
+        self._without = 0  # steps in a row without a gradient
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.trainer.step_inputs.clear()
@@ -138,8 +141,12 @@ class SoundGradients(TrainerCallback):  # type: ignore[misc]
         if sharded or self.trainer.accelerator.scaler is not None:
             return
         gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
-        if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if not math.isfinite(norm):
             raise self.trainer.diverged("the gradients are not finite numbers")
+        self._without = 0 if norm else self._without + 1
+        if self._without == PATIENCE:
+            raise UnsoundTrainingError(f"all gradients are zero for {PATIENCE} steps: nothing is learnt")
 
 
 class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]

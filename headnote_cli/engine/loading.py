@@ -8,6 +8,7 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.integrations.hub_kernels import load_and_register_attn_kernel
+from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from headnote_cli.config import Settings
 from headnote_cli.engine.base import BaseModel, reaching, stored_quantization_of
-from headnote_cli.errors import ConfigError
+from headnote_cli.errors import ConfigError, UnreachableError
 from headnote_cli.hardware import Gpu, Machine, Plan, Quantization, detect
 from headnote_cli.processes import own_gpu
 
@@ -78,6 +81,8 @@ def load_model(
         options["quantization_config"] = quantization
     if quantization is not None or stored_quantization_of(base) is not None:
         options["device_map"] = {"": device}
+    if attention == "flash_attention_2":
+        require_flash_kernel()
     with reaching("model", base.name):
         model: PreTrainedModel = loader.from_pretrained(base.name, dtype=dtype, **base.options(), **options)
     if "device_map" not in options:
@@ -86,6 +91,27 @@ def load_model(
         if type(module).__name__ == "Linear4bit":  # quantized weights bring the dtype that they were saved with
             module.compute_dtype = dtype
     return model
+
+
+def require_flash_kernel() -> None:
+    """FlashAttention-2 is at hand: as the `flash-attn` package, or as a kernel that the `kernels` package fetches.
+
+    Raises:
+        UnreachableError: The kernel is neither in the hub's cache nor to be fetched.
+    """
+    if find_spec("flash_attn") is not None:
+        return
+    name = FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"]
+    try:
+        load_and_register_attn_kernel(name)
+    except Exception as error:  # the hub's client, the disk or the kernel's own import
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnreachableError(
+            f"the FlashAttention-2 kernel cannot be fetched: {first.strip()}",
+            name,
+            "`attn_implementation: sdpa` goes on without it; for a machine without network, fill the hub's cache "
+            f"first: `hf download {name}` where there is one (docs/commands/train.md)",
+        ) from error
 
 
 def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTrainedModel:

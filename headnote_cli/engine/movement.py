@@ -14,7 +14,7 @@ from headnote_cli.engine.trainer import CompletionTrainer
 from headnote_cli.errors import UnsoundTrainingError
 from headnote_cli.events import Movement
 
-FIRST_STEPS = 5  # by then each adapter that a forward uses has had a gradient
+PATIENCE = 5  # steps in a row in which the gradient of an adapter that is used may be zero
 NAMED = 3  # adapters in a message
 NO_RATE = "the learning rate was 0 in every step: see `learning_rate`, and whether `warmup_steps` are fewer than all"
 # LoRA begins with B = 0, so B is what has a gradient from the first step on.
@@ -22,7 +22,7 @@ _SECOND_MATRIX = re.compile(r"(?P<module>.+)\.lora_(?:B\.[^.]+\.weight|embedding
 
 
 class AdaptersMove(TrainerCallback):  # type: ignore[misc]
-    """Ends a run whose adapters get no gradient, and one at whose end they are what they were.
+    """Ends a run as soon as adapters get no gradient any more, and one at whose end they are what they were.
 
     An adapter that no forward uses has no gradient at all (the vision tower's, experts that were never chosen). It is
     counted as unused and is no fault.
@@ -34,30 +34,28 @@ class AdaptersMove(TrainerCallback):  # type: ignore[misc]
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         self._adapters = {} if sharded else second_matrices(trainer.model)
         self._before = _sums(self._adapters.values())  # before a checkpoint is loaded: what the whole run began with
-        self._unproven = set(self._adapters)
+        self._without = dict.fromkeys(self._adapters, 0)  # steps in a row without a gradient
         self._unused = set(self._adapters)
-        self._steps = 0
+        self._has_stepped = False
         self._learned = False  # a step had a learning rate above zero
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
     ) -> None:
+        self._has_stepped = True
         self._learned |= optimizer is not None and any(group["lr"] > 0 for group in optimizer.param_groups)
-        if self._steps == FIRST_STEPS:
+        grads = {name: parameter.grad for name, parameter in self._adapters.items() if parameter.grad is not None}
+        self._unused -= grads.keys()
+        if not grads:
             return
-        self._steps += 1
-        used = {name: grad for name in self._unproven if (grad := self._adapters[name].grad) is not None}
-        self._unused -= used.keys()
-        self._unproven -= {name for name, grad in used.items() if grad.any()}
-        if self._steps == FIRST_STEPS:
-            self._require_gradients()
-
-    def _require_gradients(self) -> None:
-        still = sorted(self._unproven - self._unused)
-        if still or (self._unproven and len(self._unproven) == len(self._adapters)):
+        norms = torch.stack([grad.norm() for grad in grads.values()]).tolist()  # one wait for the device
+        for name, norm in zip(grads, norms, strict=True):
+            self._without[name] = 0 if norm else self._without[name] + 1
+        still = sorted(name for name in grads if self._without[name] == PATIENCE)
+        if still:
             raise UnsoundTrainingError(
-                f"the gradient of {_named(still or sorted(self._unproven), len(self._adapters))} is zero after "
-                f"{self._steps} steps: the run would learn nothing there",
+                f"the gradient of {_named(still, len(self._adapters))} is zero for {PATIENCE} steps, up to step "
+                f"{state.global_step + 1}: nothing is learnt there",
                 hint=_cause(self.args),
             )
 
@@ -67,7 +65,7 @@ class AdaptersMove(TrainerCallback):  # type: ignore[misc]
         Raises:
             UnsoundTrainingError: One that had a gradient is what it was, or holds nothing but zeros.
         """
-        if not self._steps:  # a resumed run that had nothing left to do
+        if not self._has_stepped:  # a resumed run that had nothing left to do
             return Movement(len(self._adapters), len(self._adapters))
         after = _sums(self._adapters.values())
         still = {

@@ -17,7 +17,14 @@ from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerState
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerState,
+    get_scheduler,
+)
 from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
 from trl import SFTConfig
 
@@ -172,13 +179,21 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
         peft_config=lora,
     )
     if not isinstance(trainer.model, PeftModel):  # its checkpoints are whole models, served as they are
-        trainer.model.generation_config.eos_token_id = stop_ids(trainer.model, job.turn_end)
+        _stop_at_the_turn(trainer.model, job)
     _adapters_in_float32(trainer.model, autocast=job.plan.autocast)
     loaded = _counted(trainer.model, layers, size)
     _require_as_planned(trainer, loaded, job)
     emit(ModelLoaded(loaded.parameters, loaded.trainable, loaded.adapted, layers, size))
     job.laps.lap("trainer")
     return trainer, loaded
+
+
+def _stop_at_the_turn(model: Any, job: TrainingJob) -> None:
+    """Name the token that ends a turn in the model's configs and its tokenizer, for whatever serves a checkpoint."""
+    ends = stop_ids(model, job.turn_end)
+    model.generation_config.eos_token_id = model.config.eos_token_id = ends
+    if job.settings.eos_token is None and "eos_token" not in str(job.tokenizer.chat_template):
+        job.tokenizer.eos_token = job.tokenizer.convert_ids_to_tokens(job.turn_end)
 
 
 def _trains_idle_parts(model: torch.nn.Module, lora: LoraConfig | None) -> bool:
@@ -290,13 +305,31 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
 
 
 def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> dict[str, Any]:
-    """Let TRL check its own keys before anything is loaded; returns every value that will hold.
+    """Let the libraries check their own keys before anything is loaded; returns every value that will hold.
 
     Raises:
-        ConfigError: Keys that contradict each other, in the library's words.
+        ConfigError: Keys that contradict each other or need what is not there, in the library's words.
     """
-    effective: dict[str, Any] = training_arguments(settings, plan, output_dir).to_dict()
+    arguments = training_arguments(settings, plan, output_dir)
+    if arguments.activation_offloading and arguments.use_cpu:
+        raise ConfigError("`activation_offloading: true` needs a GPU, whose activations would wait in main memory")
+    with _in_our_words("optim", arguments.optim):
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    with _in_our_words("lr_scheduler_type", arguments.lr_scheduler_type):
+        some = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+        get_scheduler(arguments.lr_scheduler_type, some, 1, 10, arguments.lr_scheduler_kwargs)
+    effective: dict[str, Any] = arguments.to_dict()
     return effective
+
+
+@contextmanager
+def _in_our_words(key: str, value: Any) -> Iterator[None]:
+    """What the Trainer would find out only when the model is loaded."""
+    try:
+        yield
+    except (ImportError, ValueError, TypeError, KeyError) as error:
+        name = getattr(value, "value", value)
+        raise ConfigError(f"`{key}: {name}` cannot be used: {str(error).strip().splitlines()[0]}") from error
 
 
 def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTConfig:
@@ -314,6 +347,8 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
     if plan.padding_free and not settings.packing:
         values["max_length"] = None  # TRL wants rows that were cut before, as they are
     os.environ.update(offline_environment(plan))
+    # FlashAttention-2's backward adds up in any order otherwise, and a resumed run would not be the same run.
+    os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     values.update(
         bf16=plan.bf16,
         fp16=plan.fp16,

@@ -237,6 +237,9 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
     if setup.evaluation_batch:
         evaluated = dataclasses.replace(setup, batch=setup.evaluation_batch)
         phases["evaluation"] = {"evaluation": evaluation(shapes, evaluated)} | batch_of(evaluated)
+    logits = held_logits(shapes, setup)
+    for name in ("backward of the last layer", "backward of the first layer", "end of backward", "optimizer step"):
+        phases[name] |= {"logits": logits}
     for name in ("forward", "loss", "backward of the loss", "backward of the last layer"):
         phases[name] |= accumulated
     if setup.gradients_stay:
@@ -421,6 +424,14 @@ def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
         gradient = sizes["T"] * sizes["h"] * setup.width
         return forward + chunk + gradient, backward + gradient
     return forward, backward
+
+
+def held_logits(shapes: Shapes, setup: Setup) -> int:
+    """(T, V) as the output layer gives it, where the model's output outlives the loss: `held`."""
+    if setup.loss != "held":
+        return 0
+    width = 4 if setup.kind.dtype == "float32" and not setup.kind.amp else 2
+    return width * setup.batch * setup.length * shapes.vocabulary
 
 
 def loss_kind(kind: Kind) -> Kind:

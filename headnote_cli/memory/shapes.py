@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import ConfigError, UnreachableError, is_of_the_network
-from headnote_cli.files import read_json
+from headnote_cli.files import read_json, require_there
 from headnote_cli.hardware import Quantization, stored_quantization
 from headnote_cli.memory.forms import known_types
 
@@ -275,6 +275,7 @@ def shapes_of(name: str, folder: Path | None) -> Shapes:
         if config is None:
             raise ConfigError("there is no config.json in the model's folder", str(folder))
         return replace(from_config(name, config), source=str(file))
+    require_there("model", name)
     found = _cached_config(name) or _hub_config(name)
     if found is not None:
         return replace(from_config(name, found), source=_source(name))

@@ -117,7 +117,7 @@ def test_the_systems_text_goes_before_the_users(server: str, command: Callable[.
     ("status", "words", "code", "told"),
     [
         (404, "The model `headnotes2` does not exist.", 4, "it serves headnotes"),
-        (400, "Unsupported value: 'temperature' does not support 0.0 with this model.", 2, "--temperature"),
+        (400, "max_tokens is too large: 512. This model supports at most 256 completion tokens", 2, "--max-new-tokens"),
         (401, "Incorrect API key provided", 4, "$OPENAI_API_KEY"),
         (404, "Not Found", 4, "ends in /v1"),
         (400, "This model's maximum context length is 256 tokens. You asked for 500.", 5, "a lower `max_length`"),

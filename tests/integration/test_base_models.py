@@ -99,6 +99,57 @@ def test_other_weights_in_the_place_of_a_base_that_is_gone_are_refused(moved: tu
     assert "their fingerprint differs" in refused.stderr
 
 
+def test_a_relative_base_that_is_gone_is_no_hub_id(
+    tiny_training: Callable[..., Path], tiny_models: Callable[[str], Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    copy_of(tiny_models(CAUSAL), tmp_path / "base")
+    config = tiny_training(model_name_or_path="base", max_steps=1)
+    assert slds("train", "--config", config).exit_code == 0
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    refused = slds("merge", "--checkpoint", "latest", "--config", config)
+    assert refused.exit_code == 4
+    assert "base: the base model that the adapter was trained on is gone" in refused.stderr
+    wrong = slds("merge", "--checkpoint", "latest", "--config", config, "--set", "peft_base_model_path=/nowhere")
+    assert wrong.exit_code == 4
+    assert "/nowhere: the `peft_base_model_path` is not there" in wrong.stderr
+    assert slds_json("merge", "--checkpoint", "latest", "--config", config, "--set", "peft_base_model_path=elsewhere")
+
+
+def test_a_path_where_nothing_lies_is_said_to_be_missing_by_every_command(
+    tiny_training: Callable[..., Path], decision: Path
+) -> None:
+    config = tiny_training(model_name_or_path="/gone/model")
+    generate = ("generate", "--decision", decision, "--lang", "de", "--model", "/gone/model")
+    commands = (("train",), ("train", "--dry-run"), ("check-memory",), generate)
+    for command in commands:
+        refused = slds(*command, "--config", config)
+        assert refused.exit_code == 4, (command, refused.stderr)
+        assert "/gone/model: the model is not there: no such file or folder" in refused.stderr
+    shown = slds("preview-prompts", "--config", config, "-n", 1)  # shows the messages all the same
+    assert "/gone/model: the tokenizer is not there" in shown.stderr
+    whole = tiny_training(chat_template_path="nowhere.jinja")
+    refused = slds("train", "--config", whole)
+    assert refused.exit_code == 4
+    assert "nowhere.jinja: the chat template is not there" in refused.stderr
+
+
+def test_a_run_goes_on_with_the_same_weights_at_another_place(
+    tiny_training: Callable[..., Path], tiny_models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    before, now = copy_of(tiny_models(CAUSAL), tmp_path / "before"), tmp_path / "now"
+    keys = {"max_steps": 4, "save_steps": 2, "load_in_4bit": False}
+    assert slds("train", "--config", tiny_training(model_name_or_path=str(before), **keys)).exit_code == 0
+    record = tmp_path / "run" / "run.json"
+    changed(record, state="running")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    before.rename(now)
+    shown = slds("train", "--config", tiny_training(model_name_or_path=str(now), **keys))
+    assert shown.exit_code == 0, shown.stderr
+    assert f"since the run began: model_name_or_path {before} → {now}" in shown.stderr
+
+
 # A base that is quantized already.
 
 
@@ -239,7 +290,7 @@ def test_a_merged_model_stops_where_its_template_ends_a_turn(
     assert slds("merge", "--check", folder).exit_code == 0
 
 
-def test_a_base_that_stops_at_the_turn_already_stays_as_it_is(
+def test_what_stops_at_the_turn_already_stays_and_the_rest_follows(
     tiny_models: Callable[[str], Path], tiny_training: Callable[..., Path], gemma_tokenizer: Any, tmp_path: Path
 ) -> None:
     base = copy_of(tiny_models(CAUSAL), tmp_path / "chat")
@@ -248,8 +299,9 @@ def test_a_base_that_stops_at_the_turn_already_stays_as_it_is(
     config = tiny_training(model_name_or_path=str(base), max_steps=1)
     assert slds("train", "--config", config).exit_code == 0
     folder = Path(slds_json("merge", "--checkpoint", "latest", "--config", config)["output"])
-    for name in ("generation_config.json", "tokenizer_config.json"):
-        assert json.loads((folder / name).read_text()) == json.loads((base / name).read_text())
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == both
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == [both[1], 1]
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<end_of_turn>"
 
 
 def test_a_checkpoint_of_full_fine_tuning_stops_there_too(
@@ -257,8 +309,11 @@ def test_a_checkpoint_of_full_fine_tuning_stops_there_too(
 ) -> None:
     config = tiny_training(use_peft=False, load_in_4bit=False, learning_rate=1e-4, max_steps=2)
     assert slds("train", "--config", config).exit_code == 0
-    stops = json.loads((tmp_path / "run" / "checkpoint-2" / "generation_config.json").read_text())["eos_token_id"]
-    assert gemma_tokenizer.convert_tokens_to_ids("<end_of_turn>") in stops
+    folder = tmp_path / "run" / "checkpoint-2"
+    for name in ("generation_config.json", "config.json"):
+        stops = json.loads((folder / name).read_text())["eos_token_id"]
+        assert gemma_tokenizer.convert_tokens_to_ids("<end_of_turn>") in stops
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<end_of_turn>"
 
 
 def test_trls_eos_token_is_applied_or_refused(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
@@ -272,6 +327,7 @@ def test_trls_eos_token_is_applied_or_refused(tiny_training: Callable[..., Path]
     folder = Path(slds_json("merge", "--checkpoint", "latest", "--config", config)["output"])
     stops = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
     assert 3 in stops, "<unk>"
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<unk>"
 
 
 def test_the_merged_folder_holds_one_chat_template_that_of_training(

@@ -23,7 +23,7 @@ from headnote_cli.commands import generate, generate_many
 from headnote_cli.config import load_config
 from headnote_cli.runs import writing
 from headnote_cli.sampling import Headnote, Prompt, Sampling
-from tests.conftest import build_text_model, sample_rows
+from tests.conftest import build_text_model, sample_rows, save_lines
 from tests.faults import FAULTS, Disk, Killed
 from tests.integration.servers import Chat, completion, running
 from tests.integration.test_road import slds, slds_json
@@ -112,6 +112,55 @@ def test_a_finished_file_is_not_written_again_and_other_settings_are_refused(
     assert len(list(tmp_path.glob("out.jsonl.old-*"))) == 1
 
 
+def test_force_sets_all_files_of_an_output_aside_together(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    names = [output.name, f"{output.name}.part", f"{output.name}.settings.json"]
+    slds_json(*command(config(), model, output, "--limit", 1))
+    (tmp_path / names[1]).write_bytes(output.read_bytes())
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    slds_json(*command(config(), model, output, "--limit", 1, "--repetition-penalty", 1.2, "--force"))
+    for name in names:
+        (old,) = tmp_path.glob(f"{name}.old-*")
+        assert old.read_bytes() == before[name]
+    assert sorted(file.name for file in tmp_path.glob("out*") if ".old-" not in file.name) == [names[0], names[2]]
+
+
+def test_a_candidate_that_is_null_is_the_first(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    slds_json(*command(config(), model, output))
+    rows = [{"candidate": None, **row} for row in lines(output)]
+    part = save_lines(tmp_path / "out.jsonl.part", rows)
+    output.unlink()
+    assert slds_json(*command(config(), model, output))["before"] == len(rows)
+    save_lines(part, [rows[0] | {"candidate": "first"}])
+    refused = slds(*command(config(), model, output))
+    assert refused.exit_code == 5, refused.stderr
+    assert "out.jsonl.part: a `candidate` is no whole number" in refused.stderr
+
+
+def test_a_server_may_answer_at_another_address_when_the_run_goes_on(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    noted = tmp_path / "out.jsonl.settings.json"
+
+    def asked(address: str, name: object = "m") -> list[str]:
+        return command(config(), model, output, "--endpoint", address, "--served-model", name)
+
+    with running(Fine) as first, running(Fine) as second:
+        slds_json(*asked(first), "--limit", "2")
+        assert slds_json(*asked(second))["before"] == 2
+        older = json.loads(noted.read_text())
+        assert older.pop("served_model") == "m"
+        noted.write_text(json.dumps(older | {"server": {"address": first, "model": "m"}}))
+        assert slds_json(*asked(second))["before"] == len(sample_rows("test"))
+        refused = slds(*asked(second, "other"))
+    assert refused.exit_code == 2
+    assert "was begun with another served_model" in refused.stderr
+
+
 def test_parts_of_several_machines_make_the_whole(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole.jsonl"
     slds_json(*command(config(), model, whole))
@@ -157,6 +206,26 @@ def test_each_of_a_launchers_processes_writes_on_its_own_gpu(monkeypatch: pytest
         assert loaded["moved"] == torch.device("cuda", index)
         generation.Writer(MagicMock(), None, MagicMock(), plan, 1, Quantization("nf4", nested=True, dtype="bfloat16"))
         assert loaded["device_map"] == {"": torch.device("cuda", index)}
+
+
+def test_a_row_without_its_languages_is_a_fault_as_in_training(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    user = "Headnote in {{ headnote_language }} for the {{ decision_language }} decision:\n{{ decision }}"
+    (prompts / "user.jinja").write_text(user, encoding="utf-8")
+    (prompts / "assistant.jinja").write_text("{{ headnote }}", encoding="utf-8")
+    rows = [row | {"decision": row["decision"][:300]} for row in sample_rows("test")[:3]]
+    rows[0]["headnote_language"], rows[1]["decision_language"] = "0", None
+    data = save_lines(tmp_path / "rows.jsonl", rows)
+    given = ["--config", config(prompts_path=str(prompts)), "--decision", data, "--model", model]
+    result = slds("generate", *given, "--max-new-tokens", 3, "--output", tmp_path / "out.jsonl")
+    assert result.exit_code == 5, result.stderr
+    told = [line.get("error", {}).get("message") for line in lines(tmp_path / "out.jsonl")]
+    assert told == [
+        "field `headnote_language` is not a language but `0`", "field `decision_language` is empty", None
+    ]  # fmt: skip
 
 
 def test_a_row_that_fails_is_recorded_and_tried_again(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
@@ -273,6 +342,14 @@ def test_rows_that_are_not_asked_for_again_stay_in_the_file(
     assert "lines of other rows or languages stay in" in result.stderr
     assert {line["lang"] for line in lines(output)[:1]} == {"it"}
     assert set(before.splitlines()) <= set(output.read_bytes().splitlines())
+
+
+class Fine(Chat):
+    """Writes the same headnote for each request."""
+
+    def do_POST(self) -> None:
+        self.asked()
+        self.answer(200, completion("Regeste"))
 
 
 class Server(Chat):

@@ -71,7 +71,7 @@ def test_repacked_layers_end_the_run_where_the_processor_has_the_kernel_without_
     monkeypatch.setattr(loading, "keep_differentiable", lambda model: None)
     shown = slds("train", "--config", tiny_training(max_steps=8, **EVALUATED))
     assert shown.exit_code == 1, "this is the fault that keep_differentiable prevents"
-    assert "warns that results are wrong" in shown.stderr or "is zero after" in shown.stderr
+    assert "warns that results are wrong" in shown.stderr or "is zero for" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,43 @@ def test_an_adapter_without_gradient_ends_the_run_after_the_first_steps(
     assert shown.exit_code == 1
     assert "the gradient of 4 of 14 adapters" in shown.stderr
     assert "layers.0.self_attn.k_proj" in shown.stderr
-    assert "is zero after 5 steps" in shown.stderr
+    assert "is zero for 5 steps, up to step 5" in shown.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) < 6
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+
+
+def test_gradients_that_vanish_later_end_the_run_too(
+    monkeypatch: pytest.MonkeyPatch, tiny_training: Callable[..., Path]
+) -> None:
+    found, calls = movement.second_matrices, 0
+
+    def vanishing(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return gradient if calls <= 6 else torch.zeros_like(gradient)
+
+    def with_hook(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+        adapters = found(model)
+        adapters["base_model.model.model.layers.1.mlp.up_proj"].register_hook(vanishing)
+        return adapters
+
+    monkeypatch.setattr(movement, "second_matrices", with_hook)
+    shown = slds("train", "--config", tiny_training(max_steps=40, save_steps=40))
+    assert shown.exit_code == 1
+    assert "the gradient of 1 of 14 adapters" in shown.stderr
+    assert "up to step 11" in shown.stderr
+
+
+def test_full_fine_tuning_without_gradients_ends_too(
+    monkeypatch: pytest.MonkeyPatch, tiny_training: Callable[..., Path]
+) -> None:
+    from headnote_cli.engine.trainer import CompletionTrainer
+
+    whole = CompletionTrainer.compute_loss
+    monkeypatch.setattr(CompletionTrainer, "compute_loss", lambda *a, **k: whole(*a, **k) * 0 + 5)
+    shown = slds("train", "--config", tiny_training(use_peft=False, load_in_4bit=False, max_steps=9))
+    assert shown.exit_code == 1
+    assert "all gradients are zero for 5 steps" in shown.stderr
 
 
 def test_an_adapter_that_did_not_move_ends_a_short_run_with_an_error(

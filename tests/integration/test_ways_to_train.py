@@ -334,3 +334,22 @@ def test_keys_that_are_done_otherwise_are_ignored_with_a_note(tiny_training: Cal
     assert shown.exit_code == 0, shown.stderr
     for key in keys:
         assert f"`{key}` is ignored: " in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("activation_offloading=true", "needs a GPU"),
+        ("save_strategy=best", "needs evaluations"),
+        ("lr_scheduler_type=cosine_with_min_lr", "`lr_scheduler_type: cosine_with_min_lr` cannot be used"),
+        ("optim=galore_adamw", "`optim: galore_adamw` cannot be used"),
+        ("optim=lomo", "`optim: lomo` cannot be used"),
+    ],
+)
+def test_what_training_cannot_do_is_refused_before_anything_is_loaded(
+    key: str, told: str, tiny_training: Callable[..., Path]
+) -> None:
+    for options in (["--dry-run"], []):
+        refused = slds("train", "--config", tiny_training(), "--set", key, *options)
+        assert refused.exit_code == 2, refused.stderr
+        assert told in refused.stderr

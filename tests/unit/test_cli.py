@@ -278,3 +278,12 @@ def test_an_unknown_dtype_is_usage(write_config: Callable[..., Path]) -> None:
     fails(
         2, "float32, bfloat16 or float16", "merge", "--checkpoint", "x", "--dtype", "int8", "--config", write_config()
     )
+
+
+@pytest.mark.parametrize("name", ["ROWS.JSONL", "rows.Csv", "rows.jsonlines.gz"])
+def test_a_file_of_rows_is_known_by_its_name_in_any_case(
+    tmp_path: Path, write_config: Callable[..., Path], name: str
+) -> None:
+    (tmp_path / name).write_text("x", encoding="utf-8")
+    given = ("--config", write_config(), "--decision", tmp_path / name, "--lang", "de")
+    fails(2, "name a file for the headnotes with --output", "generate", *given)

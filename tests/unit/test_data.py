@@ -369,6 +369,17 @@ def test_a_class_without_a_name_is_a_fault_of_its_row() -> None:
 def test_a_language_that_is_a_number_is_a_fault() -> None:
     row = {"decision": "x", "headnote": "y", "headnote_language": 0, "year": 2001}
     assert row_fault(row, row, ["headnote"]) == "field `headnote_language` is not text but int"
+    for digits in ("0", "1.0", "-1"):  # how tables write the number of a class
+        fault = f"field `headnote_language` is not a language but `{digits}`"
+        assert row_fault(row | {"headnote_language": digits}, row, ["headnote"]) == fault
+
+
+@pytest.mark.parametrize("name", ["headnote_language", "decision_language"])
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_a_language_that_a_template_uses_is_not_empty(name: str, empty: str | None) -> None:
+    row = {"decision": "x", "headnote": "y", name: empty}
+    assert row_fault(row, row, ["headnote"]) == f"field `{name}` is empty"
+    assert row_fault(row, ["decision", "headnote"], ["headnote"]) is None
 
 
 TURNS = [{"role": "user", "content": "Write."}, {"role": "assistant", "content": "Art. 1."}]
@@ -460,7 +471,7 @@ def test_a_windows_1252_table_is_read_and_told(tmp_path: Path, split_of: Callabl
         ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 2}]}', "several lists of rows: train, test (write each"),
         ("a.json", b'{"a": ["x", "y"], "b": ["z", "w"]}', "holds columns instead of rows: a, b (write a row as an"),
         ("a.json", b'[{"a": 1}\n{"a": 2}]', "not valid JSON"),
-        ("a.xlsx", b"PK", "unknown kind of file (kinds: .jsonl .ndjson .json .csv .tsv .parquet"),
+        ("a.xlsx", b"PK", "unknown kind of file (kinds: .jsonl .ndjson .jsonlines .json .csv .tsv .parquet"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS, not the data (get the"),
         ("a.jsonl.zst", b"(\xb5/\xfd broken", "cannot be read"),
     ],
@@ -482,6 +493,8 @@ def test_a_file_that_cannot_be_read_is_told_with_its_place_and_remedy(
         ("a.json", '{"data": [{"a": 1}, {"a": 2}]}'),
         ("a.json", '{"version": 1, "data": [\n{"a": 1}, {"a": 2}]}'),
         ("a.json", '{"rows": [{"a": 1}, {"a": 2}]}'),
+        ("a.jsonlines", '{"a": 1}\n{"a": 2}\n'),
+        ("a.jsonlines", '[{"a": 1},\n{"a": 2}]'),
         ("A.JSONL", '{"a": 1}\r{"a": 2}\r'),
     ],
 )
@@ -498,6 +511,20 @@ def test_a_lone_object_is_one_row(tmp_path: Path) -> None:
 def test_what_a_spreadsheet_adds_to_a_table_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(";decision;headnote;\r\n0;x;y;\r\n1;z\r\n;;;\r\n", encoding="utf-8", newline="")
     assert rows_of(tmp_path / "a.csv") == [{"decision": "x", "headnote": "y"}, {"decision": "z", "headnote": None}]
+
+
+@pytest.mark.parametrize("above", ["\n", "\r\n \r\n", "\ufeff\n", "\nsep=;\n", "sep=;\n\n"])
+def test_blank_lines_above_the_header_are_skipped(tmp_path: Path, above: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{above}a;b\n1;2\n", encoding="utf-8", newline="")
+    assert rows_of(tmp_path / "a.csv") == [{"a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize("name", ["dev.jsonlines", "dev.JSONLINES.gz"])
+def test_a_split_of_json_lines_by_their_long_name(tmp_path: Path, split_of: Callable[..., Rows], name: str) -> None:
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / "train.jsonl").write_text('{"decision": "x"}', encoding="utf-8")
+    (tmp_path / name).write_bytes(pack(b'{"decision": "y"}\n'))
+    assert split_of("validation", dataset_name=str(tmp_path)).rows == [{"decision": "y"}]
 
 
 def test_a_header_that_holds_line_ends_and_other_separators(tmp_path: Path) -> None:

@@ -89,6 +89,37 @@ def test_a_page_is_read_in_the_encoding_that_it_names() -> None:
     assert read_decision(Path("a.html"), page.encode("cp1252")).text == "Erwägung"
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        *"<article> <section> <main> <b> <i> <center> <font> <ul> <br> <br/> <BR> <hr/> <small> <header> <nav>".split(),
+        '<a href="x">',
+        "<!-- x --><em>",
+        "\ufeff\n<ol><li>",
+        "<blockquote\nclass='x'>",
+    ],
+)
+def test_a_part_of_a_page_is_a_page_too(start: str) -> None:
+    decision = read_decision(Path("a.txt"), f"{start}Erw&auml;gung 1<p>2".encode())
+    assert decision.text.split("\n") == ["Erwägung 1", "2"]
+    assert decision.note == "a.txt: read as HTML"
+
+
+@pytest.mark.parametrize("tag", ["nav", "svg", "noscript", "button", "select", "template", "title"])
+def test_an_element_that_is_not_closed_hides_nothing(tag: str) -> None:
+    page = f"<html><nav>Menu</nav><{tag}><h1>Urteil</h1><p>Die Klage wird abgewiesen.<{tag}>Suche</{tag}></html>"
+    read = read_decision(Path("a.html"), page.encode()).text
+    assert "Urteil\n" in read
+    assert "Die Klage wird abgewiesen." in read
+    assert "Menu" not in read
+    assert "Suche" not in read
+
+
+def test_hidden_elements_part_the_words_around_them() -> None:
+    page = "<p>1. Gut.<nav>Menu<button>Suche</nav>2. Recht.<script>if (1 < 2) {}"
+    assert read_decision(Path("a.html"), page.encode()).text == "1. Gut.\n\n2. Recht."
+
+
 def test_angle_brackets_in_a_text_are_no_page() -> None:
     text = "A. <Name> klagt.\n<p> steht hier als Text, 3 < 4."
     assert read_decision(Path("a.txt"), text.encode()).text == text
@@ -109,6 +140,8 @@ def test_any_page_is_read_or_refused_in_words(parts: list[str]) -> None:
         (b"PK\x03\x04 a.txt", "is a zip archive"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Word document"),
         (rb"{\rtf1\ansi Erw\'e4gung}", "is an RTF document"),
+        (codecs.BOM_UTF8 + rb"{\rtf1\ansi Erw\'e4gung}", "is an RTF document"),
+        (b" \r\n{\\rtf1\\ansi x}", "is an RTF document"),
         (b"\x89PNG\r\n\x1a\n", "is a picture"),
         (b"<?xml version='1.0'?><urteil>x</urteil>", "is an XML document"),
         (b"From: x\nMIME-Version: 1.0\nContent-Type: multipart/related\n\n<html>", "is a web archive"),

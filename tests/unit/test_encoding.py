@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -359,3 +360,35 @@ def test_a_chat_template_that_is_no_utf8_is_named(chatml_tokenizer: Any, write_c
     with pytest.raises(ConfigError, match="cannot be read as UTF-8") as caught:
         load_tokenizer(base_model(config), config)
     assert str(caught.value.where).endswith("chat.jinja")
+
+
+OTHER_FORMS: list[Any] = [
+    lambda text: unicodedata.normalize("NFD", text),
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: text.replace("\n", "\r"),
+    lambda text: f"\ufeff{text}",
+    lambda text: f"\u200b\u2060{text}",
+    lambda text: "\ufeff" + unicodedata.normalize("NFD", text).replace("\n", "\r\n"),
+]
+
+
+@pytest.mark.parametrize("max_length", [None, 700])
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_the_same_text_in_another_form_has_the_same_ids(tokenizer: Any, form: Any, max_length: int | None) -> None:
+    one = encoder(tokenizer, max_length)
+    for plain in sample_rows("test"):
+        other = {name: form(value) if isinstance(value, str) else value for name, value in plain.items()}
+        assert other["decision"] != plain["decision"]
+        trained, expected = one.encode(other), one.encode(plain)
+        assert trained is not None
+        assert trained == expected
+        assert (trained.cut > 0) == (max_length is not None)
+        assert one.encode_prompt(other, room=40) == one.encode_prompt(plain, room=40)
+
+
+def test_spaces_that_have_a_width_stay(tokenizer: Any) -> None:
+    row = sample_rows("test")[0]
+    spaced = row | {"decision": row["decision"].replace("Art. ", "Art.\u00a0").replace("E. ", "E.\u202f")}
+    encoded = encoder(tokenizer).encode_prompt(spaced)
+    assert encoded is not None
+    assert spaced["decision"].strip() in encoded.prompt_text

@@ -166,8 +166,8 @@ def test_three_configs_tell_the_story_on_one_screen_with_every_component(monkeyp
     for run in runs:
         assert sum(run["components"].values()) == run["total_bytes"]
         assert all(f" {name} " in shown for name in run["components"])
-    assert "37.6 GiB" in shown
-    assert "37.3 GiB" in shown
+    assert "39.7 GiB" in shown
+    assert "39.4 GiB" in shown
     assert "16.3 GiB" in shown
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.memory.estimate import step_phases
+from headnote_cli.memory.estimate import estimate, step_phases
 from headnote_cli.memory.forms import Kind, layer_forms
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes, bundled
@@ -129,6 +129,30 @@ def test_fake_and_real_tensors_are_counted_alike() -> None:
         for attention in ("eager", "sdpa", "flash_attention_2"):
             variant = Variant(method, attention=attention, dropout=method != "full")
             assert count(sizes, variant).peaks == count(sizes, variant, fake=True).peaks
+
+
+def test_the_backward_of_softmax_is_counted_with_the_workspace_of_cuda() -> None:
+    """Output, the product of gradient and output, and the input's gradient; the CPU's kernel makes no product."""
+    import torch
+
+    from scripts.memory_simulation import LiveStorages
+
+    scores = torch.zeros(4, 64, requires_grad=True)
+    gradient = torch.ones(4, 64)
+    with LiveStorages({gradient.untyped_storage()._cdata}) as live:
+        torch.autograd.grad(scores.softmax(-1), scores, gradient)
+    assert live.peak == 3 * scores.nbytes
+
+
+@pytest.mark.parametrize(("dtype", "amp"), [("float32", False), ("float32", True), ("bfloat16", True)])
+def test_logits_that_are_held_live_through_the_layers_backward(dtype: str, amp: bool) -> None:
+    """A training loop that calls `outputs.loss.backward()`, with layers that hold more than the loss."""
+    shapes = Shapes("held", "llama", 512, 2, 8, 2, 64, mlp=1024, vocabulary=4000, tied=False)
+    kind = Kind("qlora", dtype, amp, "float32", "eager", dropout=False)
+    setup = Setup(kind, "held", batch=2, length=512, labels=511, rank=8)
+    assert estimate(shapes, setup).phase == "backward of the last layer"
+    formula, counted, _ = compared(shapes, setup)
+    assert formula == pytest.approx(counted, rel=0.01)
 
 
 def test_a_sample_of_the_table_is_what_the_installed_libraries_give() -> None:

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.errors import DataError, UsageError
-from headnote_cli.predictions import Joined, join, key_of, read_predictions, sample_name
+from headnote_cli.predictions import (
+    Joined,
+    join,
+    key_of,
+    read_predictions,
+    sample_name,
+    settings_of,
+    written_with,
+)
 from tests.conftest import examples
 
 
@@ -32,6 +40,18 @@ def row(sample_id: Any = "a", language: str | None = "de", **more: Any) -> dict[
 def write(file: Path, *lines: str) -> Path:
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return file
+
+
+def test_a_servers_address_is_no_way_of_writing(tmp_path: Path) -> None:
+    def noted(name: str, **settings: Any) -> dict[str, Any]:
+        file = tmp_path / name
+        settings_of(file).write_text(json.dumps({"model": "base", "candidates": 1} | settings), encoding="utf-8")
+        return written_with(file)
+
+    first = noted("a.jsonl", server={"address": "http://localhost:8000/v1", "model": "m"})
+    assert first == noted("b.jsonl", server={"address": "http://localhost:8001/v1", "model": None})
+    assert first == noted("c.jsonl", served_model="m")
+    assert noted("d.jsonl", server=None) == noted("e.jsonl", served_model=None) != first
 
 
 def test_lines_are_read_as_they_stand(tmp_path: Path) -> None:

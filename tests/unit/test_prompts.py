@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import resource
 import time
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -187,7 +189,8 @@ def test_a_mark_and_line_endings_change_no_prompt_and_no_hash(tmp_path: Path, en
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", ending.encode()))
     row = {"decision": "1\r\n2", "x": "\ufeffy"}
     assert PromptTemplates(marked).conversation(row) == PromptTemplates(plain).conversation(row)
-    assert PromptTemplates(marked).conversation(row).completion[0]["content"] == "a\n\ufeffy", "rows stay as they are"
+    assert PromptTemplates(plain).conversation(row).completion[0]["content"] == "a\ny"
+    assert "1\n2" in PromptTemplates(plain).conversation(row).prompt[1]["content"]
     assert PromptTemplates(marked).hashes() == PromptTemplates(plain).hashes()
 
 
@@ -198,6 +201,7 @@ def test_a_mark_and_line_endings_change_no_prompt_and_no_hash(tmp_path: Path, en
         "{{ task }}{% if input %}: {{ input }}{% endif %}",
         "{{ task }}{{ input }}",
         "{{ task }}{{ '' ~ input | trim }}",
+        "{{ task }}{% if input != none and input != '' %}: {{ input }}{% endif %}",
         "{{ task }}{% if input is not none and input != '' %}: {{ input }}{% endif %}",
     ],
 )
@@ -206,11 +210,20 @@ def test_a_field_may_be_empty_or_null_where_the_template_copes(tmp_path: Path, v
     assert prompt[1] == {"role": "user", "content": "Summarise"}
 
 
-def test_null_is_none_to_a_template(tmp_path: Path) -> None:
-    rendered = templates(tmp_path, user="{{ a is none }} {{ b is none }} {{ none is none }}").prompt(
-        {"a": None, "b": ""}
-    )
+@pytest.mark.parametrize(
+    "condition",
+    ["is none", "== none", "in [none]", "is eq none", "is not defined or none == FIELD", "is not ne none"],
+)
+def test_null_is_none_to_a_template(tmp_path: Path, condition: str) -> None:
+    tests = [f"{{{{ {name} {condition.replace('FIELD', name)} }}}}" for name in ("a", "b", "none")]
+    rendered = templates(tmp_path, user=" ".join(tests)).prompt({"a": None, "b": ""})
     assert rendered[1]["content"] == "True False True"
+
+
+@pytest.mark.parametrize("condition", ["input", "input != none", "none != input", "input is not none", "input != ''"])
+def test_a_condition_on_a_null_field_does_not_hold(tmp_path: Path, condition: str) -> None:
+    user = f"{{{{ task }}}}{{% if {condition} %}}: {{{{ input }}}}{{% endif %}}"
+    assert templates(tmp_path, user=user).prompt({"task": "x", "input": None})[1]["content"] == "x"
 
 
 @pytest.mark.parametrize("value", [None, "", " \n"])
@@ -300,10 +313,11 @@ WHOLE = st.sampled_from(
     .strip()
     .split("¦")
 )
+PLAIN = st.characters(exclude_characters="\r\ufeff\u200b\u2060")
 GIVEN = st.fixed_dictionaries(
     {
-        "decision": st.text(max_size=20),
-        "headnote": st.text(max_size=9),
+        "decision": st.text(PLAIN, max_size=20).map(partial(unicodedata.normalize, "NFC")),
+        "headnote": st.text(PLAIN, max_size=9).map(partial(unicodedata.normalize, "NFC")),
         "year": st.integers(0, 9999),
         "parts": st.lists(st.text(max_size=5), max_size=3),
     }
