@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +60,7 @@ PROBES = (
 PROBE_TOKENS = 512
 PROBE_ROWS = Path("samples/slds/test.jsonl")
 SHIPPED_PROMPTS = Path("prompts/ipst/slds")
+UNVERIFIED = "-unverified"
 CHAT_TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
 # The base's files that the merged ones take the place of.
 REPLACED = (".safetensors", ".safetensors.index.json", ".gguf", ".h5", ".msgpack", ".bin.index.json", *PICKLES)
@@ -176,8 +178,8 @@ def _merge(
         if options.verify or plan is None:
             from headnote_cli.engine.verification import verify
 
-            probes = _probes(folder, prompts, record)
-            check = verify(job, plan, folder, written.dtype, probes, trained)
+            with _kept_unverified(folder, target):
+                check = verify(job, plan, folder, written.dtype, _probes(folder, prompts, record), trained)
             _require_passed(check, target)
         write_json(folder / MERGED, _manifest(config, record, base.name, job, written, folder, check))
         flush(folder)
@@ -384,6 +386,26 @@ def _probes(folder: Path, prompts: Path | None, record: Mapping[str, Any]) -> li
         return [Probe(one["input_ids"], one["labels"]) for one in encoded]
     except SldsError:
         return probes_of(PROBES, tokenizer)
+
+
+@contextmanager
+def _kept_unverified(folder: Path, target: Path) -> Iterator[None]:
+    """A verification that cannot run says nothing against what was merged: that stays under a name that says so.
+
+    Raises:
+        SldsError: It cannot run.
+    """
+    try:
+        yield
+    except Exception as error:
+        kept = target.with_name(f"{target.name}{UNVERIFIED}")
+        shutil.rmtree(kept, ignore_errors=True)
+        folder.rename(kept)
+        raise SldsError(
+            f"the merged model could not be verified: {error}; it lies unverified in {kept}",
+            str(target),
+            "merge again with more memory free, or with --no-verify",
+        ) from error
 
 
 def _require_passed(check: Verification, target: Path) -> None:

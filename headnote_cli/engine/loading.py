@@ -8,7 +8,6 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.integrations.hub_kernels import load_and_register_attn_kernel
 from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
@@ -81,9 +79,7 @@ def load_model(
         options["quantization_config"] = quantization
     if quantization is not None or stored_quantization_of(base) is not None:
         options["device_map"] = {"": device}
-    if attention == "flash_attention_2":
-        require_flash_kernel()
-    with reaching("model", base.name):
+    with reaching("model", base.name), _saying_of_the_kernel():
         model: PreTrainedModel = loader.from_pretrained(base.name, dtype=dtype, **base.options(), **options)
     if "device_map" not in options:
         model.to(device)
@@ -93,24 +89,25 @@ def load_model(
     return model
 
 
-def require_flash_kernel() -> None:
-    """FlashAttention-2 is at hand: as the `flash-attn` package, or as a kernel that the `kernels` package fetches.
+FLASH_KERNEL = FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"]  # the hub's name of the prebuilt one
 
-    Raises:
-        UnreachableError: The kernel is neither in the hub's cache nor to be fetched.
+
+@contextmanager
+def _saying_of_the_kernel() -> Iterator[None]:
     """
-    if find_spec("flash_attn") is not None:
-        return
-    name = FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"]
+    Raises:
+        UnreachableError: The prebuilt FlashAttention-2 is neither in the hub's cache nor to be fetched.
+    """
     try:
-        load_and_register_attn_kernel(name)
-    except Exception as error:  # the hub's client, the disk or the kernel's own import
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        yield
+    except (ImportError, ValueError, OSError) as error:
+        if FLASH_KERNEL not in str(error):
+            raise
         raise UnreachableError(
-            f"the FlashAttention-2 kernel cannot be fetched: {first.strip()}",
-            name,
-            "`attn_implementation: sdpa` goes on without it; for a machine without network, fill the hub's cache "
-            f"first: `hf download {name}` where there is one (docs/commands/train.md)",
+            f"the FlashAttention-2 kernel cannot be fetched: {str(error).strip().splitlines()[0]}",
+            FLASH_KERNEL,
+            "`attn_implementation: sdpa` goes on without it; for a machine without network, fill the hub's cache where "
+            f"there is one: `hf download {FLASH_KERNEL}`",
         ) from error
 
 
