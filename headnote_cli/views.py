@@ -301,17 +301,16 @@ def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
 
 
 def _differences(fits: list[Fit]) -> Iterator[Text]:
-    """What a card does otherwise than asked, and why; of a size what it is taken for. Once for each reason."""
-    reasons: dict[str, list[str]] = {}
+    """What a card does otherwise than asked, and why; of a size what it is taken for. A line for each card."""
+    done: dict[str, dict[str, str]] = {}  # by card: what is done, and why
     for fit in fits:
-        if fit.changes:
-            done = ", ".join(_done(row) for row in fit.changes)
-            told = f"{done} ({fit.changes[0].why.replace(fit.card.name, 'it')})"
-            reasons.setdefault(told, []).append(fit.card.name)
+        done.setdefault(fit.card.name, {}).update({_done(row): row.why for row in fit.changes})
         if fit.card.is_assumed:
-            reasons.setdefault("taken for an Ampere GPU or a later one", []).append(fit.card.name)
-    for told, names in reasons.items():
-        yield Text(f"{', '.join(dict.fromkeys(names))}: {told}", style="dim")
+            done[fit.card.name]["taken for an Ampere GPU or a later one"] = ""
+    for name, changes in done.items():
+        if changes:
+            why = next(iter(changes.values())).replace(name, "it")
+            yield Text(f"{name}: {', '.join(changes)}" + (f" ({why})" if why else ""), style="dim")
 
 
 def _done(row: PlanRow[Any]) -> str:
@@ -342,7 +341,9 @@ def _unfit(fit: Fit, room: int) -> Text:
     length = f"length {fit.longest:,}" if fit.longest and room >= 2 * WIDE_NAMES - 8 else ""
     text = Text("no", style=VERDICT[fit.verdict])
     smaller = " or ".join(filter(None, [batch, length]))
-    return text.append(f"; {smaller} would fit", style="default") if smaller else text
+    if not smaller:
+        return text
+    return text.append(f"; {smaller} would fit" if room >= WIDE_NAMES else f", {smaller}", style="default")
 
 
 def _advice(check: MemoryCheck, width: int) -> RenderableType:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,18 @@ import pytest
 
 from headnote_cli.config import Settings, load_config
 from headnote_cli.errors import UsageError
-from headnote_cli.hardware import REPORTERS, Gpu, Machine, Plan, detect, offline_environment, resolve
+from headnote_cli.hardware import (
+    REPORTERS,
+    Gpu,
+    Machine,
+    Plan,
+    detect,
+    noted_quantization,
+    offline_environment,
+    require_toolchain,
+    resolve,
+    shown,
+)
 from tests.conftest import ROOT
 
 ALL = frozenset({"bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", "wandb", "tensorboard"})
@@ -205,3 +218,64 @@ def test_torch_takes_as_many_threads_as_it_may(environment: dict[str, str], thre
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     shown = subprocess.run([sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True)
     assert int(shown.stdout) == threads, shown.stderr
+
+
+# The plan of the shipped recipe on each generation: with every package, and without each.
+
+CARDS = {"T4": (7, 5), "RTX 3090": (8, 6), "L4": (8, 9), "A100": (8, 0), "H100": (9, 0)}
+WHOLE = ("bfloat16", "flash_attention_2", True, "adamw_torch_4bit", "4-bit nf4 + nested")
+WITHOUT: dict[str, dict[int, Any]] = {  # what changes, by its place in WHOLE
+    "flash_attn kernels": {1: "sdpa"},
+    "liger_kernel": {2: False},
+    "triton": {2: False, 3: "adamw_torch"},
+    "torchao": {3: "adamw_torch"},
+    "bitsandbytes": {4: "none"},
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("missing", ["", *WITHOUT])
+def test_the_plan_for_a_card_with_and_without_each_package(recipe: Settings, name: str, missing: str) -> None:
+    plan = resolve(recipe, machine(CARDS[name], packages=ALL - set(missing.split())), "gemma3")
+    expected = list(WHOLE if name != "T4" else ("float32", "sdpa", *WHOLE[2:]))
+    for place, value in WITHOUT.get(missing, {}).items():
+        expected[place] = value
+    assert [plan.dtype, plan.attention, plan.liger, plan.optimizer, shown(plan.quantization)] == expected
+    assert plan.bf16 is (name != "T4")
+    assert plan.allocator == "expandable_segments:True"
+
+
+def test_a_kernels_package_of_another_version_is_no_flash_attention(recipe: Settings) -> None:
+    fault = "kernels 0.17.2 is installed, and transformers 5.23.0 takes <0.19,>=0.18.2"
+    old = replace(machine((8, 6), packages=ALL - {"flash_attn"}), kernels_fault=fault)
+    plan = resolve(recipe, old, "gemma3")
+    assert plan.attention == "sdpa"
+    assert fault in [row.why for row in plan.changes()]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        ({"c_compiler": None}, "a C compiler (on Debian `apt install gcc`)"),
+        ({"has_python_headers": False}, "Python's headers (on Debian `apt install python3-dev`)"),
+        ({"packages": ALL - {"triton"}}, "the `triton` package"),
+    ],
+)
+def test_what_the_first_step_compiles_with_is_asked_for_before_anything_is_loaded(
+    recipe: Settings, lacking: dict[str, Any], named: str
+) -> None:
+    whole = replace(machine((8, 6)), c_compiler="cc", has_python_headers=True)
+    require_toolchain(resolve(recipe, whole, "gemma3"), whole)
+    less = replace(whole, **lacking)
+    with pytest.raises(UsageError, match=re.escape(named)):
+        require_toolchain(resolve(recipe, less, "gemma3"), less)
+    on_a_cpu = replace(less, gpus=())
+    require_toolchain(resolve(recipe, on_a_cpu, "gemma3"), on_a_cpu)
+
+
+def test_the_plan_is_written_in_words_and_read_back_by_nobody(recipe: Settings) -> None:
+    plan = resolve(recipe, machine((8, 6)), "gemma3")
+    record = {"quantization": asdict(plan.quantization)} if plan.quantization else {}
+    assert noted_quantization(record) == plan.quantization
+    assert noted_quantization({"quantization": None}) is None
+    assert all(isinstance(value, str) for row in plan.to_json() for value in row.values())

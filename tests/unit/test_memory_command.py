@@ -141,6 +141,32 @@ def test_on_a_cpu_the_total_is_that_of_the_process() -> None:
     assert "CUDA context" not in components
 
 
+def test_each_card_is_judged_by_what_slds_would_do_on_it() -> None:
+    """A T4 has no bfloat16 and no FlashAttention-2."""
+    runs = {name: first_run("--gpu", name) for name in ("T4", "RTX 3090", "24GiB")}
+    assert runs["T4"]["total_bytes"] == pytest.approx(29.6 * GIB, rel=0.01)
+    assert runs["RTX 3090"]["total_bytes"] == runs["24GiB"]["total_bytes"] == pytest.approx(16.3 * GIB, rel=0.01)
+    together = first_run("--gpu", "T4", "--gpu", "RTX 3090")["cards"]
+    assert [(one["fits"], one["largest_batch"]) for one in together] == [(False, 1), (True, 6)]
+    changes = {row["setting"]: row["effective"] for row in together[0]["changes"]}
+    assert changes == {"dtype": "float32", "attn_implementation": "sdpa"}
+    assert together[1]["changes"] == []
+
+
+def test_the_table_says_what_a_card_does_otherwise_and_the_plan_is_the_named_cards() -> None:
+    shown = slds("check-memory", "--gpu", "T4", "--gpu", "24GiB")
+    assert "no; batch 1 or length 3,584 would fit" in shown.stdout
+    assert "T4: float32, sdpa (it has no bfloat16)" in shown.stdout
+    assert "24GiB: taken for an Ampere GPU or a later one" in shown.stdout
+    plan = {row["setting"]: row["effective"] for row in first_run("--gpu", "T4")["plan"]}
+    assert (plan["device"], plan["dtype"], plan["attn_implementation"]) == ("cuda", "float32", "sdpa")
+
+
+def test_plain_trl_does_as_it_is_told_on_any_card() -> None:
+    totals = {first_run("--gpu", name, "--stack", "trl")["total_bytes"] for name in ("T4", "RTX 3090")}
+    assert len(totals) == 1
+
+
 def test_a_grid_is_coloured_by_a_card_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first_run("--grid")["grid_card"] == "RTX 4090", "the smallest usual card that holds the config"
     assert first_run("--grid", "--gpu", "H100", "--gpu", "8GiB")["grid_card"] == "H100"
