@@ -383,8 +383,8 @@ def test_the_printed_config_means_the_same_wherever_it_is_saved(tmp_path: Path) 
 @settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.floats() | st.integers() | st.none()))
 def test_any_mapping_is_printed_so_that_it_can_be_read_back(tmp_path: Path, value: dict[str, Any]) -> None:
-    (tmp_path / "config.yaml").write_text(f"dataset_kwargs: {_written(value)}\n", encoding="utf-8")
-    read = load_config(tmp_path / "config.yaml").settings.dataset_kwargs
+    (tmp_path / "config.yaml").write_text(f"liger_kernel_config: {_written(value)}\n", encoding="utf-8")
+    read = load_config(tmp_path / "config.yaml").settings.liger_kernel_config
     assert repr(read) == repr(value)
 
 
