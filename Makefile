@@ -2,9 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+LATEST := .venv-latest
+# For `make test-latest`: the newest torch that pyproject.toml allows, or for example TORCH=torch==2.13.0.
+TORCH ?= $(shell sed -nE 's/^  "(torch>[^"]*)",$$/\1/p' pyproject.toml)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-fast test-all fuzz style bench bench-memory check-forms gpu-smoke picture reference clean
+.PHONY: help demo test test-fast test-all test-latest fuzz style bench bench-memory check-forms gpu-smoke picture reference clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -28,6 +31,12 @@ test-fast: $(STAMP) ## Unit tests only, under a minute.
 
 test-all: style ## Everything, the slow suites too.
 	SLDS_FULL=1 $(BIN)/python -m pytest -n 2
+
+test-latest: ## `make test` with the newest versions that pyproject.toml allows, in .venv-latest; a table of them.
+	$(PYTHON) -m venv --clear $(LATEST)
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	$(LATEST)/bin/python scripts/test_latest.py
 
 fuzz: $(STAMP) ## Over ten thousand random configs, rows, templates, weights, answers and citations; their number is printed.
 	SLDS_FULL=1 $(BIN)/python -m pytest -n 2 -m hypothesis
@@ -63,4 +72,4 @@ reference: $(STAMP) ## Write the options' tables in docs/ out of the app.
 	$(BIN)/python scripts/reference.py
 
 clean: ## Remove what was built and run; the demo model stays in .cache.
-	rm -rf .venv build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(LATEST) build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headnote_cli.assets import assets_root, locate
 from headnote_cli.errors import ConfigError, UsageError
+from headnote_cli.key_versions import AddedKeys, version_fault
 from headnote_cli.upstream_keys import ModelKeys, TrainingKeys
 
 DEFAULT_CONFIG = "configs/ipst/slds/sft_liger_peft.yaml"
@@ -52,7 +53,7 @@ class DataKeys(BaseModel):
     early_stopping: int | None = None  # evaluations without improvement after which a run ends
 
 
-class Settings(DataKeys, ModelKeys, TrainingKeys):
+class Settings(DataKeys, ModelKeys, TrainingKeys, AddedKeys):
     """Every key that a config may hold, typed. Unknown keys and other types are errors."""
 
     model_config = ConfigDict(
@@ -620,6 +621,7 @@ def _checked(entries: dict[str, Entry], problems: _Problems) -> Settings:
         settings = Settings.model_validate({key: value for key, value in values.items() if key not in faults})
     sound = [key for key in entries if key not in faults]
     faults |= {key: fault for key in sound if (fault := _value_fault(key, getattr(settings, key)))}
+    faults |= {key: fault for key in entries if (fault := version_fault(key))}
     for key, message in faults.items():
         problems.add(entries[key].origin, message)
     doubtful = faults.keys() | {_nearest(key) for key in faults}

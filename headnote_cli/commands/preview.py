@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from headnote_cli.commands.rows import encoder_for, leak_warnings
@@ -147,8 +148,11 @@ def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None
         tokenizer = load_tokenizer(base, config)
     except UnreachableError as error:
         return None, str(error), None
+    encoder = encoder_for(config, templates, tokenizer)
+    if Path(base.name).is_dir() and not (Path(base.name) / "config.json").is_file():  # a tokenizer alone
+        return encoder, None, None
     require_fitting_class(base, config.where("model_class"))
-    return encoder_for(config, templates, tokenizer), None, longer_than_made_for(config, base)
+    return encoder, None, longer_than_made_for(config, base)
 
 
 def _turn_warnings(encoder: Encoder | None) -> list[str]:

@@ -9,6 +9,7 @@ side, each by half of the threads, which then wait less for each other.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import (
+    GenerationMixin,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -38,6 +40,9 @@ SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for readi
 REUSED_FROM = 0.5  # of a prompt: below, it is read whole, on a CPU beside another, on a GPU without a mask
 READERS = 2  # prompts read side by side on the CPU, if its threads can be halved
 ALIKE = 0.8  # of the longer prompt's length: a shorter one read beside it would be done too early
+# The argument that takes a cache, of models and of `generate`: transformers 5.24 renamed it, and warns of the old name.
+ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = "cache" if "cache" in ARGUMENTS else "past_key_values"
 
 Prefill = tuple[DynamicCache, torch.Tensor]  # a prompt's keys and values; logits of its last position, (vocabulary,)
 
@@ -298,7 +303,7 @@ class Decoder:
         """Read a prompt's tokens after the first `shared`, which the cache has."""
         ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
         for piece in ids.split(piece_of(self.model) or ids.shape[1], dim=1):
-            logits = self.model(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = self.model(input_ids=piece, **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
         return cache, logits[0, -1]
 
     def _step(self, slots: Slots) -> torch.Tensor:
@@ -311,8 +316,8 @@ class Decoder:
             input_ids=torch.tensor([[row.written[-1]] for row in slots.rows], device=device),
             attention_mask=mask.long(),
             position_ids=lengths[:, None],
-            past_key_values=slots.cache,
             use_cache=True,
+            **{CACHE: slots.cache},
         ).logits
         return logits[:, -1]
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.engine.base import BaseModel, stored_quantization_of
-from headnote_cli.engine.decoding import Decoder, LastPrompt, Row, rows_can_join
+from headnote_cli.engine.decoding import CACHE, Decoder, LastPrompt, Row, rows_can_join
 from headnote_cli.engine.loading import four_bits, load_model, own_device, stop_ids, torch_dtype, with_adapter
 from headnote_cli.engine.on_cpu import piece_of, tune
 from headnote_cli.events import Event, Listener, TextWritten
@@ -63,9 +63,9 @@ class Writer:
             attention_mask=torch.ones_like(ids),
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
-            past_key_values=cache,
             prefill_chunk_size=piece_of(self.model) if plain else None,
             streamer=_Pieces(self.tokenizer, emit),
+            **{CACHE: cache},
             **sampling.options(),
         )
         if cache is not None:

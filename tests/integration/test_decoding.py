@@ -197,6 +197,7 @@ def test_what_is_read_in_pieces_is_what_is_read_at_once(
     from transformers import DynamicCache
 
     from headnote_cli.engine import on_cpu
+    from headnote_cli.engine.decoding import CACHE
 
     monkeypatch.setattr(on_cpu, "BLOCK", 50)
     on_cpu.tune(model)
@@ -205,13 +206,13 @@ def test_what_is_read_in_pieces_is_what_is_read_at_once(
     mask = (torch.arange(ids.shape[1]) >= 5).long()[None] if padded else None
     whole = DynamicCache()
     with torch.inference_mode():
-        known = untouched(input_ids=ids, attention_mask=mask, past_key_values=whole).logits[0, -1]
+        known = untouched(input_ids=ids, attention_mask=mask, **{CACHE: whole}).logits[0, -1]
         for config in (None, model.config):  # a cache of all columns, and one of each layer's window
             cache, end = DynamicCache(config=config), 0
             for part in ids.split(piece, dim=1):
                 end += part.shape[1]
                 seen = mask if mask is None else mask[:, :end]
-                logits = model(input_ids=part, attention_mask=seen, past_key_values=cache).logits
+                logits = model(input_ids=part, attention_mask=seen, **{CACHE: cache}).logits
             torch.testing.assert_close(logits[0, -1], known, atol=1e-4, rtol=1e-4)
             for mine, theirs in zip(cache.layers, whole.layers, strict=True):
                 columns = mine.keys.shape[2]

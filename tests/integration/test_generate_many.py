@@ -197,6 +197,7 @@ def test_each_of_a_launchers_processes_writes_on_its_own_gpu(monkeypatch: pytest
     model.generation_config.eos_token_id = 1
     model.to.side_effect = lambda device: loaded.update(moved=device)
     monkeypatch.setattr(generation, "load_model", lambda *_, **options: loaded.update(options) or model)
+    monkeypatch.setattr(generation, "stored_quantization_of", lambda base: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     plan = MagicMock()
     plan.effective.side_effect = {"device": "cuda", "dtype": "float32", "attn_implementation": "sdpa"}.get

@@ -27,7 +27,7 @@ HEAVY = {
 }
 # Who may import from whom: a module's rank must be above that of what it imports.
 RANKS = {
-    "errors": 0, "assets": 0, "language": 0, "shortening": 0, "upstream_keys": 0,
+    "errors": 0, "assets": 0, "language": 0, "shortening": 0, "upstream_keys": 0, "key_versions": 0,
     "limits": 0, "timings": 0, "published": 0, "main_memory": 0, "plain": 0,
     "acts": 1, "config": 1, "documents": 1, "prompts": 1, "processes": 1, "weights": 1, "files": 1, "sampling": 1,
     "row_files": 1, "hub_layout": 1, "libraries": 1,

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from headnote_cli.config import FORMS, GONE, RANGES, RENAMED, Config, Settings, _written, json_schema, load_config
 from headnote_cli.console import printable
 from headnote_cli.errors import ConfigError, UsageError
+from headnote_cli.key_versions import VERSIONS, Versions
 from tests.conftest import ROOT, examples
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -129,6 +130,31 @@ def test_all_faults_are_told_at_once_with_line_and_column(tmp_path: Path) -> Non
     assert "config.yaml:5:1: `lora_dropout: 3.0` is out of range: 0 to 1" in message
     assert "config.yaml:7:1: `bf16` and `fp16` exclude each other" in message
     assert "config.yaml:8:1: `warmup_ratio: 1` is not a share from 0 to below 1" in message
+
+
+@pytest.mark.parametrize("value", ["true", "7"])
+@pytest.mark.parametrize(
+    ("versions", "reason"),
+    [
+        (Versions("transformers", first="5.24"), "is known from transformers 5.24 on; 5.23.0 is installed"),
+        (Versions("transformers", end="5.23"), "was removed in transformers 5.23; 5.23.0 is installed"),
+    ],
+)
+def test_a_key_that_the_installed_version_lacks_is_reported_with_the_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: Versions, reason: str, value: str
+) -> None:
+    monkeypatch.setattr("headnote_cli.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
+    monkeypatch.setitem(VERSIONS, "use_cache", versions)
+    assert f"config.yaml:1:1: `use_cache` {reason}" in refusal(tmp_path, f"use_cache: {value}\n")
+    assert load(tmp_path, "lora_r: 8\n").settings.lora_r == 8
+
+
+def test_a_key_of_some_versions_is_taken_where_the_installed_one_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headnote_cli.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
+    monkeypatch.setitem(VERSIONS, "use_cache", Versions("transformers", first="5.3", end="5.24"))
+    assert load(tmp_path, "use_cache: true\n").settings.use_cache
 
 
 @pytest.mark.parametrize("line", ["use_peft: 7", "use_pef: true"])
@@ -357,8 +383,8 @@ def test_the_printed_config_means_the_same_wherever_it_is_saved(tmp_path: Path) 
 @settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.floats() | st.integers() | st.none()))
 def test_any_mapping_is_printed_so_that_it_can_be_read_back(tmp_path: Path, value: dict[str, Any]) -> None:
-    (tmp_path / "config.yaml").write_text(f"dataset_kwargs: {_written(value)}\n", encoding="utf-8")
-    read = load_config(tmp_path / "config.yaml").settings.dataset_kwargs
+    (tmp_path / "config.yaml").write_text(f"liger_kernel_config: {_written(value)}\n", encoding="utf-8")
+    read = load_config(tmp_path / "config.yaml").settings.liger_kernel_config
     assert repr(read) == repr(value)
 
 

@@ -49,6 +49,7 @@ def generated(model_type: str, attention: str, dtype: str, rows: int) -> tuple[S
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from headnote_cli.engine.decoding import CACHE
     from scripts.memory_simulation import LiveStorages, storages
 
     config = AutoConfig.for_model(model_type, **SIZES, **(WINDOW if model_type.startswith("gemma") else {}))
@@ -60,7 +61,7 @@ def generated(model_type: str, attention: str, dtype: str, rows: int) -> tuple[S
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=WRITTEN, min_new_tokens=WRITTEN,
             do_sample=False, return_dict_in_generate=True,
         )  # fmt: skip
-    return from_config(model_type, config.to_dict()), model, live.peak, written.past_key_values
+    return from_config(model_type, config.to_dict()), model, live.peak, written[CACHE]
 
 
 def bytes_of(tensors: Any) -> int:
