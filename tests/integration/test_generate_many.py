@@ -186,27 +186,32 @@ def test_a_launchers_processes_write_a_part_each(
     assert [[row["sample_id"] for row in part] for part in parts] == [names[::2], names[1::2]]
 
 
-def test_each_of_a_launchers_processes_writes_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_a_launchers_processes_writes_on_its_own_gpu(
+    config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    from headnote_cli.config import load_config
     from headnote_cli.engine import generation
-    from headnote_cli.hardware import Quantization
+    from headnote_cli.hardware import Gpu, Machine, Quantization, resolve
 
-    loaded: dict[str, Any] = {}
+    loads: list[tuple[Any, ...]] = []
     model = MagicMock()
     model.generation_config.eos_token_id = 1
-    model.to.side_effect = lambda device: loaded.update(moved=device)
-    monkeypatch.setattr(generation, "load_model", lambda *_, **options: loaded.update(options) or model)
+    monkeypatch.setattr(generation, "load_model", lambda *given: loads.append(given) or model)
     monkeypatch.setattr(generation, "stored_quantization_of", lambda base: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    plan = MagicMock()
-    plan.effective.side_effect = {"device": "cuda", "dtype": "float32", "attn_implementation": "sdpa"}.get
+    settings = load_config(config()).settings.model_copy(update={"use_cpu": False})
+    machine = Machine((Gpu("card", (8, 0), 24 * 2**30),), frozenset(), "g++", 2, 2**34)
+    plan = resolve(settings, machine, "llama")
+    in_four_bits = Quantization("nf4", nested=True, dtype="bfloat16")
     for rank, index in (("2", 2), ("5", 1)):  # more processes than GPUs share them
         monkeypatch.setenv("LOCAL_RANK", rank)
-        generation.Writer(MagicMock(), None, MagicMock(), plan, 1)
-        assert loaded["moved"] == torch.device("cuda", index)
-        generation.Writer(MagicMock(), None, MagicMock(), plan, 1, Quantization("nf4", nested=True, dtype="bfloat16"))
-        assert loaded["device_map"] == {"": torch.device("cuda", index)}
+        for quantization in (None, in_four_bits):
+            generation.Writer(MagicMock(), None, MagicMock(), plan, 1, quantization)
+            _, _, device, _, how = loads[-1]
+            assert device == torch.device("cuda", index)
+            assert (how is None) == (quantization is None)
 
 
 def test_a_row_without_its_languages_is_a_fault_as_in_training(

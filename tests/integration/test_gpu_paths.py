@@ -149,13 +149,13 @@ def test_trls_loss_gets_no_mask_for_padding_on_the_right_and_is_the_same(
             patched.setattr(CompletionTrainer, "_plain_loss", lambda self: False)
             if not mask_is_dropped:
                 patched.setattr("headnote_cli.engine.trainer._padded_right", lambda mask: False)
-            forward = transformers.Gemma3ForCausalLM.forward
+            forward = transformers.Gemma3TextModel.forward
 
             def noting(self: Any, *arguments: Any, **options: Any) -> Any:
                 seen.append(options.get("attention_mask") is not None)
                 return forward(self, *arguments, **options)
 
-            patched.setattr(transformers.Gemma3ForCausalLM, "forward", noting)
+            patched.setattr(transformers.Gemma3TextModel, "forward", noting)
             config = tiny_training(load_in_4bit=False, max_steps=3, output_dir=str(folder / str(mask_is_dropped)))
             shown = slds("train", "--config", config)
         assert shown.exit_code == 0, shown.stderr
