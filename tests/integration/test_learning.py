@@ -203,7 +203,7 @@ def test_an_evaluation_takes_no_time_of_a_step() -> None:
     from headnote_cli.timings import Laps
 
     told: list[Event] = []
-    reporter = Reporter(Path("nowhere"), told.append, 0, Laps())
+    reporter = Reporter(Path("nowhere"), told.append, 0, Laps(), on_gpu=False)
     state = SimpleNamespace(global_step=0, max_steps=11, is_world_process_zero=True)
     clock = iter([100.0, 102.0])
     with pytest.MonkeyPatch.context() as patched:

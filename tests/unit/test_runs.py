@@ -135,6 +135,6 @@ def test_metrics_after_a_line_that_was_cut_short_are_read(tmp_path: Path) -> Non
     metrics = Journal(tmp_path / METRICS)
     metrics.append({"step": 1, "loss": 2.0})
     metrics.path.write_bytes(metrics.path.read_bytes() + b'{"step": 2, "lo')
-    reporter = Reporter(tmp_path, lambda _: None, 0, Laps())
+    reporter = Reporter(tmp_path, lambda _: None, 0, Laps(), on_gpu=False)
     reporter.on_log(MagicMock(), MagicMock(is_world_process_zero=True, global_step=3), MagicMock(), {"eval_loss": 1.0})
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 3, "eval_loss": 1.0}]
