@@ -33,7 +33,7 @@ from headnote_cli.hardware import Machine, Plan, PlanRow, require_toolchain, res
 from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
-from headnote_cli.memory.estimate import estimate
+from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
 from headnote_cli.processes import own_gpu, require_all_processes, world_size
@@ -295,8 +295,15 @@ def _expected_memory(
         "allocated": found.allocated,
         "phase": found.phase,
         "components": found.components,
-        "told": f"{needed} of {free:.1f} GiB ({card.name}), estimated",
+        "told": f"{needed} of {free:.1f} GiB ({card.name}), estimated{_tensors_of(found, plan)}",
     }
+
+
+def _tensors_of(found: Estimate, plan: Plan) -> str:
+    """On a GPU the progress line counts tensors alone; on a CPU it counts the process, as the estimate does."""
+    return (
+        f"; tensors alone, as the progress counts them, {found.allocated / 2**30:.1f}" if plan.device == "cuda" else ""
+    )
 
 
 def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:

@@ -119,6 +119,19 @@ def test_the_launchers_way_to_share_is_estimated(
     assert train._expected_memory(config, plan, machine, False, lambda _: None) is None
 
 
+def test_on_a_gpu_the_line_says_which_figure_the_progress_shows(tiny_training: Callable[..., Path]) -> None:
+    config = load_config(tiny_training(load_in_4bit=False, use_cpu=False))
+    machine = Machine((Gpu("card", (8, 6), 24 * GIB),), frozenset(), "g++", 2, 64 * GIB)
+    told = []
+    for one in (machine, Machine((), frozenset(), "g++", 2, 64 * GIB)):
+        plan = resolve(config.settings, one, "gemma3_text")
+        found = train._expected_memory(config, plan, one, True, lambda _: None)
+        assert found is not None
+        told.append(found["told"])
+    assert "(card), estimated; tensors alone, as the progress counts them, " in told[0]
+    assert told[1].endswith("(main memory), estimated")
+
+
 def test_what_other_programs_hold_of_the_own_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
