@@ -158,11 +158,7 @@ def test_available_memory_is_what_the_system_says() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "keys",
-    [{}, {"load_in_4bit": "false"}, {"gradient_checkpointing": "true", "per_device_train_batch_size": "4"}],
-    ids=["4 bits", "float32", "checkpointing"],
-)
+@pytest.mark.parametrize("keys", [{}, {"load_in_4bit": "false"}], ids=["4 bits", "float32"])
 def test_on_a_cpu_the_estimate_is_the_resident_set_of_a_real_step(keys: dict[str, str], tmp_path: Path) -> None:
     """The demo's model: a tiny one would show the libraries alone. In a process of its own, whose peak is its own."""
     if not (ROOT / ".cache/demo/SmolLM2-135M-Instruct/model.safetensors").is_file():
