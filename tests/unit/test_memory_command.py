@@ -19,7 +19,7 @@ from headnote_cli.memory.cards import GIB, card
 from tests.conftest import ROOT, SAMPLES
 
 SHIPPED = [f"configs/ipst/slds/{name}.yaml" for name in ("sft", "sft_liger", "sft_liger_peft")]
-# The demo's config with its model by the hub's name, whose sizes are bundled: its folder is there after `make demo` only.
+# The demo's config with its model by the hub's name, whose sizes are bundled: its folder comes with `make demo`.
 DEMO = ("--config", ROOT / "configs/demo.yaml", "--set", "model_name_or_path=HuggingFaceTB/SmolLM2-135M-Instruct")
 SIDE_BY_SIDE = [part for name in SHIPPED for part in ("--config", ROOT / name)]
 
