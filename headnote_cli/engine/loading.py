@@ -122,7 +122,8 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
         how = get_quantization_config(_model_arguments(settings, plan))
     device = own_device(plan) if plan.quantization is not None else torch.device("cpu")  # the Trainer moves whole ones
     model = load_model(base, torch_dtype(plan.dtype), device, plan.attention, how)
-    if plan.quantization is not None and not quantized_layers(model):
+    asked = settings.load_in_4bit or settings.load_in_8bit or plan.quantization is not None
+    if asked and not quantized_layers(model):
         raise ConfigError("quantization was asked for, and after loading no layer is quantized", base.name)
     keep_differentiable(model)
     return model
