@@ -210,6 +210,7 @@ def train(
             "started": started,
             "estimated_memory": expected,
             "model_type": model_type,
+            "base_quantized": stored is not None,
             "hardware": machine.to_json() | {"device": plan.device},
             "resolved": _resolved(config.settings, plan, arguments),
         }
@@ -580,10 +581,7 @@ def _metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
 
 def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Splits) -> dict[str, Any]:
     """Everything needed to explain a checkpoint months later."""
-    from headnote_cli.engine.base import stored_quantization_of
-
     settings = config.settings
-    stored = stored_quantization_of(base)
     return {
         "config_file": str(config.path),
         "config": config.written(),
@@ -592,7 +590,6 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "base_model": base.name,
         "base_is_local": Path(base.name).is_dir(),
         "base_fingerprint": _base_fingerprint(base),
-        "base_quantized": stored is not None,
         "model_class": base.model_class,
         "max_length": settings.max_length,
         "overflow": settings.overflow,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from headnote_cli.engine.base import BaseModel, stored_quantization_of
+from headnote_cli.engine.base import BaseModel
 from headnote_cli.engine.decoding import CACHE, Decoder, LastPrompt, Row, rows_can_join
 from headnote_cli.engine.loading import four_bits, load_model, own_device, stop_ids, torch_dtype, with_adapter
 from headnote_cli.engine.on_cpu import piece_of, tune
@@ -37,8 +37,7 @@ class Writer:
             quantization: The 4-bit form of the base that the adapter was trained on.
         """
         dtype, device = torch_dtype(plan.dtype), own_device(plan)
-        quantize = quantization is not None and stored_quantization_of(base) is None
-        how = four_bits(quantization, dtype) if quantization is not None and quantize else None
+        how = four_bits(quantization, dtype) if quantization is not None else None
         model = load_model(base, dtype, device, plan.attention, how)
         self.model: Any = with_adapter(model, adapter) if adapter else model
         self.model.eval()

@@ -71,13 +71,15 @@ def load_model(
     Without a device map transformers puts quantized weights onto the first GPU that is visible, whatever was planned.
 
     Args:
-        quantization: How to quantize them while loading; None leaves them as they are stored.
+        quantization: How to quantize them while loading; None leaves them as they are stored, and so does a model that
+            is stored quantized.
     """
     loader = getattr(transformers, base.model_class)
     options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
-    if quantization is not None:
+    is_stored_quantized = stored_quantization_of(base) is not None
+    if quantization is not None and not is_stored_quantized:
         options["quantization_config"] = quantization
-    if quantization is not None or stored_quantization_of(base) is not None:
+    if quantization is not None or is_stored_quantized:
         options["device_map"] = {"": device}
     with reaching("model", base.name), _saying_of_the_kernel():
         model: PreTrainedModel = loader.from_pretrained(base.name, dtype=dtype, **base.options(), **options)
@@ -117,9 +119,7 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
     Raises:
         ConfigError: Quantization was asked for and no layer was quantized.
     """
-    how = None
-    if plan.quantization is not None and stored_quantization_of(base) is None:
-        how = get_quantization_config(_model_arguments(settings, plan))
+    how = get_quantization_config(_model_arguments(settings, plan)) if plan.quantization is not None else None
     device = own_device(plan) if plan.quantization is not None else torch.device("cpu")  # the Trainer moves whole ones
     model = load_model(base, torch_dtype(plan.dtype), device, plan.attention, how)
     asked = settings.load_in_4bit or settings.load_in_8bit or plan.quantization is not None
