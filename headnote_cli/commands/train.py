@@ -364,7 +364,8 @@ def _require_same_run(
         UsageError: It is not, and that is not forced.
     """
     known = record.get("base_fingerprint")
-    same_base = known is not None and known == _base_fingerprint(base)
+    is_renamed = record.get("config", {}).get("model_name_or_path") != config.settings.model_name_or_path
+    same_base = is_renamed and known is not None and known == _base_fingerprint(base)
     changes = changes_since(record, config.settings, plan, world_size(), same_base)
     if changes.free:
         emit(Note(f"since the run began: {', '.join(changes.free)}"))
