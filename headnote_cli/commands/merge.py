@@ -335,7 +335,7 @@ def _stop_as_taught(folder: Path, record: Mapping[str, Any], prompts: Path | Non
     transformers and vLLM stop at the ids of generation_config.json, others at those of config.json, llama.cpp at the
     tokenizer's `eos_token`. Of a base that is no chat model these end a text, which training never taught.
     """
-    from headnote_cli.engine.base import BaseModel, load_tokenizer
+    from headnote_cli.engine.base import BaseModel, eos_ids, load_tokenizer
 
     tokenizer = load_tokenizer(BaseModel(str(folder), "AutoModelForCausalLM"))
     if not tokenizer.chat_template:
@@ -346,7 +346,7 @@ def _stop_as_taught(folder: Path, record: Mapping[str, Any], prompts: Path | Non
     taught = dict.fromkeys([end, tokenizer.convert_tokens_to_ids(chosen) if chosen else end])
     for name in ("generation_config.json", "config.json"):
         held = read_json(folder / name) or {}
-        known = _ids_of(held)
+        known = eos_ids(held.get("eos_token_id"))
         if not taught.keys() <= set(known):
             write_json(folder / name, held | {"eos_token_id": list(taught | dict.fromkeys(known))})
     last = chosen or tokenizer.convert_ids_to_tokens(end)
@@ -354,12 +354,6 @@ def _stop_as_taught(folder: Path, record: Mapping[str, Any], prompts: Path | Non
     # A template that writes the `eos_token` would write another token.
     if tokens is not None and tokenizer.eos_token != last and "eos_token" not in str(tokenizer.chat_template):
         write_json(folder / TOKENIZER, tokens | {"eos_token": last})
-
-
-def _ids_of(config: Mapping[str, Any]) -> list[int]:
-    """The ids of a config's `eos_token_id`: none, one or several."""
-    ids = config.get("eos_token_id")
-    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def _prompts(config: Config, adapter: Path) -> Path | None:

@@ -89,6 +89,11 @@ def stored_quantization_of(base: BaseModel) -> Quantization | None:
     return stored_quantization(load_model_config(base).to_dict(), base.name)
 
 
+def eos_ids(noted: int | list[int] | None) -> list[int]:
+    """The ids of a config's `eos_token_id`: none, one or several."""
+    return noted if isinstance(noted, list) else [] if noted is None else [noted]
+
+
 def require_fitting_class(base: BaseModel, where: str | None = None) -> None:
     """By transformers' own tables of which Auto class loads which type of model.
 

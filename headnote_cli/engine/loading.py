@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from headnote_cli.config import Settings
-from headnote_cli.engine.base import BaseModel, reaching, stored_quantization_of
+from headnote_cli.engine.base import BaseModel, eos_ids, reaching, stored_quantization_of
 from headnote_cli.errors import ConfigError, UnreachableError
 from headnote_cli.hardware import Gpu, Machine, Plan, Quantization, detect
 from headnote_cli.processes import own_gpu
@@ -150,8 +150,7 @@ def keep_differentiable(model: torch.nn.Module) -> None:
 
 def stop_ids(model: Any, turn_end: int) -> list[int]:
     """The tokens that end a headnote: the end of the assistant's turn, and the model's own ends of a text."""
-    own = model.generation_config.eos_token_id
-    return sorted({turn_end, *(own if isinstance(own, list) else [own] if own is not None else [])})
+    return sorted({turn_end, *eos_ids(model.generation_config.eos_token_id)})
 
 
 def four_bits(how: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
