@@ -38,7 +38,7 @@ REPORTERS = {
 }
 PACKAGES = ("bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", *REPORTERS.values())
 SIXTEEN_BIT = ("bfloat16", "float16")
-AMPERE = (8, 0)
+AMPERE = (8, 0)  # the first with bfloat16 and FlashAttention-2
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from headnote_cli.errors import UsageError
+from headnote_cli.hardware import AMPERE
 
 GIB = 2**30
 # Memory by the makers' data sheets, of which the driver shows a little less; compute capability by
@@ -30,7 +31,6 @@ KNOWN: dict[str, tuple[int, tuple[int, int]]] = {
     "V100-16": (16, (7, 0)),
     "V100-32": (32, (7, 0)),
 }
-AMPERE = (8, 0)  # what a size without a name is taken for: bfloat16 and FlashAttention-2
 ALIASES = {"A100": "A100-80", "V100": "V100-16", "A6000": "RTX A6000"}
 UNITS = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 # Words of a driver's or shop's name that say nothing of the memory.
@@ -50,7 +50,7 @@ class Card:
     memory: int  # bytes
     used: int = 0  # bytes that other programs hold
     here: bool = False  # this machine's own
-    capability: tuple[int, int] | None = AMPERE  # None: main memory, where a CPU trains
+    capability: tuple[int, int] | None = AMPERE  # also of a size without a name; None: main memory, where a CPU trains
     is_assumed: bool = False  # a size without a name
 
     @property
