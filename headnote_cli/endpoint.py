@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headnote_cli.chat import AT_A_TIME, RETRIES, TIMEOUT, Chat, ServerFailed
+from headnote_cli.chat import AT_A_TIME, Chat, ServerFailed
 from headnote_cli.errors import DataError, SldsError
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.sampling import Headnote, Prompt, Sampling
@@ -22,7 +22,12 @@ class Server:
     model: str | None = None
 
     def connect(self, model: str, emit: Listener, concurrency: int | None = None) -> Endpoint:
-        return Endpoint(self.address, self.model or model, emit, concurrency or AT_A_TIME)
+        """
+        Raises:
+            UsageError: The address or a proxy cannot be used, or the `openai` package is not installed.
+            UnreachableError: Nobody answers there, or not to this key.
+        """
+        return Endpoint(Chat(self.address, self.model or model, emit), concurrency or AT_A_TIME)
 
 
 class Beginning:
@@ -62,22 +67,9 @@ def _kind(failure: SldsError) -> str:
 class Endpoint:
     """A server that writes."""
 
-    def __init__(
-        self,
-        address: str,
-        model: str,
-        emit: Listener,
-        concurrency: int = AT_A_TIME,
-        timeout: float = TIMEOUT,
-        retries: int = RETRIES,
-    ) -> None:
-        """
-        Raises:
-            UsageError: The address or a proxy cannot be used, or the `openai` package is not installed.
-            UnreachableError: Nobody answers there, or not to this key.
-        """
+    def __init__(self, chat: Chat, concurrency: int = AT_A_TIME) -> None:
+        self.chat = chat
         self.concurrency = concurrency
-        self.chat = Chat(address, model, emit, timeout, retries)
 
     def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
         """Ask for many at a time; they come as they are done, with the prompt's name.

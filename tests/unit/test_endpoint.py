@@ -53,7 +53,7 @@ def asking(
     )  # fmt: skip
     client.with_options = lambda **_: client  # type: ignore[method-assign]  # no pauses
     monkeypatch.setattr(chat, "connect", lambda *_: client)
-    return Endpoint("http://server/v1", "m", emit, 1)
+    return Endpoint(chat.Chat("http://server/v1", "m", emit), 1)
 
 
 def answered(content: Any, reason: str = "stop", **more: Any) -> bytes:
