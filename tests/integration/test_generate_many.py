@@ -199,7 +199,6 @@ def test_each_of_a_launchers_processes_writes_on_its_own_gpu(
     model = MagicMock()
     model.generation_config.eos_token_id = 1
     monkeypatch.setattr(generation, "load_model", lambda *given: loads.append(given) or model)
-    monkeypatch.setattr(generation, "stored_quantization_of", lambda base: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     settings = load_config(config()).settings.model_copy(update={"use_cpu": False})
     machine = Machine((Gpu("card", (8, 0), 24 * 2**30),), frozenset(), "g++", 2, 2**34)
