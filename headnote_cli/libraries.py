@@ -9,6 +9,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
 from typing import Any
 
 from headnote_cli.errors import UnsoundTrainingError
@@ -26,6 +29,10 @@ NOISE = (
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its setting, and the older one
 # Warnings after which a run learns something else than it should, such as torch's of a kernel without autograd.
 UNSOUND = r"(?is).*(incorrect|no autograd|autograd kernel was not registered)"
+
+# The module of bitsandbytes that asks the hub for a kernel while it is imported, on a CPU with AVX512-BF16 where the
+# `kernels` package is installed: a start would wait for the network. It goes on with its own C function.
+ASKS_THE_HUB = "bitsandbytes.backends.cpu.ops"
 
 _told: set[str] = set()
 
@@ -99,10 +106,36 @@ def allocator_setting() -> str:
     return next((os.environ[name] for name in ALLOCATOR if os.environ.get(name)), "expandable_segments:True")
 
 
+class _LoaderWithoutKernels(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        before = sys.modules.get("kernels")
+        sys.modules["kernels"] = None  # type: ignore[assignment] # Python's own way to say that there is none
+        try:
+            super().exec_module(module)
+        finally:
+            del sys.modules["kernels"]
+            if before is not None:
+                sys.modules["kernels"] = before
+
+
+class _FinderWithoutKernels(MetaPathFinder):
+    """Finds `ASKS_THE_HUB`, to be executed as if `kernels` were not installed."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname != ASKS_THE_HUB:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.origin is not None:
+            spec.loader = _LoaderWithoutKernels(fullname, spec.origin)
+        return spec
+
+
 def quieten() -> None:
     """To be called before the libraries are imported; `--debug` lets everything through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would deadlock
     os.environ.setdefault("PYTORCH_ALLOC_CONF", allocator_setting())  # torch reads it once, when it is imported
+    if not any(isinstance(finder, _FinderWithoutKernels) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _FinderWithoutKernels())
     if os.environ.get("SLDS_DEBUG"):
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings go past Python, straight to the screen

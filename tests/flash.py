@@ -79,16 +79,14 @@ class Flash:
         return torch.cat([attention(*row, softmax_scale, window_size) for row in rows])
 
 
-@pytest.fixture
-def flash(monkeypatch: pytest.MonkeyPatch) -> Flash:
+def install(monkeypatch: pytest.MonkeyPatch) -> Flash:
     """`attn_implementation="flash_attention_2"` on a CPU: transformers' masks, unpadding and arguments are its own."""
-    kernel = Flash()
+    flash = Flash()
 
     def imports(*_: Any, **__: Any) -> tuple[Any, ...]:
-        return kernel.flash_attn_func, kernel.flash_attn_varlen_func, None, library._pad_input, library._unpad_input
+        return flash.flash_attn_func, flash.flash_attn_varlen_func, None, library._pad_input, library._unpad_input
 
     monkeypatch.setattr(library, "_loaded_implementation", None)
     monkeypatch.setattr(library, "_lazy_imports", imports)
     monkeypatch.setattr(PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True)
-    monkeypatch.setattr("transformers.modeling_utils.is_flash_attn_2_available", lambda: True, raising=False)
-    return kernel
+    return flash

@@ -30,7 +30,7 @@ from headnote_cli.engine.loading import load_for_training, lora_config, this_mac
 from headnote_cli.hardware import resolve
 from headnote_cli.sampling import Sampling
 from tests.conftest import text_config
-from tests.flash import Flash, flash  # noqa: F401 (a fixture)
+from tests.flash import install
 
 Trainer = Callable[..., Any]
 
@@ -161,8 +161,9 @@ assert model.model.language_model.norm.forward != norm
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_rows_written_together_are_the_same_with_flash_attentions_masks(flash: Flash) -> None:  # noqa: F811
+def test_rows_written_together_are_the_same_with_flash_attentions_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of unlike length, some beyond the sliding window: our cache's columns, cut to each row's own by the mask."""
+    flash = install(monkeypatch)
     lengths, dice = (300, 290, 180, 90, 20, 1), torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, 500, (length,), generator=dice).tolist() for length in lengths]
     written = []
@@ -179,9 +180,10 @@ def test_rows_written_together_are_the_same_with_flash_attentions_masks(flash: F
 
 
 def test_padding_free_batches_are_trained_on_as_padded_ones(
-    tiny_training: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flash: Flash
-) -> None:  # noqa: F811
+    tiny_training: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows laid end to end do not see each other, and have the positions that they have alone."""
+    flash = install(monkeypatch)
     found = []
     for name, planned in (
         ("padded", {"attention": "sdpa"}),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,39 @@ def test_the_engines_libraries_say_nothing_when_they_are_imported() -> None:
     quiet = {name: value for name, value in os.environ.items() if name != "SLDS_DEBUG"}  # `--debug` leaves it there
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=quiet)
     assert done.stdout + done.stderr == ""
+
+
+ASKING = "try:\n    from kernels import get_kernel\n    get_kernel('a')\nexcept ImportError:\n    pass\n"
+
+
+@pytest.mark.parametrize("of", ["a stand-in", "the installed one"])
+def test_bitsandbytes_asks_the_hub_for_no_kernel_while_it_is_imported(of: str, tmp_path: Path) -> None:
+    """The installed one asks on a CPU with AVX512-BF16 alone, the stand-in everywhere."""
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    print('asked')\n", encoding="utf-8")
+    if of == "a stand-in":
+        folder = tmp_path / "bitsandbytes" / "backends" / "cpu"
+        folder.mkdir(parents=True)
+        for part in (folder, folder.parent, folder.parent.parent):
+            (part / "__init__.py").touch()
+        (folder / "ops.py").write_text(ASKING, encoding="utf-8")
+    code = f"import {libraries.ASKS_THE_HUB}, kernels; print(kernels.__name__)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    def printed(code: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        return done.stdout
+
+    assert printed(f"import headnote_cli.engine, {code.removeprefix('import ')}") == "kernels\n"
+    if of == "a stand-in":
+        assert printed(code) == "asked\nkernels\n"
+
+
+def test_bitsandbytes_still_asks_where_we_say() -> None:
+    """An upgrade that asks elsewhere shows here."""
+    spec = importlib.util.find_spec("bitsandbytes")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    (folder,) = spec.submodule_search_locations
+    asking = [file for file in Path(folder).rglob("*.py") if "from kernels import" in file.read_text(encoding="utf-8")]
+    names = [".".join(file.relative_to(Path(folder).parent).with_suffix("").parts) for file in asking]
+    assert set(names) - {"bitsandbytes.backends.mps.ops"} == {libraries.ASKS_THE_HUB}, "the other is a Mac's"
