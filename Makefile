@@ -62,8 +62,8 @@ bench-memory: $(STAMP) ## The memory estimate against counted steps and against 
 check-forms: $(STAMP) ## Count forms_by_type again with the installed libraries, and say whether they changed.
 	$(BIN)/python scripts/memory_forms.py --check
 
-gpu-smoke: $(STAMP) ## For the first GPU it meets: a few steps through each path, and one report.
-	$(BIN)/python -m headnote_cli.engine.smoke
+gpu-smoke: $(STAMP) ## What only a GPU can show, in one report of under eight minutes: gpu_report.md.
+	$(BIN)/python -m scripts.gpu_smoke
 
 picture: $(STAMP) ## Draw docs/run.svg, the README's picture of a run.
 	$(BIN)/python scripts/picture.py

@@ -15,7 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from headnote_cli.engine.smoke import COMMON, ON_CPU, build_model
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.gpu_smoke.models import SIZES, build_model  # noqa: E402
+from scripts.gpu_smoke.paths import COMMON, ON_CPU  # noqa: E402
 
 COMMANDS = {
     "slds --help": ["--help"],
@@ -61,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         os.environ |= {"SLDS_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
-        build_model(work / "model", layers=2, small=True)
+        build_model(work / "model", SIZES["few-layers", "cpu"])
         first_step(work)  # fills the cache of prepared rows, and the system's of files
         rounds = [first_step(work) for _ in range(ROUNDS)]
     parts = {part: statistics.median(one[part] for one in rounds) for part in rounds[0]}

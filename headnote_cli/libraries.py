@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
+from headnote_cli import __version__
 from headnote_cli.errors import UnsoundTrainingError
 
 # These log at import, before any verbosity setting of theirs can be reached.
@@ -104,6 +106,14 @@ def _unsound(source: str, text: str) -> UnsoundTrainingError:
 def allocator_setting() -> str:
     """What torch's allocator is told on a GPU: the user's own words, else segments that grow, which fragment less."""
     return next((os.environ[name] for name in ALLOCATOR if os.environ.get(name)), "expandable_segments:True")
+
+
+def version_of(package: str) -> str | None:
+    """The version that is installed, ours too where slds runs from its sources; None without one."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return __version__ if package == "headnote-cli" else None
 
 
 class _LoaderWithoutKernels(SourceFileLoader):

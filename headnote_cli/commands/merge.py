@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableEr
 from headnote_cli.events import Listener, Note
 from headnote_cli.files import altered, flush, read_json, sha256, write_json, write_text
 from headnote_cli.hardware import Quantization, noted_quantization
+from headnote_cli.libraries import version_of
 from headnote_cli.modelcard import CARD, model_card
 from headnote_cli.prompts import PromptTemplates
 from headnote_cli.runs import (
@@ -438,7 +438,7 @@ def _manifest(
         "untied": written.untied,
         "files": hashes_of(folder, written.files),
         "verification": asdict(check) if check else None,
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "data": record.get("data"),
         "merged": now(),
     }

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from headnote_cli.errors import (
 from headnote_cli.events import Event, Listener, ModelLoaded, Movement, Note, PlanResolved, RunDescribed, Saved
 from headnote_cli.files import read_json, write_json, write_text
 from headnote_cli.hardware import Machine, Plan, PlanRow, require_toolchain, resolve, shown
+from headnote_cli.libraries import version_of
 from headnote_cli.main_memory import available_memory
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
@@ -173,7 +173,7 @@ def train(
     record = read_json(folder / RECORD)
     if resume and record is not None:
         same = _require_same_run(config, plan, base, record, folder, force, emit)
-        if same and record.get("state") == "finished" and not dry_run:
+        if same and not dry_run and _is_finished(record, folder, emit):
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
             return report_of(folder, record, plan.rows)
     arguments = check_arguments(config.settings, plan, folder)
@@ -215,6 +215,17 @@ def train(
             "resolved": _resolved(config.settings, plan, arguments),
         }
         return _run(config, plan, base, encoder, splits, start_from, emit, is_main, about, samples, facts, laps)
+
+
+def _is_finished(record: Mapping[str, Any], folder: Path, emit: Listener) -> bool:
+    """Whether a run has ended and what it came to is still there."""
+    if record.get("state") != "finished":
+        return False
+    last = (record.get("metrics") or {}).get("checkpoint")
+    if last is None or (folder / Path(last).name).is_dir():
+        return True
+    emit(Note(f"this run was finished, and its {Path(last).name} is gone: it is trained again from what is left"))
+    return False
 
 
 def _require_samples_possible(settings: Settings) -> None:
@@ -599,7 +610,7 @@ def _record(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: _Sp
         "plan": plan.to_json(),
         "quantization": asdict(plan.quantization) if plan.quantization else None,
         "data": {"dataset_name": settings.dataset_name, "fingerprint": splits.train.fingerprint} | splits.train.summary,
-        "packages": {name: _version(name) for name in STORED_PACKAGES},
+        "packages": {name: version_of(name) for name in STORED_PACKAGES},
         "seed": settings.seed,
         "num_processes": world_size(),
     }
@@ -611,10 +622,3 @@ def _base_fingerprint(base: Any) -> str | None:
 
     folder = weights_folder(base)
     return fingerprint(folder) if has_weights(folder) else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

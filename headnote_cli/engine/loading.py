@@ -17,7 +17,7 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
+from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK, FLASH_ATTN_KERNEL_VERSIONS
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -92,6 +92,7 @@ def load_model(
 
 
 FLASH_KERNEL = FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"]  # the hub's name of the prebuilt one
+FETCH_KERNEL = f"hf download --repo-type kernel --revision v{FLASH_ATTN_KERNEL_VERSIONS[FLASH_KERNEL]} {FLASH_KERNEL}"
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def _saying_of_the_kernel() -> Iterator[None]:
             f"the FlashAttention-2 kernel cannot be fetched: {str(error).strip().splitlines()[0]}",
             FLASH_KERNEL,
             "`attn_implementation: sdpa` goes on without it; for a machine without network, fill the hub's cache where "
-            f"there is one: `hf download {FLASH_KERNEL}`",
+            f"there is one: `{FETCH_KERNEL}`",
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_VERSIONS
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli import app
@@ -178,7 +179,11 @@ def test_a_kernel_that_cannot_be_fetched_is_named_with_what_goes_on_without_it(
         raise ValueError("An error occurred while trying to load from 'kernels-community/flash-attn2': offline.")
     assert "the FlashAttention-2 kernel cannot be fetched" in caught.value.message
     assert "attn_implementation: sdpa" in str(caught.value.hint)
-    assert "hf download kernels-community/flash-attn2" in str(caught.value.hint)
+    # The `kernels` package reads a cached kernel by the branch of its version, and as a repository of its own type.
+    fetched = (
+        f"--repo-type kernel --revision v{FLASH_ATTN_KERNEL_VERSIONS[loading.FLASH_KERNEL]} {loading.FLASH_KERNEL}"
+    )
+    assert f"`hf download {fetched}`" in str(caught.value.hint)
     with pytest.raises(ValueError, match="another"), loading._saying_of_the_kernel():
         raise ValueError("another")
 

@@ -214,6 +214,7 @@ def test_states_of_4_bit_adamw_survive_a_resume(tiny_training: Callable[..., Pat
     states = torch.load(cut / "checkpoint-2" / "optimizer.pt", weights_only=True)["state"].values()
     assert any("4" in type(state["exp_avg"]).__name__ for state in states), "some states are packed"
     slds("train", "--config", tiny_training(output_dir=str(cut), **keys))
+    assert (cut / "checkpoint-4").is_dir()
     assert losses(cut) == losses(tmp_path / "whole")
 
 

@@ -180,6 +180,21 @@ def forget_the_end(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(record | {"state": "running"}), encoding="utf-8")
 
 
+def test_a_finished_run_is_trained_again_where_its_last_checkpoint_is_gone(
+    tiny_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    config, run = tiny_training(), tmp_path / "run"
+    assert slds("train", "--config", config).exit_code == 0
+    before = losses(run)
+    assert "this run is finished" in slds("train", "--config", config).stderr
+    shutil.rmtree(run / "checkpoint-4")
+    shown = slds("train", "--config", config)
+    assert shown.exit_code == 0, shown.stderr
+    assert "its checkpoint-4 is gone: it is trained again from what is left" in shown.stderr
+    assert (run / "checkpoint-4").is_dir()
+    assert losses(run) == before
+
+
 def test_a_resume_tells_what_changed_and_goes_on_with_another_run_when_forced(
     tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:
