@@ -27,7 +27,7 @@ test: style ## Style, types and every test that belongs to a change.
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-fast: $(STAMP) ## Unit tests only, under a minute.
-	$(BIN)/python -m pytest tests/unit -n 2
+	$(BIN)/python -m pytest tests/unit -m "not slow" -n 2
 
 test-all: style ## Everything, the slow suites too.
 	SLDS_FULL=1 $(BIN)/python -m pytest -n 2

@@ -9,7 +9,7 @@ A plain search, without the parser's grammar and whatever the act, tells how man
 decision can have at all.
 
 A consideration that a decision cannot have is one above its last, up to 60, or in one that it has and behind the last
-part of that one. The last ones are those that the cut reads as headings (`headnote_cli/shortening.py`), independently
+part of that one. The last ones are those that the cut reads as headings (`headnote_cli/law/document.py`), independently
 of the lookup. It stops early in some decisions, so that the share is an upper bound: of 40 numbers of 2020-2026 that
 are found, read one by one, all are truly there.
 
@@ -28,10 +28,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.citations import Citation, check, citations, cited_by
-from headnote_cli.data import stream_rows
-from headnote_cli.language import LANGUAGES
-from headnote_cli.shortening import considerations
+from headnote_cli.data.sources import stream_rows
+from headnote_cli.law.citations import Citation, check, citations, cited_by
+from headnote_cli.law.document import considerations
+from headnote_cli.law.language import LANGUAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ROOT.parent / "shared" / "data" / "bge"

@@ -19,8 +19,8 @@ from peft import LoraConfig
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
-from headnote_cli.engine.training import CompletionTrainer
+import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
+from headnote_cli.training.job import CompletionTrainer
 
 VOCABULARY, TOKENS, LABELS, ROWS = 262_208, 512, 64, 2
 

@@ -31,9 +31,9 @@ from rates import times_a_second
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 from transformers.utils import logging
 
-from headnote_cli.engine.decoding import MOST_ROWS, Decoder, Prefill, Row
-from headnote_cli.engine.on_cpu import product
-from headnote_cli.sampling import Sampling
+from headnote_cli.generation.cpu import product
+from headnote_cli.generation.decoder import MOST_ROWS, Decoder, Prefill, Row
+from headnote_cli.generation.sampling import Sampling
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "demo" / "SmolLM2-135M-Instruct"
 # Tokens (Gemma's tokenizer) of real decisions at every tenth quantile.

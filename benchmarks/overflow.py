@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.citations import citations
-from headnote_cli.data import stream_rows
-from headnote_cli.shortening import CUT_MARK, Consideration, Cut, considerations, shorten
+from headnote_cli.data.shortening import CUT_MARK, Cut, shorten
+from headnote_cli.data.sources import stream_rows
+from headnote_cli.law.citations import citations
+from headnote_cli.law.document import Consideration, considerations
 
 CHARACTERS_A_TOKEN, PROMPT_AND_HEADNOTE = 3.56, 700
 LENGTHS = (8192, 4096, 2048)

@@ -23,12 +23,12 @@ from datasets import Dataset
 from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from trl import SFTConfig, SFTTrainer
 
-import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
-from headnote_cli.config import load_config
-from headnote_cli.data import load_split, stream_rows
-from headnote_cli.encoding import Encoder
-from headnote_cli.engine.preparation import prepare
-from headnote_cli.prompts import PromptTemplates
+import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
+from headnote_cli.config.settings import load_config
+from headnote_cli.data.encoding import Encoder
+from headnote_cli.data.preparation import prepare
+from headnote_cli.data.prompts import PromptTemplates
+from headnote_cli.data.sources import load_split, stream_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "bge"

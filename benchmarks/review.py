@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.data import SUFFIXES, sound, stream_rows
-from headnote_cli.predictions import join
-from headnote_cli.review import Page, build
+from headnote_cli.data.sources import SUFFIXES, sound, stream_rows
+from headnote_cli.generation.predictions import join
+from headnote_cli.review.page import Page, build
 
 LAID_OUT = "document.getElementById('paragraphs').getBoundingClientRect().height > 0 && performance.now()"
 

@@ -43,14 +43,14 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from headnote_cli.config import load_config
-from headnote_cli.engine.base import base_model, load_model_config, load_tokenizer
-from headnote_cli.engine.loading import this_machine
-from headnote_cli.engine.training import TrainingJob
-from headnote_cli.engine.training import train as slds_train
+from headnote_cli.config.settings import load_config
 from headnote_cli.events import Event, TrainingStarted
-from headnote_cli.hardware import resolve
-from headnote_cli.runs import read_metrics
+from headnote_cli.machine.hardware import resolve
+from headnote_cli.models.base import base_model, load_model_config, load_tokenizer
+from headnote_cli.models.loading import this_machine
+from headnote_cli.runs.folders import read_metrics
+from headnote_cli.training.job import TrainingJob
+from headnote_cli.training.job import train as slds_train
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_MODEL = ROOT / ".cache" / "demo" / "SmolLM2-135M-Instruct"

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from headnote_cli.runs import checkpoints
+from headnote_cli.runs.folders import checkpoints
 
 CONFIG = "configs/demo.yaml"
 MODEL = Path(".cache/demo/SmolLM2-135M-Instruct")

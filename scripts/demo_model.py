@@ -32,7 +32,7 @@ def convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
-    import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
+    import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
 
     logging.disable_progress_bar()
     options = {"gguf_file": gguf.name}

@@ -1,8 +1,8 @@
-"""Write headnote_cli/upstream_keys.py: every key of TRL's ModelConfig and SFTConfig, typed.
+"""Write headnote_cli/config/upstream_keys.py: every key of TRL's ModelConfig and SFTConfig, typed.
 
 Importing TRL to read a config would cost seconds, so its dataclasses are read here, once a release, with the versions
 of constraints.txt. `--check` prints how the keys of the installed versions, which may be others, differ from those that
-slds knows (headnote_cli/key_versions.py), and exits with 1 if they do.
+slds knows (headnote_cli/config/key_versions.py), and exits with 1 if they do.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from headnote_cli.key_versions import AddedKeys, version_fault
-from headnote_cli.upstream_keys import ModelKeys, TrainingKeys
+from headnote_cli.config.key_versions import AddedKeys, version_fault
+from headnote_cli.config.upstream_keys import ModelKeys, TrainingKeys
 
-TARGET = Path(__file__).resolve().parents[1] / "headnote_cli" / "upstream_keys.py"
+TARGET = Path(__file__).resolve().parents[1] / "headnote_cli" / "config" / "upstream_keys.py"
 # The dataclass says str or list, the command line and the YAML of the recipe also give the other.
 ALSO = {"lora_target_modules": ["str"], "lora_target_parameters": ["str"], "resume_from_checkpoint": ["bool"]}
 # Objects that no YAML can hold.

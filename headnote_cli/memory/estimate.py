@@ -24,6 +24,7 @@ from headnote_cli.memory.forms import (
     loss_forms,
     value,
 )
+from headnote_cli.memory.optimizers import OPTIMIZERS, Optimizer, Tensor
 from headnote_cli.memory.setup import EMBEDDINGS, VISION_MODULES, Setup, adapted_modules
 from headnote_cli.memory.shapes import Shapes
 
@@ -50,71 +51,6 @@ DDP_BUCKETS = 1
 GATHERED_UNITS = 2
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """Trained tensors of one size."""
-
-    elements: int
-    count: int = 1
-    embedding: bool = False  # of an nn.Embedding
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Bytes of a trained weight's states, as a multiple of its own width and beside it, and what a step takes.
-
-    Attributes:
-        plain: The same states in a tensor that is not quantized: multiple of the weight's width, and bytes.
-        block: Quantized is what has at least `SMALLEST` elements, and for torchao a multiple of this many.
-        spares_embeddings: nn.Embedding is not quantized (transformers' Trainer, `create_optimizer`, for bitsandbytes).
-    """
-
-    widths: float = 0.0
-    bytes: float = 0.0
-    step_widths: float = 0.0
-    plain: tuple[float, float] | None = None
-    block: int = 1
-    spares_embeddings: bool = False
-
-    def per_weight(self, tensor: Tensor, width: int, shards: int = 1) -> float:
-        """Bytes of the states of one weight of a tensor."""
-        local = -(-tensor.elements // shards)
-        whole = local < SMALLEST or local % self.block or (tensor.embedding and self.spares_embeddings)
-        widths, beside = self.plain if self.plain and whole else (self.widths, self.bytes)
-        return widths * width + beside
-
-
-SMALLEST = 4096  # elements of a tensor whose states are quantized (bitsandbytes' `min_8bit_size`, torchao's rule)
-ADAM = Optimizer(widths=2)  # torch.optim.AdamW: exp_avg and exp_avg_sq in the weight's dtype
-# `foreach`, torch's default on CUDA, keeps the square roots of all second moments at once (_multi_tensor_adamw).
-ADAM_FOREACH = Optimizer(widths=2, step_widths=1)
-# bitsandbytes: two states of 8 bits, a float32 for blocks of 256; unquantized ones are float32.
-BNB_8BIT = Optimizer(bytes=2 * (1 + 4 / 256), plain=(0, 8), spares_embeddings=True)
-IN_MAIN_MEMORY = Optimizer()  # paged: CUDA's unified memory moves the states out when the GPU is full
-OPTIMIZERS = {
-    "adamw_torch": ADAM_FOREACH,
-    "adamw_torch_fused": ADAM,
-    "adamw_hf": ADAM,
-    "adamw_apex_fused": Optimizer(bytes=8),
-    "adamw_anyprecision": Optimizer(widths=2),
-    # torchao (optim/adam.py, `_new_buffer`), a float32 for blocks of 256, which transformers' Trainer sets for 4 bits
-    # too (`_get_torchao_optimizer`). What is not quantized has the weight's dtype.
-    "adamw_torch_8bit": Optimizer(bytes=2 * (1 + 4 / 256), plain=(2, 0), block=256),
-    "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 256), plain=(2, 0), block=256),
-    "adamw_bnb_8bit": BNB_8BIT,
-    "adamw_8bit": BNB_8BIT,
-    "paged_adamw": IN_MAIN_MEMORY,
-    "paged_adamw_32bit": IN_MAIN_MEMORY,
-    "paged_adamw_8bit": IN_MAIN_MEMORY,
-    "paged_lion_8bit": IN_MAIN_MEMORY,
-    "paged_lion_32bit": IN_MAIN_MEMORY,
-    "lion_32bit": Optimizer(bytes=4),
-    "lion_8bit": Optimizer(bytes=1 + 4 / 256, plain=(0, 4), spares_embeddings=True),
-    "rmsprop": Optimizer(widths=1),
-    "adagrad": Optimizer(widths=1),
-    "sgd": Optimizer(),
-    "adafactor": Optimizer(bytes=0.01, step_widths=1),  # row and column sums; the update is a whole tensor
-}
 MASTER = 4  # bytes of a float32 weight that DeepSpeed and FSDP step beside 16-bit ones
 
 

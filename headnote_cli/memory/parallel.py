@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.config import Settings
+from headnote_cli.config.settings import Settings
 from headnote_cli.errors import ConfigError
-from headnote_cli.files import read_json
+from headnote_cli.runs.files import read_json
 
 # What each way to share divides among the devices.
 DIVIDED: dict[str, tuple[str, ...]] = {

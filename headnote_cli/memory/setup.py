@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from headnote_cli.config import Settings
+from headnote_cli.config.settings import Settings
 from headnote_cli.errors import ConfigError
 from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.parallel import DIVIDED, sharding_of
 from headnote_cli.memory.shapes import SLIDING, Shapes
 
@@ -305,8 +306,6 @@ def _loss(settings: Settings, stack: str, on_gpu: bool) -> str:
 
 def _unknown(settings: Settings, stack: str, adapted: frozenset[str]) -> tuple[str, ...]:
     """What no term counts."""
-    from headnote_cli.memory.estimate import OPTIMIZERS
-
     attention = settings.attn_implementation
     named = {
         f"the states of `optim: {settings.optim}`": settings.optim not in OPTIMIZERS,

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import ConfigError, UnreachableError, is_of_the_network
-from headnote_cli.files import read_json, require_there
-from headnote_cli.hardware import Quantization, stored_quantization
+from headnote_cli.machine.hardware import Quantization, stored_quantization
 from headnote_cli.memory.forms import known_types
+from headnote_cli.models.fit import positions_of
+from headnote_cli.runs.files import read_json, require_there
 
 # What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.
 DEFAULTS: dict[str, dict[str, int]] = {
@@ -386,30 +387,6 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
     if shapes.heads % shapes.kv_heads:
         raise ConfigError(f"{shapes.heads} attention heads cannot share {shapes.kv_heads} key-value heads", name)
     return shapes
-
-
-def wrong_class(given: str, fitting: str, name: str, model_type: str, where: str | None) -> ConfigError:
-    """The error for a `model_class` that does not load a model."""
-    what = f"`model_class: {given}` does not load {name} (model type `{model_type}`)"
-    return ConfigError(what, where, f"write `model_class: {fitting}`")
-
-
-def positions_of(config: Mapping[str, Any]) -> int | None:
-    """How many positions a model was made for, by its `config.json`; None where that does not say."""
-    text = config.get("text_config") or config
-    positions = text.get("max_position_embeddings")
-    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-    if isinstance(factor, int | float) and isinstance(original, int):
-        positions = max(positions or 0, int(original * factor))
-    return positions if isinstance(positions, int) else None
-
-
-def length_warning(max_length: int | None, positions: int | None) -> str | None:
-    """What to say of rows longer than a model was made for, None if they are not."""
-    if max_length is None or positions is None or max_length <= positions:
-        return None
-    return f"`max_length: {max_length:,}` is beyond the {positions:,} positions that the model was made for"
 
 
 def _dtype(config: Mapping[str, Any]) -> object:

@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from headnote_cli.hardware import detect
-from headnote_cli.libraries import version_of
+from headnote_cli.machine.hardware import detect
+from headnote_cli.machine.libraries import version_of
 from scripts.gpu_smoke.full_size import merge_full_size, train_full_size
 from scripts.gpu_smoke.models import SIZES
 from scripts.gpu_smoke.paths import FLASH, ON_CPU, compare_paths, take_the_road
@@ -46,7 +46,7 @@ class Smoke:
         """Before anything goes offline."""
         if not self.gpus:
             return ["no GPU: not asked for"], True
-        from headnote_cli.engine.loading import FETCH_KERNEL
+        from headnote_cli.models.loading import FETCH_KERNEL
 
         tool, *arguments = FETCH_KERNEL.split()
         done = self.work.run([str(Path(sys.executable).with_name(tool)), *arguments], online=True)

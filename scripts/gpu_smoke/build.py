@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
+import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
 from scripts.gpu_smoke.models import SIZES, build_model
 
 folder, name, device = sys.argv[1:]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.assets import assets_root
+from headnote_cli.config.assets import assets_root
 from scripts.gpu_smoke.models import Sizes, write_long_rows
 from scripts.gpu_smoke.processes import Done, Work, gib, record_of
 

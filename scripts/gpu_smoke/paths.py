@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.assets import assets_root
+from headnote_cli.config.assets import assets_root
 from scripts.gpu_smoke.models import sample_rows
 from scripts.gpu_smoke.processes import Done, Failed, Work, gib, losses_of, record_of
 

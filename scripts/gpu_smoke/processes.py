@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.assets import assets_root
+from headnote_cli.config.assets import assets_root
 
 # How an error of --strict begins: no fault of the path.
 IMPOSSIBLE = "--strict: this machine cannot do what the config asks"

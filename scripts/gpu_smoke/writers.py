@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
-import headnote_cli.engine  # noqa: F401 (quietens the libraries before they are imported)
-from headnote_cli.engine.decoding import Decoder, Row
-from headnote_cli.sampling import Sampling
+import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
+from headnote_cli.generation.decoder import Decoder, Row
+from headnote_cli.generation.sampling import Sampling
 
 Prompts = list[list[int]]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
+from headnote_cli.cli.app import app
 from tests.conftest import CHAT_TEMPLATE, sample_rows
 
 CAUSAL, IMAGE_TEXT = "AutoModelForCausalLM", "AutoModelForImageTextToText"

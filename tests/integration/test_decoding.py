@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.sampling import Sampling
+from headnote_cli.generation.sampling import Sampling
 from tests.conftest import text_config
 
 LENGTHS = (300, 290, 180, 150, 150, 90, 33, 20, 7, 1)  # some beyond the sliding window of 128
@@ -37,7 +37,7 @@ def _model() -> Any:
 
 
 def _rows(seed: int = 0) -> list[Any]:
-    from headnote_cli.engine.decoding import Row
+    from headnote_cli.generation.decoder import Row
 
     dice = random.Random(seed)
     return [Row(i, [dice.randrange(3, 500) for _ in range(length)], seed=i) for i, length in enumerate(LENGTHS)]
@@ -70,7 +70,8 @@ def test_rows_written_together_are_those_written_alone(
 ) -> None:
     """With few slots rows join and leave; with one column of slack the buffer is moved all the time. Long prompts
     are read in pieces."""
-    from headnote_cli.engine import decoding, on_cpu
+    from headnote_cli.generation import cpu as on_cpu
+    from headnote_cli.generation import decoder as decoding
 
     monkeypatch.setattr(decoding, "SLACK", slack)
     monkeypatch.setattr(on_cpu, "PIECE", 64)
@@ -84,7 +85,7 @@ def test_rows_written_together_are_those_written_alone(
 
 
 def test_what_is_drawn_depends_on_a_rows_seed_alone(model: Any) -> None:
-    from headnote_cli.engine.decoding import Decoder
+    from headnote_cli.generation.decoder import Decoder
 
     sampling = Sampling(max_new_tokens=12, temperature=1.2, top_p=0.9, top_k=40)
     drawn = [
@@ -99,7 +100,7 @@ def test_the_image_text_class_too(tiny_models: Callable[[str], Path]) -> None:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from headnote_cli.engine.decoding import Decoder
+    from headnote_cli.generation.decoder import Decoder
 
     folder = tiny_models("AutoModelForImageTextToText")
     loaded, untouched = (
@@ -128,7 +129,7 @@ def test_attention_is_sdpas(
     """Of one token, of some that go on after others, of all; rows padded on the left; windows that hide columns."""
     import torch
 
-    from headnote_cli.engine import on_cpu
+    from headnote_cli.generation import cpu as on_cpu
 
     monkeypatch.setattr(on_cpu, "BLOCK", 8)
     monkeypatch.setattr(on_cpu, "ONEDNN", onednn and on_cpu.ONEDNN)
@@ -158,7 +159,7 @@ def test_attention_where_values_are_of_another_size(key_heads: int, gradient: bo
     """With a gradient it is SDPA's, which wants a mask where tokens go on after others."""
     import torch
 
-    from headnote_cli.engine.on_cpu import attend
+    from headnote_cli.generation.cpu import attend
 
     query, key, value = torch.randn(1, 6, 5, 8), torch.randn(1, key_heads, 9, 8), torch.randn(1, key_heads, 9, 4)
     module = torch.nn.Module()
@@ -176,7 +177,7 @@ def test_attention_of_padding_is_a_number(tokens: int) -> None:
     """A NaN would reach all that follows: it is one even if it counts nothing."""
     import torch
 
-    from headnote_cli.engine.on_cpu import attend
+    from headnote_cli.generation.cpu import attend
 
     query, key = torch.randn(2, 4, tokens, 8), torch.randn(2, 2, 9, 8)
     module = torch.nn.Module()
@@ -196,8 +197,8 @@ def test_what_is_read_in_pieces_is_what_is_read_at_once(
     import torch
     from transformers import DynamicCache
 
-    from headnote_cli.engine import on_cpu
-    from headnote_cli.engine.decoding import CACHE
+    from headnote_cli.generation import cpu as on_cpu
+    from headnote_cli.generation.decoder import CACHE
 
     monkeypatch.setattr(on_cpu, "BLOCK", 50)
     on_cpu.tune(model)
@@ -232,7 +233,7 @@ def test_a_linear_layer(bias: bool, shape: tuple[int, ...], dtype: str) -> None:
     import torch
     from transformers import PretrainedConfig
 
-    from headnote_cli.engine.on_cpu import tune
+    from headnote_cli.generation.cpu import tune
 
     layer = torch.nn.Linear(7, 4, bias=bias, dtype=getattr(torch, dtype))
     model = torch.nn.Sequential(layer)
@@ -248,7 +249,7 @@ def test_a_linear_layer(bias: bool, shape: tuple[int, ...], dtype: str) -> None:
 
 
 def test_prompts_of_like_length_are_read_side_by_side_unless_one_goes_on_like_the_other() -> None:
-    from headnote_cli.engine.decoding import Row, groups_to_read
+    from headnote_cli.generation.decoder import Row, groups_to_read
 
     prompts = [[1] * 9, [2] * 9, [3] * 9, [3] * 8, [3] * 8, [3, 3, 4, 4, 4], [5] * 4, [6] * 3, [7] * 3, [8], [8]]
     groups = list(groups_to_read((Row(name, prompt, 0) for name, prompt in enumerate(prompts)), 2))
@@ -271,7 +272,7 @@ def two_threads() -> Iterator[None]:
 def test_prompts_read_side_by_side_are_those_read_alone(slots: int, model: Any, untouched: Any) -> None:
     import torch
 
-    from headnote_cli.engine.decoding import Decoder
+    from headnote_cli.generation.decoder import Decoder
 
     sampling = Sampling(max_new_tokens=12)
     readers: set[tuple[int, int]] = set()
@@ -298,7 +299,7 @@ def test_when_one_reader_stops_so_do_the_others(fault: type[BaseException], mode
     """The longer prompt would be read for minutes."""
     import torch
 
-    from headnote_cli.engine.decoding import Decoder, Row
+    from headnote_cli.generation.decoder import Decoder, Row
 
     layer, started, passed = model.model.layers[0], threading.Event(), []
 
@@ -331,7 +332,7 @@ def test_prompts_are_read_by_one_where_threads_or_quantized_layers_want_it(monke
     """bitsandbytes packs layers at their first use, without a lock."""
     import torch
 
-    from headnote_cli.engine import decoding
+    from headnote_cli.generation import decoder as decoding
 
     model = _model()
     assert decoding.Decoder(model, []).readers == 2
@@ -359,7 +360,7 @@ def _other(family: str, **more: Any) -> Any:
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "with an adapter"])
 def test_other_families(family: str) -> None:
     """Qwen2's projections have biases; PEFT wraps layers."""
-    from headnote_cli.engine.decoding import Decoder, rows_can_join
+    from headnote_cli.generation.decoder import Decoder, rows_can_join
 
     def loaded() -> Any:
         if family != "with an adapter":
@@ -388,9 +389,9 @@ def test_a_model_whose_rows_cannot_be_joined_writes_them_one_by_one(
     family: str, keys: dict[str, Any], gemma_tokenizer: Any
 ) -> None:
     """Convolutions keep a state that is no keys and values; rotations of `dynamic` follow the longest row."""
-    from headnote_cli.engine.decoding import rows_can_join
-    from headnote_cli.engine.generation import BatchWriter, Writer
-    from headnote_cli.sampling import Prompt
+    from headnote_cli.generation.decoder import rows_can_join
+    from headnote_cli.generation.sampling import Prompt
+    from headnote_cli.generation.writer import BatchWriter, Writer
 
     model = _other(family, **keys)
     assert not rows_can_join(model)
@@ -408,9 +409,9 @@ def test_one_decision_in_several_languages_is_read_once(
     drawn: Sampling, model: Any, gemma_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Candidates too; and a prompt that is not kept is left to transformers."""
-    from headnote_cli.engine.decoding import LastPrompt
-    from headnote_cli.engine.generation import Writer
-    from headnote_cli.sampling import Prompt
+    from headnote_cli.generation.decoder import LastPrompt
+    from headnote_cli.generation.sampling import Prompt
+    from headnote_cli.generation.writer import Writer
 
     read: list[int] = []
     forward = model.forward
@@ -439,7 +440,7 @@ def test_one_decision_in_several_languages_is_read_once(
 
 def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(model: Any) -> None:
     """The same decision asked for in another language; one that shares little is read whole."""
-    from headnote_cli.engine.decoding import Decoder, Row
+    from headnote_cli.generation.decoder import Decoder, Row
 
     decision = _rows()[0].prompt
     prompts = [[*decision, 7, 8, 9], [*decision, 7, 11], [*decision, 7, 11], [*decision[:100], 5, *decision[101:]]]
@@ -463,7 +464,7 @@ def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(mod
 
 
 def test_as_many_rows_as_fit_the_free_memory_are_written_together(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headnote_cli.engine import decoding
+    from headnote_cli.generation import decoder as decoding
 
     config = model.config
     width = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
@@ -485,7 +486,7 @@ def test_as_many_rows_as_fit_the_free_memory_are_written_together(model: Any, mo
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_prompts_may_come_in_any_order(seed: int, slots: int, model: Any, untouched: Any) -> None:
     """A longer one that joins moves those that are there."""
-    from headnote_cli.engine.decoding import Decoder
+    from headnote_cli.generation.decoder import Decoder
 
     sampling = Sampling(max_new_tokens=6)
     rows = _rows()

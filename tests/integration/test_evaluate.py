@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.engine.judge import RUBRICS
+from headnote_cli.evaluation.judge import RUBRICS
 from tests.conftest import real_rows, sample_rows, save_lines
 from tests.integration.servers import Chat, completion, running
 from tests.integration.test_road import slds, slds_json

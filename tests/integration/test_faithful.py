@@ -11,11 +11,15 @@ import pytest
 import torch
 from pydantic import create_model
 
-from headnote_cli import upstream_keys
-from headnote_cli.config import load_config
-from headnote_cli.encoding import Encoder
-from headnote_cli.engine.base import base_model
-from headnote_cli.engine.loading import (
+from headnote_cli.config import upstream_keys
+from headnote_cli.config.key_versions import VERSIONS, Versions
+from headnote_cli.config.settings import load_config
+from headnote_cli.data.encoding import Encoder
+from headnote_cli.data.prompts import PromptTemplates
+from headnote_cli.errors import ConfigError
+from headnote_cli.machine.hardware import resolve
+from headnote_cli.models.base import base_model
+from headnote_cli.models.loading import (
     load_for_training,
     load_model,
     lora_config,
@@ -24,11 +28,7 @@ from headnote_cli.engine.loading import (
     unquantized_bytes,
     weight_bytes,
 )
-from headnote_cli.engine.training import same_attention
-from headnote_cli.errors import ConfigError
-from headnote_cli.hardware import resolve
-from headnote_cli.key_versions import VERSIONS, Versions
-from headnote_cli.prompts import PromptTemplates
+from headnote_cli.training.job import same_attention
 from scripts.generate_keys import differences
 from tests.conftest import PROMPTS, ROOT, sample_rows
 
@@ -68,14 +68,14 @@ def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[...,
     def build(**keys: Any) -> Any:
         import torch
 
-        from headnote_cli.commands.rows import encoder_for
-        from headnote_cli.config import load_config
-        from headnote_cli.data import load_split
-        from headnote_cli.engine import training
-        from headnote_cli.engine.base import base_model, load_tokenizer
-        from headnote_cli.engine.loading import load_for_training, lora_config, this_machine
-        from headnote_cli.engine.preparation import prepare
-        from headnote_cli.hardware import resolve
+        from headnote_cli.config.settings import load_config
+        from headnote_cli.data.preparation import prepare
+        from headnote_cli.data.report import encoder_for
+        from headnote_cli.data.sources import load_split
+        from headnote_cli.machine.hardware import resolve
+        from headnote_cli.models.base import base_model, load_tokenizer
+        from headnote_cli.models.loading import load_for_training, lora_config, this_machine
+        from headnote_cli.training import job as training
 
         config = load_config(tiny_training(**keys))
         plan = resolve(config.settings, this_machine(), "gemma3_text")

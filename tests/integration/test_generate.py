@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.commands.generate import read_decision
 from headnote_cli.errors import DataError, UsageError
+from headnote_cli.generation.command import read_decision
 from tests.conftest import sample_rows
 from tests.integration.test_road import slds, slds_json
 
@@ -76,8 +76,8 @@ def decision(tmp_path: Path) -> Path:
 def test_a_checkpoint_writes_on_the_4_bit_base_that_it_was_trained_on(
     tiny_training: Callable[..., Path], decision: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headnote_cli.engine import generation
-    from headnote_cli.engine.loading import quantized_layers
+    from headnote_cli.generation import writer as generation
+    from headnote_cli.models.loading import quantized_layers
 
     counted: list[int] = []
     write = generation.Writer.write_one
@@ -137,8 +137,8 @@ def test_the_papers_preset_asks_and_draws_as_published(
     gemma_tokenizer: Any, decision: Path, write_config: Callable[..., Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from headnote_cli.engine import generation
-    from headnote_cli.sampling import Headnote, Sampling
+    from headnote_cli.generation import writer as generation
+    from headnote_cli.generation.sampling import Headnote, Sampling
     from tests.conftest import build_text_model
 
     asked: list[tuple[Any, Any]] = []

@@ -19,10 +19,11 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from headnote_cli.commands import generate, generate_many
-from headnote_cli.config import load_config
-from headnote_cli.runs import writing
-from headnote_cli.sampling import Headnote, Prompt, Sampling
+from headnote_cli.config.settings import load_config
+from headnote_cli.generation import command as generate
+from headnote_cli.generation import many as generate_many
+from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
+from headnote_cli.runs.folders import writing
 from tests.conftest import build_text_model, sample_rows, save_lines
 from tests.faults import FAULTS, Disk, Killed
 from tests.integration.servers import Chat, completion, running
@@ -191,9 +192,9 @@ def test_each_of_a_launchers_processes_writes_on_its_own_gpu(
 ) -> None:
     import torch
 
-    from headnote_cli.config import load_config
-    from headnote_cli.engine import generation
-    from headnote_cli.hardware import Gpu, Machine, Quantization, resolve
+    from headnote_cli.config.settings import load_config
+    from headnote_cli.generation import writer as generation
+    from headnote_cli.machine.hardware import Gpu, Machine, Quantization, resolve
 
     loads: list[tuple[Any, ...]] = []
     model = MagicMock()

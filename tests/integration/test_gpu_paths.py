@@ -17,10 +17,11 @@ import transformers
 from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_VERSIONS
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.commands import train as command
-from headnote_cli.engine import callbacks, loading, verification
+from headnote_cli.cli.app import app
 from headnote_cli.errors import UnreachableError, is_out_of_memory
+from headnote_cli.merging import verification
+from headnote_cli.models import loading
+from headnote_cli.training import callbacks, command
 from tests.conftest import sample_rows
 
 EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 4}
@@ -142,14 +143,14 @@ def test_a_cpu_run_beside_a_gpu_asks_cuda_for_nothing(
 def test_trls_loss_gets_no_mask_for_padding_on_the_right_and_is_the_same(
     tiny_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headnote_cli.engine.trainer import CompletionTrainer
+    from headnote_cli.training.trainer import CompletionTrainer
 
     def losses(mask_is_dropped: bool) -> list[float]:
         seen: list[bool] = []
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(CompletionTrainer, "_plain_loss", lambda self: False)
             if not mask_is_dropped:
-                patched.setattr("headnote_cli.engine.trainer._padded_right", lambda mask: False)
+                patched.setattr("headnote_cli.training.trainer._padded_right", lambda mask: False)
             forward = transformers.Gemma3TextModel.forward
 
             def noting(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -203,7 +204,7 @@ def test_a_library_of_the_gpu_may_be_out_of_memory_too() -> None:
 def test_segments_of_the_allocator_grow_unless_the_user_says_otherwise(given: dict[str, str], told: str) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
     code = (
-        "import headnote_cli.engine, os, sys; assert 'torch' not in sys.modules\n"
+        "import headnote_cli.models, os, sys; assert 'torch' not in sys.modules\n"
         "print(os.environ['PYTORCH_ALLOC_CONF'])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean | given)

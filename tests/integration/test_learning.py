@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.engine import loading, movement
+from headnote_cli.cli.app import app
 from headnote_cli.errors import UnsoundTrainingError
-from headnote_cli.libraries import refusing_unsound_warnings
+from headnote_cli.machine.libraries import refusing_unsound_warnings
+from headnote_cli.models import loading
+from headnote_cli.training import movement
 
 EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
 
@@ -148,7 +149,7 @@ def test_gradients_that_vanish_later_end_the_run_too(
 def test_full_fine_tuning_without_gradients_ends_too(
     monkeypatch: pytest.MonkeyPatch, tiny_training: Callable[..., Path]
 ) -> None:
-    from headnote_cli.engine.trainer import CompletionTrainer
+    from headnote_cli.training.trainer import CompletionTrainer
 
     whole = CompletionTrainer.compute_loss
     monkeypatch.setattr(CompletionTrainer, "compute_loss", lambda *a, **k: whole(*a, **k) * 0 + 5)
@@ -198,16 +199,16 @@ def test_a_run_without_adapters_reports_none(tiny_training: Callable[..., Path])
 def test_an_evaluation_takes_no_time_of_a_step() -> None:
     from types import SimpleNamespace
 
-    from headnote_cli.engine.callbacks import Reporter
     from headnote_cli.events import Event, StepDone
-    from headnote_cli.timings import Laps
+    from headnote_cli.runs.timings import Laps
+    from headnote_cli.training.callbacks import Reporter
 
     told: list[Event] = []
     reporter = Reporter(Path("nowhere"), told.append, 0, Laps(), on_gpu=False)
     state = SimpleNamespace(global_step=0, max_steps=11, is_world_process_zero=True)
     clock = iter([100.0, 102.0])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("headnote_cli.engine.callbacks.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        patched.setattr("headnote_cli.training.callbacks.time", SimpleNamespace(monotonic=lambda: next(clock)))
         reporter.on_train_begin(None, state, None)  # an evaluation of minutes follows, which asks for no time
         reporter.on_prediction_step(None, state, None, eval_dataloader=[None] * 9)
         reporter.on_step_begin(None, state, None)

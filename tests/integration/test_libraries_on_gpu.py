@@ -19,16 +19,16 @@ import transformers
 from trl import SFTTrainer
 from typer.testing import CliRunner
 
-from headnote_cli.cli import app
-from headnote_cli.commands import train as command
-from headnote_cli.config import load_config
-from headnote_cli.encoding import IGNORED
-from headnote_cli.engine import training
-from headnote_cli.engine.base import base_model, load_tokenizer
-from headnote_cli.engine.decoding import Decoder, Row
-from headnote_cli.engine.loading import load_for_training, lora_config, this_machine
-from headnote_cli.hardware import resolve
-from headnote_cli.sampling import Sampling
+from headnote_cli.cli.app import app
+from headnote_cli.config.settings import load_config
+from headnote_cli.data.encoding import IGNORED
+from headnote_cli.generation.decoder import Decoder, Row
+from headnote_cli.generation.sampling import Sampling
+from headnote_cli.machine.hardware import resolve
+from headnote_cli.models.base import base_model, load_tokenizer
+from headnote_cli.models.loading import load_for_training, lora_config, this_machine
+from headnote_cli.training import command
+from headnote_cli.training import job as training
 from tests.conftest import text_config
 from tests.flash import install
 

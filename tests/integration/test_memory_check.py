@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.commands import train
-from headnote_cli.config import load_config
-from headnote_cli.hardware import Gpu, Machine, resolve
-from headnote_cli.main_memory import available_memory, main_memory
+from headnote_cli.cli.app import app
+from headnote_cli.config.settings import load_config
+from headnote_cli.machine.hardware import Gpu, Machine, resolve
+from headnote_cli.machine.memory import available_memory, main_memory
 from headnote_cli.memory.cards import GIB, Card
 from headnote_cli.memory.estimate import BESIDE
+from headnote_cli.training import command as train
 from tests.conftest import ROOT
 
 
@@ -135,7 +135,7 @@ def test_on_a_gpu_the_line_says_which_figure_the_progress_shows(tiny_training: C
 def test_what_other_programs_hold_of_the_own_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from headnote_cli.engine import loading
+    from headnote_cli.models import loading
 
     asked: list[int] = []
 

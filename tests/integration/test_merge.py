@@ -415,7 +415,7 @@ def test_a_large_model_is_verified_by_layers(
 ) -> None:
     base, model_class = bases["text"], CLASSES["text"]
     adapter = make_adapter(base, model_class, tmp_path / "adapter", target_modules="all-linear", use_dora=True)
-    monkeypatch.setattr("headnote_cli.engine.verification.available_memory", lambda: 1)
+    monkeypatch.setattr("headnote_cli.merging.verification.available_memory", lambda: 1)
     for dtype in DTYPES:
         arguments = ("--checkpoint", adapter, "--config", config(base, model_class), "--dtype", dtype)
         report = slds_json("merge", *arguments, "--output", tmp_path / dtype)

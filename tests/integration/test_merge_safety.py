@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.errors import SldsError
-from headnote_cli.runs import locked, replacing
+from headnote_cli.runs.folders import locked, replacing
 from tests.conftest import build_text_model, text_config
 from tests.integration.test_merge import ATTENTION, CLASSES, make_adapter
 from tests.integration.test_road import slds, slds_json
@@ -121,7 +121,7 @@ def test_output_in_a_bad_place(merge: Callable[..., Any], adapter: Path, tmp_pat
 
 
 def test_too_little_room_is_told_beforehand(merge: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headnote_cli.engine.merging.shutil.disk_usage", lambda _: type("", (), {"free": 1000})())
+    monkeypatch.setattr("headnote_cli.merging.stream.shutil.disk_usage", lambda _: type("", (), {"free": 1000})())
     result = merge()
     assert result.exit_code == 1
     assert "the disk has 0.0 GiB left" in result.stderr
@@ -152,9 +152,9 @@ def test_any_adapter_folder_is_merged_or_refused_in_words(
     base: Path, gemma_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
     """Headers with other lengths, ranges, dtypes and names; configs with other values: no crash, no large memory."""
-    from headnote_cli.engine.adapters import NotOurs
-    from headnote_cli.engine.base import BaseModel
-    from headnote_cli.engine.merging import MergeJob, plan_merge
+    from headnote_cli.merging.stream import MergeJob, plan_merge
+    from headnote_cli.models.adapters import NotOurs
+    from headnote_cli.models.base import BaseModel
 
     folder = tmp_path_factory.mktemp("fuzz") / "adapter"
     source = _fuzzed_adapter(base)
@@ -247,7 +247,7 @@ def test_an_older_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> Non
 def test_two_merges_to_one_place_are_refused(merge: Callable[..., Any], tmp_path: Path) -> None:
     with locked(tmp_path / ".out.writing"):
         code = (
-            "import sys\nfrom pathlib import Path\nfrom headnote_cli.runs import replacing\n"
+            "import sys\nfrom pathlib import Path\nfrom headnote_cli.runs.folders import replacing\n"
             "with replacing(Path(sys.argv[1])): pass"
         )
         command = [sys.executable, "-c", code, str(tmp_path / "out")]
@@ -260,7 +260,7 @@ def test_merging_imports_no_peft(base: Path, adapter: Path, write_config: Callab
     config = write_config(model_name_or_path=str(base), model_class=TEXT)
     arguments = ["merge", "--checkpoint", str(adapter), "--config", str(config), "--no-verify"]
     code = (
-        "import sys\nfrom headnote_cli.cli import app\n"
+        "import sys\nfrom headnote_cli.cli.app import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
         "assert not {'peft', 'trl', 'bitsandbytes', 'datasets'} & set(sys.modules)"
     )

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.commands.rows import encoder_for
-from headnote_cli.config import load_config
-from headnote_cli.data import leaks, load_split
-from headnote_cli.encoding import Encoder
+from headnote_cli.cli.app import app
+from headnote_cli.config.settings import load_config
+from headnote_cli.data.encoding import Encoder
+from headnote_cli.data.prompts import PromptTemplates
+from headnote_cli.data.report import encoder_for
+from headnote_cli.data.sources import leaks, load_split
 from headnote_cli.errors import DataError
-from headnote_cli.prompts import PromptTemplates
 from tests.conftest import PROMPTS, ROOT, sample_rows
 
 GOOD = {
@@ -44,7 +44,7 @@ def prepared(write_config: Callable[..., Path], gemma_tokenizer: Any) -> Callabl
     """Prepare the training split of a config."""
 
     def run(skip_bad: bool = False, workers: int = 2, **keys: Any) -> Any:
-        from headnote_cli.engine.preparation import prepare
+        from headnote_cli.data.preparation import prepare
 
         config = load_config(write_config(dataset_eval_split="validation", **keys))
         templates = PromptTemplates(config.path_of("prompts_path"))
@@ -228,9 +228,9 @@ def test_memory_stays_flat_however_many_rows(tmp_path: Path, gemma_tokenizer: An
         code = (
             "import resource, sys\nfrom pathlib import Path\n"
             "from transformers import AutoTokenizer\n"
-            "from headnote_cli.config import load_config\nfrom headnote_cli.data import _local\n"
-            "from headnote_cli.encoding import Encoder\nfrom headnote_cli.prompts import PromptTemplates\n"
-            "from headnote_cli.engine.preparation import prepare\n"
+            "from headnote_cli.config.settings import load_config\nfrom headnote_cli.data.sources import _local\n"
+            "from headnote_cli.data.encoding import Encoder\nfrom headnote_cli.data.prompts import PromptTemplates\n"
+            "from headnote_cli.data.preparation import prepare\n"
             f"tokenizer = AutoTokenizer.from_pretrained({str(tmp_path / 'model')!r})\n"
             f"encoder = Encoder(tokenizer, PromptTemplates(Path({str(PROMPTS)!r})), None)\n"
             f"prepare(_local(Path({str(folder)!r})).read('train'), encoder, 2)\n"

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from headnote_cli.cli import app
+from headnote_cli.cli.app import app
 from tests.conftest import ROOT
 from tests.integration.test_signals import wait_for_step
 

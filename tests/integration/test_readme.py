@@ -15,7 +15,7 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from headnote_cli.cli import app
+from headnote_cli.cli.app import app
 from tests.conftest import ROOT, sample_rows
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

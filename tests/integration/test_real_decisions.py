@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.encoding import Encoded, Encoder
-from headnote_cli.prompts import PromptTemplates
+from headnote_cli.data.encoding import Encoded, Encoder
+from headnote_cli.data.prompts import PromptTemplates
 from tests.conftest import PROMPTS, REAL, ROOT, real_rows
 
 DECISION = "decision:\n"  # what the shipped template writes before it

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
+from headnote_cli.cli.app import app
 from tests.conftest import sample_rows
 
 CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText")

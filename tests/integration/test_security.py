@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.runs import seal
+from headnote_cli.runs.folders import seal
 from tests.conftest import build_text_model, sample_rows
 from tests.integration.test_road import slds
 

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
+from headnote_cli.cli.app import app
 from headnote_cli.errors import is_out_of_memory
-from headnote_cli.files import write_json
-from headnote_cli.runs import MANIFEST, checkpoints, locked, read_metrics, seal, tampered
+from headnote_cli.runs.files import write_json
+from headnote_cli.runs.folders import MANIFEST, checkpoints, locked, read_metrics, seal, tampered
 
 
 def slds(*arguments: object) -> Result:
@@ -165,7 +165,7 @@ def test_a_disk_too_full_for_the_record_does_not_hide_what_happened(
         write_json(path, value)
 
     monkeypatch.setattr("torch.save", full)
-    monkeypatch.setattr("headnote_cli.commands.train.write_json", write)
+    monkeypatch.setattr("headnote_cli.training.command.write_json", write)
     stopped = slds("train", "--config", tiny_training(max_steps=2, save_steps=1, load_in_4bit=False))
     assert stopped.exit_code == 1
     assert "nothing more can be written" in stopped.stderr
@@ -178,7 +178,7 @@ def test_out_of_memory_is_told_with_step_rows_and_what_would_help(
     """The CPU's allocator raises a plain RuntimeError."""
     import torch
 
-    from headnote_cli.engine.trainer import CompletionTrainer
+    from headnote_cli.training.trainer import CompletionTrainer
 
     inner = CompletionTrainer.compute_loss
 
@@ -219,7 +219,7 @@ def test_a_failure_of_memory_is_known_by_its_words(error: Exception, memory: boo
 def test_a_gradient_scaler_is_left_to_skip_the_step_itself() -> None:
     import torch
 
-    from headnote_cli.engine.callbacks import SoundGradients
+    from headnote_cli.training.callbacks import SoundGradients
 
     weight = torch.nn.Linear(1, 1)
     weight.weight.grad = torch.tensor([[float("inf")]])

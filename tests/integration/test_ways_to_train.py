@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.runs import tampered
+from headnote_cli.cli.app import app
+from headnote_cli.runs.folders import tampered
 from tests.conftest import PROMPTS, SAMPLES
 
 # The keys of the workshop's `sft_liger_peft.yaml`, with a smaller batch, wandb, workers and remote code.

@@ -34,7 +34,7 @@ def test_assets_travel_and_tests_stay(wheel: Path) -> None:
     ):
         assert f"headnote_cli/assets/{needed}" in names
     for page in ("review.html.jinja", "review.css", "review.js"):
-        assert f"headnote_cli/{page}" in names
+        assert f"headnote_cli/review/{page}" in names
     assert not any(name.startswith(("tests", ".")) for name in names)
 
 
@@ -47,7 +47,7 @@ def test_an_installed_wheel_previews_from_any_folder(wheel: Path, tmp_path: Path
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True
     )
     borrowed = [path for path in sys.path if path.endswith("site-packages")]
-    code = f"import sys; sys.path += {borrowed!r}; from headnote_cli.cli import main; main()"
+    code = f"import sys; sys.path += {borrowed!r}; from headnote_cli.cli.app import main; main()"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.acts import name_of, numbers, table
-from headnote_cli.citations import Cited, check, citations, spans, unsupported
-from headnote_cli.language import LANGUAGES, detect_language
+from headnote_cli.law.acts import name_of, numbers, table
+from headnote_cli.law.citations import Cited, check, citations, spans, unsupported
+from headnote_cli.law.language import LANGUAGES, detect_language
 from tests.conftest import ROOT, every_real_row, examples, real_rows, sample_rows
 
 LABELS = ROOT / "tests" / "data" / "headnote_citations.jsonl"

@@ -15,10 +15,20 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.config import FORMS, GONE, RANGES, RENAMED, Config, Settings, _written, json_schema, load_config
-from headnote_cli.console import printable
+from headnote_cli.config.key_versions import VERSIONS, Versions
+from headnote_cli.config.settings import (
+    FORMS,
+    GONE,
+    RANGES,
+    RENAMED,
+    Config,
+    Settings,
+    _written,
+    json_schema,
+    load_config,
+)
 from headnote_cli.errors import ConfigError, UsageError
-from headnote_cli.key_versions import VERSIONS, Versions
+from headnote_cli.screen.console import printable
 from tests.conftest import ROOT, examples
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -143,7 +153,7 @@ def test_all_faults_are_told_at_once_with_line_and_column(tmp_path: Path) -> Non
 def test_a_key_that_the_installed_version_lacks_is_reported_with_the_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: Versions, reason: str, value: str
 ) -> None:
-    monkeypatch.setattr("headnote_cli.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
+    monkeypatch.setattr("headnote_cli.config.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
     monkeypatch.setitem(VERSIONS, "use_cache", versions)
     assert f"config.yaml:1:1: `use_cache` {reason}" in refusal(tmp_path, f"use_cache: {value}\n")
     assert load(tmp_path, "lora_r: 8\n").settings.lora_r == 8
@@ -152,7 +162,7 @@ def test_a_key_that_the_installed_version_lacks_is_reported_with_the_versions(
 def test_a_key_of_some_versions_is_taken_where_the_installed_one_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headnote_cli.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
+    monkeypatch.setattr("headnote_cli.config.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
     monkeypatch.setitem(VERSIONS, "use_cache", Versions("transformers", first="5.3", end="5.24"))
     assert load(tmp_path, "use_cache: true\n").settings.use_cache
 

@@ -12,9 +12,9 @@ import pytest
 import typer
 from rich.console import Console
 
-from headnote_cli.console import Screen, duration, printable, screen_for, size
 from headnote_cli.errors import DataError, ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Evaluating, RowWritten, RunDescribed, Saved, StepDone, TrainingStarted
+from headnote_cli.screen.console import Screen, duration, printable, screen_for, size
 
 
 def terminal(screen: Screen) -> io.StringIO:

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.config import load_config
-from headnote_cli.data import (
+from headnote_cli.config.settings import load_config
+from headnote_cli.data.row_files import plain
+from headnote_cli.data.sources import (
     SUFFIXES,
     Rows,
     _Source,
@@ -33,7 +34,6 @@ from headnote_cli.data import (
     unreachable,
 )
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
-from headnote_cli.row_files import plain
 from tests.conftest import examples
 
 ROWS = [{"decision": f"Erwägung {n}", "headnote": f"«{n}»"} for n in range(40)]

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from headnote_cli.engine.divergence import WARM_UP, LossWatch
+from headnote_cli.training.divergence import WARM_UP, LossWatch
 
 CHANCE = math.log(262_208)
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from headnote_cli.cli import app
-from scripts import reference
+from headnote_cli.cli.app import app
+from scripts import architecture, reference
 from tests.conftest import ROOT
-from tests.unit.test_architecture import RANKS
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCKS = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
@@ -86,8 +85,6 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_the_architectures_page_names_every_room_on_its_floor() -> None:
-    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    floors = re.findall(r"^\| (\d) \| (.*?) \|", page, re.MULTILINE)
-    told = {room.rstrip("/"): int(floor) for floor, rooms in floors for room in re.findall(r"`(.*?)`", rooms)}
-    assert told == RANKS
+def test_the_architectures_page_and_picture_are_drawn_from_the_code() -> None:
+    for file, drawn in ((architecture.PAGE, architecture.page()), (architecture.PICTURE, architecture.picture())):
+        assert file.read_text(encoding="utf-8") == drawn, "run python scripts/architecture.py"

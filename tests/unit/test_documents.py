@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.documents import read_decision
+from headnote_cli.data.documents import read_decision
 from headnote_cli.errors import DataError, SldsError, UsageError
 from tests.conftest import examples
 from tests.integration.test_generate import pdf

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.data import row_fault
-from headnote_cli.encoding import IGNORED, Encoder, LengthReport, histogram, quantiles
+from headnote_cli.data.encoding import IGNORED, Encoder, LengthReport, histogram, quantiles
+from headnote_cli.data.prompts import PromptTemplates
+from headnote_cli.data.shortening import CUT_MARK
+from headnote_cli.data.sources import row_fault
 from headnote_cli.errors import ConfigError, DataError
-from headnote_cli.prompts import PromptTemplates
-from headnote_cli.shortening import CUT_MARK
 from tests.conftest import CHAT_TEMPLATE, CHATML, PROMPTS, examples, sample_rows
 
 TOKENIZERS = ("gemma_tokenizer", "chatml_tokenizer")
@@ -326,8 +326,8 @@ def test_a_system_template_that_is_missing_or_blank_sends_no_system_message(
 def test_a_mark_before_a_chat_template_and_its_line_endings_change_no_id(
     chatml_tokenizer: Any, write_config: Any, tmp_path: Path, whose: str, ending: str
 ) -> None:
-    from headnote_cli.config import load_config
-    from headnote_cli.engine.base import base_model, load_tokenizer
+    from headnote_cli.config.settings import load_config
+    from headnote_cli.models.base import base_model, load_tokenizer
 
     model, other, keys = tmp_path / "model", tmp_path / "other", {}
     for folder in (model, other):
@@ -350,8 +350,8 @@ def test_a_mark_before_a_chat_template_and_its_line_endings_change_no_id(
 
 
 def test_a_chat_template_that_is_no_utf8_is_named(chatml_tokenizer: Any, write_config: Any, tmp_path: Path) -> None:
-    from headnote_cli.config import load_config
-    from headnote_cli.engine.base import base_model, load_tokenizer
+    from headnote_cli.config.settings import load_config
+    from headnote_cli.models.base import base_model, load_tokenizer
 
     chatml_tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "chat.jinja").write_bytes(b"\xff\xfe{")

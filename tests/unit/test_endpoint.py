@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli import chat
-from headnote_cli.chat import connect, without_thoughts
-from headnote_cli.endpoint import Endpoint
 from headnote_cli.errors import DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
-from headnote_cli.sampling import Headnote, Prompt, Sampling
+from headnote_cli.generation import chat
+from headnote_cli.generation.chat import connect, without_thoughts
+from headnote_cli.generation.endpoint import Endpoint
+from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from tests.conftest import examples
 from tests.integration.servers import Chat, serving
 

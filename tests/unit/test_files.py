@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.files import Journal, write_lines
+from headnote_cli.runs.files import Journal, write_lines
 from tests.conftest import examples
 from tests.faults import FAULTS, Disk, Killed
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.config import Settings, load_config
+from headnote_cli.config.settings import Settings, load_config
 from headnote_cli.errors import UsageError
-from headnote_cli.hardware import (
+from headnote_cli.machine.hardware import (
     REPORTERS,
     Gpu,
     Machine,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from headnote_cli import libraries
-from headnote_cli.console import Screen
-from headnote_cli.libraries import quieten
+from headnote_cli.machine import libraries
+from headnote_cli.machine.libraries import quieten
+from headnote_cli.screen.console import Screen
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_warnings_go_to_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_engines_libraries_say_nothing_when_they_are_imported() -> None:
-    code = "import headnote_cli.engine.training"
+    code = "import headnote_cli.training.job"
     quiet = {name: value for name, value in os.environ.items() if name != "SLDS_DEBUG"}  # `--debug` leaves it there
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=quiet)
     assert done.stdout + done.stderr == ""
@@ -78,7 +78,7 @@ def test_bitsandbytes_asks_the_hub_for_no_kernel_while_it_is_imported(of: str, t
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
         return done.stdout
 
-    assert printed(f"import headnote_cli.engine, {code.removeprefix('import ')}") == "kernels\n"
+    assert printed(f"import headnote_cli.models, {code.removeprefix('import ')}") == "kernels\n"
     if of == "a stand-in":
         assert printed(code) == "asked\nkernels\n"
 

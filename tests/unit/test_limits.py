@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from headnote_cli.limits import OutOfTimeError, _MemoryCeiling, limited
+from headnote_cli.data.limits import OutOfTimeError, _MemoryCeiling, limited
 
 
 def endless() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headnote_cli import main_memory
+from headnote_cli.machine import memory as main_memory
 
 GIB = 2**30
 

@@ -17,23 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.config import Settings, load_config
+from headnote_cli.cli.app import app
+from headnote_cli.config.settings import Settings, load_config
 from headnote_cli.errors import ConfigError, UnreachableError, UsageError
 from headnote_cli.memory.advice import advice, largest, largest_batch, longest, peaks
 from headnote_cli.memory.cards import GIB, Card, card, usual_cards
-from headnote_cli.memory.estimate import (
-    NF4,
-    NF4_DOUBLE,
-    OPTIMIZERS,
-    estimate,
-    loading,
-    step_phases,
-    trained_parameters,
-    weights,
-)
+from headnote_cli.memory.estimate import NF4, NF4_DOUBLE, estimate, loading, step_phases, trained_parameters, weights
 from headnote_cli.memory.forms import Kind, fused_tile, known_types, value
 from headnote_cli.memory.inference import generation, kv_cache
+from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.setup import Setup, setup_of
 from headnote_cli.memory.shapes import Shapes, bundled, from_config, shapes_of
 from tests.conftest import ROOT, text_config

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.commands import check_memory as command
-from headnote_cli.config import Settings
+from headnote_cli.cli.app import app
+from headnote_cli.config.settings import Settings
 from headnote_cli.errors import UsageError
-from headnote_cli.hardware import Gpu, Machine
+from headnote_cli.machine.hardware import Gpu, Machine
+from headnote_cli.memory import command
 from headnote_cli.memory.cards import GIB, card
 from tests.conftest import ROOT, SAMPLES
 

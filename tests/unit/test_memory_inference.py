@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from headnote_cli.cli import app
-from headnote_cli.config import load_config
+from headnote_cli.cli.app import app
+from headnote_cli.config.settings import load_config
 from headnote_cli.memory.cards import GIB
 from headnote_cli.memory.forms import Kind
 from headnote_cli.memory.inference import generation, kv_cache, kv_cache_of_prompt, merging, prefill_work
@@ -49,7 +49,7 @@ def generated(model_type: str, attention: str, dtype: str, rows: int) -> tuple[S
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from headnote_cli.engine.decoding import CACHE
+    from headnote_cli.generation.decoder import CACHE
     from scripts.memory_simulation import LiveStorages, storages
 
     config = AutoConfig.for_model(model_type, **SIZES, **(WINDOW if model_type.startswith("gemma") else {}))

@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.config import Settings, load_config
+from headnote_cli.config.settings import Settings, load_config
 from headnote_cli.errors import ConfigError
 from headnote_cli.memory.estimate import (
-    OPTIMIZERS,
     Estimate,
-    Tensor,
     estimate,
     gradients,
     nearest_kind,
@@ -23,6 +21,7 @@ from headnote_cli.memory.estimate import (
     trained_parameters,
     trained_tensors,
 )
+from headnote_cli.memory.optimizers import OPTIMIZERS, Tensor
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import Setup, setup_of
 from headnote_cli.memory.shapes import Shapes, bundled
@@ -291,8 +290,8 @@ def test_trainable_counts_are_pefts(targets: Any, stack: str, tiny_models: Any) 
 
 
 def test_the_vision_pattern_is_the_one_that_training_excludes() -> None:
-    from headnote_cli.engine import loading
     from headnote_cli.memory import setup
+    from headnote_cli.models import loading
 
     assert setup.VISION_MODULES == loading.VISION_MODULES
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.modelcard import GEMMA_TERMS, model_card
+from headnote_cli.models.card import GEMMA_TERMS, model_card
 
 RECORD: dict[str, Any] = {
     "base_model": "my/finetune",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.errors import DataError, UsageError
-from headnote_cli.predictions import (
+from headnote_cli.generation.predictions import (
     Joined,
     join,
     key_of,

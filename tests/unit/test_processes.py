@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headnote_cli.errors import UsageError
-from headnote_cli.processes import asked_of_accelerate, require_all_processes
+from headnote_cli.machine.processes import asked_of_accelerate, require_all_processes
 
 TRAIN = ["-m", "headnote_cli", "train", "--config", "x.yaml"]
 

@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from jinja2 import FileSystemLoader
 from jinja2.sandbox import SandboxedEnvironment
 
-from headnote_cli import prompts
+from headnote_cli.data import prompts
+from headnote_cli.data.prompts import PromptTemplates, copy_prompts
 from headnote_cli.errors import ConfigError, DataError, SldsError
-from headnote_cli.prompts import PromptTemplates
-from headnote_cli.runs import copy_prompts
 from tests.conftest import PROMPTS, examples, sample_rows
 
 # Published checkpoints were trained with exactly these bytes.

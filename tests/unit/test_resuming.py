@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.config import load_config
-from headnote_cli.hardware import Machine, resolve
-from headnote_cli.resuming import Changes, changes_since
+from headnote_cli.config.settings import load_config
+from headnote_cli.machine.hardware import Machine, resolve
+from headnote_cli.runs.resuming import Changes, changes_since
 
 MACHINE = Machine((), frozenset({"bitsandbytes", "torchao"}), "g++", cores=2, memory=2**34)
 

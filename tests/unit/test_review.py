@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.errors import DataError
-from headnote_cli.predictions import Pair
-from headnote_cli.review import FOLDER, SCRIPT, build, embedded, overlap, page_data
+from headnote_cli.generation.predictions import Pair
+from headnote_cli.review.page import FOLDER, SCRIPT, build, embedded, overlap, page_data
 from tests.conftest import examples, sample_rows
 
 DECISION = (

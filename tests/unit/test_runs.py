@@ -11,11 +11,10 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from headnote_cli.commands.list_runs import list_runs
-from headnote_cli.config import load_config
+from headnote_cli.config.settings import load_config
 from headnote_cli.errors import DataError, UnreachableError
-from headnote_cli.files import Journal, read_json, write_json
-from headnote_cli.runs import (
+from headnote_cli.runs.files import Journal, read_json, write_json
+from headnote_cli.runs.folders import (
     LOCK,
     METRICS,
     RECORD,
@@ -27,7 +26,8 @@ from headnote_cli.runs import (
     seal,
     set_aside,
 )
-from headnote_cli.timings import Laps
+from headnote_cli.runs.listing import list_runs
+from headnote_cli.runs.timings import Laps
 
 
 def make_checkpoint(run: Path, step: int) -> Path:
@@ -130,7 +130,7 @@ def test_a_failed_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_metrics_after_a_line_that_was_cut_short_are_read(tmp_path: Path) -> None:
-    from headnote_cli.engine.callbacks import Reporter
+    from headnote_cli.training.callbacks import Reporter
 
     metrics = Journal(tmp_path / METRICS)
     metrics.append({"step": 1, "loss": 2.0})

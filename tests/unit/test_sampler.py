@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from headnote_cli.engine.trainer import GroupedByLength
+from headnote_cli.data.batches import GroupedByLength
 
 BATCH = 4
 

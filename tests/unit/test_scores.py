@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.engine.bootstrap import Draws, difference, interval, samples
-from headnote_cli.engine.judge import RUBRICS, read_scores
-from headnote_cli.engine.scores import Metric, Scored, lead, metrics, quotient
+from headnote_cli.evaluation.bootstrap import Draws, difference, interval, samples
+from headnote_cli.evaluation.judge import RUBRICS, read_scores
+from headnote_cli.evaluation.metrics import Metric, Scored, lead, metrics, quotient
 from tests.conftest import examples, real_rows
 
 TEXTS = (

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.shortening import CUT_MARK, Offsets, considerations, inserted_marks, sentence_ends, shorten
+from headnote_cli.data.shortening import CUT_MARK, Offsets, inserted_marks, shorten
+from headnote_cli.law.document import considerations, sentence_ends
 from tests.conftest import examples, real_rows, sample_rows
 
 DECISIONS = [row["decision"] for row in sample_rows("train")[::3]]

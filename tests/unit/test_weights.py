@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from headnote_cli.errors import DataError, SldsError, UnreachableError
-from headnote_cli.weights import (
+from headnote_cli.models.weights import (
     INDEX,
     Planned,
     fingerprint,

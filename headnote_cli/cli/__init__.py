@@ -1,0 +1,1 @@
+"""Faces of the commands: options, help, and what to show."""

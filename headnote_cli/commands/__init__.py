@@ -1,1 +1,0 @@
-"""One module a command: config and plain values in, a value to show out."""

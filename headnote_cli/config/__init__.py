@@ -1,0 +1,1 @@
+"""One flat YAML file: its keys, their ranges, its layers and what older names became."""

@@ -1,0 +1,406 @@
+"""Rows → token ids: one encoding for preview, training, generation and evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+from headnote_cli.config.settings import Overflow
+from headnote_cli.data.prompts import Conversation, Message, PromptTemplates, Row, canonical
+from headnote_cli.data.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
+from headnote_cli.data.sources import language_pair
+from headnote_cli.errors import ConfigError, DataError
+
+ENCODING_VERSION = 5  # raise it whenever the same row and settings would give other ids or counts
+IGNORED = -100  # the label that the loss leaves out
+LONG = 2  # characters a token that a text has at least, unless it is no prose
+KEPT_TEXTS = 8
+SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
+PROBE = "\uf8ff"  # a character that no chat template writes by itself
+JOINED = "the chat template takes no system message: its text goes before the user message"
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer; this module imports none."""
+
+    chat_template: Any
+    added_tokens_decoder: Any
+    backend_tokenizer: Any  # the fast tokenizer beneath, which gives offsets and lets other threads work
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+
+    def decode(self, token_ids: Any, **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row as the model sees it. The loss is taken on `completion_ids` alone."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    prompt_text: str
+    completion_text: str
+    conversation: Conversation
+    control_spans: tuple[tuple[int, int], ...] = ()  # of `text`: control tokens, not text that reads like one
+    cut: int = 0  # tokens that gave way, give or take one where the text meets the template
+    cut_spans: tuple[tuple[int, int], ...] = ()  # of `prompt_text`: the marks that stand for them
+
+    @property
+    def text(self) -> str:
+        return self.prompt_text + self.completion_text
+
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt for a server, which renders it with the model's own chat template."""
+        return [dict(message) for message in self.conversation.prompt]
+
+    def example(self) -> dict[str, list[int]]:
+        """The row for the trainer: `input_ids` and `labels`, equally long, prompt labels ignored."""
+        labels = [IGNORED] * len(self.prompt_ids) + self.completion_ids
+        return {"input_ids": self.prompt_ids + self.completion_ids, "labels": labels}
+
+
+@dataclass
+class Lengths:
+    """What reading rows did to them, counted."""
+
+    prompt: list[int] = field(default_factory=list)
+    completion: list[int] = field(default_factory=list)
+    rows_cut: int = 0
+    rows_dropped: int = 0
+    rows_bad: int = 0
+    tokens_cut: int = 0
+    tokens_dropped: int = 0
+
+    def add(self, encoded: Encoded | int) -> None:
+        """Count one row; a number is the tokens of one that `overflow: drop` left out."""
+        if isinstance(encoded, int):
+            self.rows_dropped += 1
+            self.tokens_dropped += encoded
+            return
+        self.prompt.append(len(encoded.prompt_ids))
+        self.completion.append(len(encoded.completion_ids))
+        self.tokens_cut += encoded.cut
+        self.rows_cut += encoded.cut > 0
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and quantiles, ready for JSON."""
+        return {
+            "rows": len(self.prompt) + self.rows_dropped + self.rows_bad,
+            "rows_cut": self.rows_cut,
+            "rows_dropped": self.rows_dropped,
+            "rows_bad": self.rows_bad,
+            "tokens_cut": self.tokens_cut,
+            "tokens_dropped": self.tokens_dropped,
+            "prompt_tokens": quantiles(self.prompt),
+            "completion_tokens": quantiles(self.completion),
+        }
+
+
+class LengthReport:
+    """Lengths of all rows, and by language pair."""
+
+    def __init__(self) -> None:
+        self.all = Lengths()
+        self.pairs: dict[str, Lengths] = {}
+
+    def add(self, row: Mapping[str, Any], encoded: Encoded | int) -> None:
+        """Count one row."""
+        for lengths in self._of(row):
+            lengths.add(encoded)
+
+    def add_bad(self, row: Mapping[str, Any]) -> None:
+        """Count a row that was skipped for its faults."""
+        for lengths in self._of(row):
+            lengths.rows_bad += 1
+
+    def _of(self, row: Mapping[str, Any]) -> list[Lengths]:
+        pair = language_pair(dict(row))
+        return [self.all] if pair is None else [self.all, self.pairs.setdefault(pair, Lengths())]
+
+    def summary(self) -> dict[str, Any]:
+        """The whole, with `pairs` and a `histogram` of sequence lengths in eight equal steps, ready for JSON."""
+        totals = [prompt + completion for prompt, completion in zip(self.all.prompt, self.all.completion, strict=True)]
+        pairs = {pair: lengths.summary() for pair, lengths in sorted(self.pairs.items())}
+        return self.all.summary() | {"pairs": pairs, "histogram": histogram(totals)}
+
+
+def histogram(values: Sequence[int], steps: int = 8) -> list[tuple[int, int]]:
+    """Upper bound and count of equal steps from 0 to the largest value."""
+    if not values:
+        return []
+    width = -(-max(values) // steps) or 1
+    counts = [0] * steps
+    for value in values:
+        counts[min(steps - 1, max(0, value - 1) // width)] += 1
+    return [(width * (index + 1), count) for index, count in enumerate(counts)]
+
+
+def quantiles(values: Sequence[int]) -> dict[str, int] | None:
+    """Median, 90th percentile and maximum (nearest rank), None for no values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    at = {"median": 0.5, "p90": 0.9, "max": 1.0}
+    return {name: ordered[max(0, -(-len(ordered) * int(share * 100) // 100) - 1)] for name, share in at.items()}
+
+
+class Encoder:
+    """`encode(row)` → prompt ids and completion ids, at most `max_length` of them together.
+
+    Text of a row that reads like a control token (`<end_of_turn>`, `<|im_end|>` …) reaches the model as
+    ordinary text: the message is broken inside such a string, and the pieces are encoded apart.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        templates: PromptTemplates,
+        max_length: int | None = None,
+        overflow: Overflow = "structure",
+        overflow_field: str = "decision",
+    ) -> None:
+        """
+        Raises:
+            ConfigError: The tokenizer has no chat template.
+        """
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                "the tokenizer has no chat template",
+                hint="name a model or a .jinja file that has one with `chat_template_path`",
+            )
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.templates = templates
+        self.max_length = max_length
+        self.overflow = overflow
+        self.cut: Cut | None = None if overflow == "drop" or overflow == "error" else overflow
+        self.overflow_field = overflow_field
+        controls = _control_tokens(tokenizer)
+        self.control_tokens = sorted(controls, key=len, reverse=True)
+        self.control_ids = frozenset(controls.values())
+        self._control = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
+        # One decision often stands in several rows, one for each language of the headnote.
+        self._offsets = lru_cache(KEPT_TEXTS)(self._token_offsets)
+        self.joins_system = False
+        asked = {"role": "user", "content": "?"}
+        if not self._shows({"role": "system", "content": PROBE}, asked):
+            self.joins_system = self._shows({"role": "user", "content": PROBE})
+        self.notes = (JOINED,) if self.joins_system and templates.has_system else ()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides a row's ids: templates, chat template, tokenizer, settings, this encoding."""
+        parts = {
+            "version": ENCODING_VERSION,
+            "templates": self.templates.hashes(),
+            "chat_template": str(self.tokenizer.chat_template),
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+            "settings": [self.max_length, self.overflow, self.overflow_field],
+            "joins_system": self.joins_system,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, row: Row) -> Encoded | None:
+        """The training sequence of a row, None if `overflow: drop` leaves it out.
+
+        Raises:
+            DataError: The row does not fit and must not or cannot be cut.
+        """
+        encoded = self.encode_or_measure(row)
+        return None if isinstance(encoded, int) else encoded
+
+    def encode_or_measure(self, row: Row) -> Encoded | int:
+        """The training sequence of a row; of one that `overflow: drop` leaves out, how many tokens it has.
+
+        Raises:
+            DataError: As `encode`.
+        """
+        return self._fitted(row, with_completion=True, room=0)
+
+    def encode_prompt(self, row: Row, room: int = 0) -> Encoded | None:
+        """The prompt alone, with `room` tokens left below `max_length` for what the model will write.
+
+        With `room` equal to the completion's length this is exactly the prompt of `encode`.
+        """
+        encoded = self._fitted(row, with_completion=False, room=room)
+        return None if isinstance(encoded, int) else encoded
+
+    def turn_end_id(self) -> int:
+        """The token that ends the assistant's turn: the first control token after the answer, so it is in the loss.
+
+        Raises:
+            ConfigError: The chat template ends a turn with no control token, so nothing would stop generation.
+        """
+        answer = "Regeste"
+        probe = Conversation([{"role": "user", "content": "?"}], [{"role": "assistant", "content": answer}])
+        _, found, after = self._encoded(probe).completion_text.partition(answer)
+        ends = [token for token in self._ids(after, seam="\ue000") if token in self.control_ids] if found else []
+        if not ends:
+            raise ConfigError(
+                "the chat template does not close the assistant's turn with a control token, so the model would never "
+                "learn to stop",
+                hint="name another template with `chat_template_path`",
+            )
+        return ends[0]
+
+    def _fitted(self, row: Row, with_completion: bool, room: int) -> Encoded | int:
+        row = {name: canonical(value) for name, value in row.items()}  # what is cut is what the templates write
+        limit = None if self.max_length is None else self.max_length - room
+        if limit is not None and self.cut is not None and self._surely_longer(row, limit):
+            return self._cut(row, with_completion, limit, self.cut)
+        whole = self._encode_row(row, with_completion)
+        size = len(whole.prompt_ids) + len(whole.completion_ids)
+        if limit is None or size <= limit:
+            return whole
+        if self.cut is not None:
+            return self._cut(row, with_completion, limit, self.cut)
+        if self.overflow == "drop":
+            return size
+        hint = "raise `max_length`, or set `overflow: structure`"
+        raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
+
+    def _surely_longer(self, row: Row, limit: int) -> bool:
+        """Whether the long field alone is too long, so that the whole need not be encoded first."""
+        text = row.get(self.overflow_field)
+        return isinstance(text, str) and len(text) > LONG * limit and len(self._offsets(text)) > limit + SEAM_TOKENS
+
+    def _cut(self, row: Row, with_completion: bool, limit: int, cut: Cut) -> Encoded:
+        """The row with its long field shortened until everything fits."""
+        text = row.get(self.overflow_field)
+        if not isinstance(text, str):
+            message = f"it is longer than {limit} tokens and has no text `{self.overflow_field}` to cut"
+            hint = f"set `overflow_field` to the field that may be cut; the row has: {', '.join(map(str, row))}"
+            raise DataError(message, _name(row), hint)
+        offsets = self._offsets(text)
+        rest = self._encode_row({**row, self.overflow_field: CUT_MARK}, with_completion)
+        fixed = len(rest.prompt_ids) + len(rest.completion_ids) - len(self._offsets(CUT_MARK))
+        size = fixed + len(offsets)
+        budget = limit - fixed
+        while budget > 0:
+            shorter = shorten(text, offsets, budget, cut)
+            encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
+            total = len(encoded.prompt_ids) + len(encoded.completion_ids)
+            if total <= limit:
+                spans = _mark_spans(encoded.prompt_text, text, shorter)
+                return replace(encoded, cut=max(1, size - total), cut_spans=spans)
+            budget -= total - limit
+        raise DataError(
+            f"without any `{self.overflow_field}` it is still longer than {limit} tokens",
+            _name(row),
+            "raise `max_length` or shorten the prompt templates",
+        )
+
+    def _token_offsets(self, text: str) -> Offsets:
+        """Start and end character of each token of a text."""
+        offsets: Offsets = self.tokenizer.backend_tokenizer.encode_batch([text], add_special_tokens=False)[0].offsets
+        return offsets
+
+    def _encode_row(self, row: Row, with_completion: bool) -> Encoded:
+        if with_completion:
+            return self._encoded(self.templates.conversation(row))
+        return self._encoded(Conversation(self.templates.prompt(row), []))
+
+    def _encoded(self, conversation: Conversation) -> Encoded:
+        asked = self._turns(conversation.prompt)
+        everything = [*asked, *conversation.completion]
+        seam = next(
+            chr(code) for code in range(0xE000, 0xF8FF) if all(chr(code) not in m["content"] for m in everything)
+        )
+        prompt = self._rendered([self._broken(m, seam) for m in asked], add_generation_prompt=True)
+        completion = ""
+        if conversation.completion:
+            whole = self._rendered([self._broken(m, seam) for m in everything], add_generation_prompt=False)
+            if not whole.startswith(prompt):
+                raise ConfigError(
+                    "the chat template writes the prompt differently when an answer follows, so generation would not "
+                    "see what training saw",
+                    hint="name another template with `chat_template_path`",
+                )
+            completion = whole.removeprefix(prompt)
+        return Encoded(
+            prompt_ids=self._ids(prompt, seam),
+            completion_ids=self._ids(completion, seam),
+            prompt_text=prompt.replace(seam, ""),
+            completion_text=completion.replace(seam, ""),
+            conversation=conversation,
+            control_spans=self._control_spans(prompt + completion, seam),
+        )
+
+    def _shows(self, *prompt: Message) -> bool:
+        """Whether the chat template takes these messages and writes the probe that is in them."""
+        try:
+            encoded = self._encoded(Conversation(list(prompt), [{"role": "assistant", "content": "!"}]))
+        except ConfigError:
+            return False
+        return PROBE in encoded.prompt_text
+
+    def _turns(self, prompt: list[Message]) -> list[Message]:
+        """The messages for the chat template; where it takes no system message, that one opens the user's."""
+        if not self.joins_system or prompt[0]["role"] != "system":
+            return prompt
+        system, user = prompt
+        return [{**user, "content": f"{system['content']}\n\n{user['content']}"}]
+
+    def _broken(self, message: Message, seam: str) -> Message:
+        """The message with a seam inside every string that would become a control token."""
+        content = message["content"]
+        while match := self._control.search(content):
+            content = f"{content[: match.start() + 1]}{seam}{content[match.start() + 1 :]}"
+        return {**message, "content": content}
+
+    def _control_spans(self, text: str, seam: str) -> tuple[tuple[int, int], ...]:
+        """Where control tokens stand once the seams are out; a broken one matches no more."""
+        spans, seams, position = [], 0, 0
+        for match in self._control.finditer(text):
+            seams += text.count(seam, position, match.start())
+            position = match.start()
+            spans.append((match.start() - seams, match.end() - seams))
+        return tuple(spans)
+
+    def _rendered(self, messages: list[Message], add_generation_prompt: bool) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except Exception as error:  # templates raise what they like
+            raise ConfigError(
+                f"the chat template refuses the messages: {error}", hint="see `chat_template_path`"
+            ) from error
+        return str(text)
+
+    def _ids(self, text: str, seam: str) -> list[int]:
+        """Token ids; `encode_batch_fast` lets other threads work, `encode` does not."""
+        pieces = [piece for piece in text.split(seam) if piece]
+        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        return [token for encoding in encodings for token in encoding.ids]
+
+
+def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], ...]:
+    """Where a prompt shows that something was left out; every mark, where the template changed the text itself."""
+    start = prompt.find(shorter)
+    found = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
+    marks = found if start < 0 else [start + mark for mark in inserted_marks(text, shorter)]
+    return tuple((mark, mark + len(CUT_MARK)) for mark in marks)
+
+
+def _name(row: Row) -> str:
+    """How to name a row in a message."""
+    for key in ("sample_id", "decision_id", "id"):
+        if key in row:
+            return f"row with {key} {row[key]}"
+    return "a row"
+
+
+def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Special tokens, and other added ones that the chat template itself writes, with their ids."""
+    template = str(tokenizer.chat_template)
+    return {
+        token.content: index
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if len(token.content) > 1 and (token.special or (token.content.strip() and token.content in template))
+    }

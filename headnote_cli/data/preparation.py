@@ -1,0 +1,168 @@
+"""Rows → an Arrow file of token ids: in parallel, streamed, and kept by content, so that a second start takes it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from headnote_cli.data.encoding import IGNORED, Encoded, Encoder, LengthReport
+from headnote_cli.data.sources import Located, Rows, row_fault, sample_id
+from headnote_cli.errors import DataError
+from headnote_cli.runs.files import read_json, write_json
+
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "name": pa.string()})
+CHUNK = 16  # rows that a thread takes at a time
+SHOWN_FAULTS = 10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One split, encoded. `summary` is a `LengthReport`'s; `fingerprint` names rows and settings."""
+
+    dataset: Dataset
+    summary: dict[str, Any]
+    fingerprint: str
+    cached: bool
+
+
+def cache_root() -> Path:
+    """Where prepared splits are kept: `$SLDS_CACHE`, else `slds` in the user's cache folder."""
+    named = os.environ.get("SLDS_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(base) / "slds"
+
+
+def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) -> Prepared:
+    """Encode a split, or take it from the cache if rows, templates, tokenizer and settings are the same.
+
+    Args:
+        workers: Threads; the tokenizer works outside Python's lock.
+        skip_bad: Leave out rows with faults and count them, instead of refusing them all at once.
+
+    Raises:
+        DataError: Rows with faults, the first ones named with their place.
+    """
+    parts = [rows.identity(), encoder.fingerprint(), str(skip_bad), str(SCHEMA)]
+    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    folder = cache_root() / "prepared" / fingerprint
+    summary = read_json(folder / "summary.json")
+    if summary is not None and (folder / "rows.arrow").is_file():
+        return Prepared(Dataset.from_file(str(folder / "rows.arrow")), summary, fingerprint, cached=True)
+    temporary = folder.with_name(f".{fingerprint}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        summary = _write(rows, encoder, workers, skip_bad, temporary / "rows.arrow")
+        write_json(temporary / "summary.json", summary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Prepared(Dataset.from_file(str(folder / "rows.arrow")), summary, fingerprint, cached=False)
+
+
+def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Path) -> dict[str, Any]:
+    """Stream a split into an Arrow file; returns what that did to the rows."""
+    report = LengthReport()
+    faults: list[str] = []
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for chunk in _encoded_chunks(rows, encoder, workers):
+            kept = []
+            for (where, row), result in chunk:
+                fields = row if isinstance(row, dict) else {}
+                if isinstance(result, DataError):
+                    report.add_bad(fields)
+                    faults.append(f"{where}: {result.message}" + (f" ({result.hint})" if result.hint else ""))
+                    continue
+                report.add(fields, result)
+                if isinstance(result, Encoded):
+                    kept.append((sample_id(fields) or where, result))
+            if kept:
+                writer.write_batch(_batch(kept))
+    if faults and not skip_bad:
+        raise _refusal(faults, report)
+    return report.summary() | {"faults": faults[:SHOWN_FAULTS]}
+
+
+def _refusal(faults: list[str], report: LengthReport) -> DataError:
+    rest = f"\n  … and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+    listed = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
+    total = report.summary()["rows"]
+    return DataError(
+        f"{len(faults)} of {total} rows cannot be used:\n{listed}{rest}",
+        hint="mend them, or leave them out with --skip-bad-rows",
+    )
+
+
+Result = Encoded | DataError | int  # a row, its fault, or the tokens of one that is left out
+
+
+def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list[tuple[Located, Result]]]:
+    """Chunks in the order of the rows; only a few are in flight, so memory stays flat."""
+    textual = encoder.templates.fields("assistant")
+    used = encoder.templates.fields()
+
+    def encode(located: Located) -> tuple[Located, Result]:
+        where, row = located
+        if isinstance(row, DataError):
+            return located, row
+        fault = row_fault(row, used, textual, encoder.overflow_field)
+        if fault is not None:
+            return located, DataError(fault, where)
+        try:
+            return located, encoder.encode_or_measure(row)
+        except DataError as error:
+            inner = f"{error.where}: {error.message}" if error.where else error.message
+            return located, DataError(inner, where, error.hint)
+
+    stream = rows.stream()
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[list[tuple[Located, Result]]]] = deque()
+        while True:
+            while len(waiting) < 2 * workers and (chunk := list(itertools.islice(stream, CHUNK))):
+                waiting.append(pool.submit(lambda part: [encode(located) for located in part], chunk))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+
+
+def _batch(named: list[tuple[str, Encoded]]) -> pa.RecordBatch:
+    """`input_ids`, `labels` and names of some rows; the prompt's labels are ignored by the loss."""
+    rows = [row for _, row in named]
+    ids = [np.asarray(row.prompt_ids + row.completion_ids, np.int32) for row in rows]
+    labels = [array.copy() for array in ids]
+    for array, row in zip(labels, rows, strict=True):
+        array[: len(row.prompt_ids)] = IGNORED
+    ends = pa.array(np.cumsum([0, *(len(array) for array in ids)]), pa.int32())
+    columns = [pa.ListArray.from_arrays(ends, pa.array(np.concatenate(arrays))) for arrays in (ids, labels)]
+    return pa.record_batch([*columns, pa.array([name for name, _ in named])], schema=SCHEMA)
+
+
+def cached_json(name: str, *identities: str) -> Path:
+    """Where a small result about rows of these identities is kept."""
+    key = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
+    return cache_root() / name / f"{key}.json"
+
+
+def lengths_of(rows: Dataset) -> tuple[list[int], list[int]]:
+    """Tokens of each prepared row, and how many of them the loss is taken on."""
+    lengths, labelled = [], []
+    for batch in rows.with_format("arrow").iter(1000):
+        lengths += pc.list_value_length(batch["input_ids"]).to_pylist()
+        labelled += [len(row) - row.count(IGNORED) for row in batch["labels"].to_pylist()]
+    return lengths, labelled

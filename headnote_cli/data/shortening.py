@@ -1,0 +1,162 @@
+"""A decision in fewer tokens: where a lawyer would cut, or at least where a sentence ends."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from headnote_cli.law.document import Consideration, considerations, sentence_ends
+
+Cut = Literal["structure", "middle", "end"]
+Offsets = Sequence[tuple[int, int]]  # start and end character of each token
+CUT_MARK = "[…]"
+MARK_TOKENS = 4  # a mark and its spaces, with any tokenizer seen
+_OWN_MARK = re.compile(rf"\s*{re.escape(CUT_MARK)}")
+
+
+def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
+    """`text` in about `budget` tokens, a visible mark wherever something was left out.
+
+    Args:
+        offsets: Start and end character of each token of `text`.
+        budget: Tokens that may stay, marks included.
+        cut: `end` cuts the end off, `middle` the middle out. `structure` leaves out the facts, then sentences from
+            the inside of the longest considerations; a decision without numbered considerations is cut as `middle`.
+
+    Cuts fall on sentence ends where one is near, on spaces otherwise, never inside a word.
+    """
+    if cut == "structure":
+        shorter = _by_structure(text, offsets, budget)
+        if shorter is not None:
+            return shorter
+    room = max(0, budget - MARK_TOKENS)
+    head = room if cut == "end" else (room + 1) // 2
+    tail = room - head
+    start = _cut_before(text, offsets[head][0] if head < len(offsets) else len(text))
+    stop = _cut_after(text, offsets[len(offsets) - tail][0]) if tail else len(text)
+    return " ".join(part for part in (text[:start].rstrip(), CUT_MARK, text[stop:].lstrip()) if part)
+
+
+def inserted_marks(text: str, shorter: str) -> list[int]:
+    """Where in `shorter` marks stand for what was left out of `text`; a mark of the court's own is none."""
+    found: list[int] = []
+    position = start = 0
+    while (mark := shorter.find(CUT_MARK, start)) >= 0:
+        kept = shorter[start:mark].strip()
+        position = max(text.find(kept, position), position) + len(kept)
+        own = _OWN_MARK.match(text, position)
+        position = own.end() if own else position
+        found += [] if own else [mark]
+        start = mark + len(CUT_MARK)
+    return found
+
+
+def _by_structure(text: str, offsets: Offsets, budget: int) -> str | None:
+    """Facts out, then the longest considerations shortened to the one length at which all fit."""
+    parts = considerations(text)
+    if len(parts) < 2:
+        return None
+    starts = [start for start, _ in offsets]
+
+    def tokens(begin: int, end: int) -> int:
+        return bisect_left(starts, end) - bisect_left(starts, begin)
+
+    pieces = [_sentences(text, part) for part in parts]
+    sizes = [[tokens(begin, end) for begin, end in sentences] for sentences in pieces]
+    room = budget - MARK_TOKENS  # of the facts
+    cap = _largest(max(sum(size) for size in sizes), lambda cap: sum(_kept_size(size, cap) for size in sizes) <= room)
+    kept = [_keep(size, cap) for size in sizes]
+    if not any(any(flags) for flags in kept):
+        return None
+    # What is left over goes to the facts' beginning: who quarrels about what.
+    left = room - sum(_kept_size(size, cap) for size in sizes)
+    facts_end = parts[0].start
+    opening = _cut_before(text, offsets[min(left, len(offsets) - 1)][0]) if tokens(0, facts_end) > left > 40 else 0
+    if tokens(0, facts_end) <= left:
+        opening = facts_end
+    spans = [(0, opening)] if opening else []
+    for sentences, flags in zip(pieces, kept, strict=True):
+        spans += [span for span, flag in zip(sentences, flags, strict=True) if flag]
+    return _joined(text, spans)
+
+
+def _sentences(text: str, part: Consideration) -> list[tuple[int, int]]:
+    """The spans of a consideration's sentences, gapless, its number with the first."""
+    ends = [end for end in sentence_ends(text, part.start, part.end) if end < part.end]
+    bounds = [part.start, *ends, part.end]
+    return [(begin, end) for begin, end in itertools.pairwise(bounds) if text[begin:end].strip()]
+
+
+def _keep(sizes: list[int], cap: int) -> list[bool]:
+    """Which sentences of a consideration stay within `cap` tokens: from both ends inwards, the first one first.
+
+    The first sentences name the rule, the last ones what follows from it.
+    """
+    if sum(sizes) <= cap:
+        return [True] * len(sizes)
+    kept = [False] * len(sizes)
+    left = cap - MARK_TOKENS
+    low, high, front = 0, len(sizes) - 1, True
+    while low <= high:
+        index = low if front else high
+        if sizes[index] > left:
+            break
+        kept[index] = True
+        left -= sizes[index]
+        low, high = (low + 1, high) if front else (low, high - 1)
+        front = not front
+    return kept
+
+
+def _kept_size(sizes: list[int], cap: int) -> int:
+    """Tokens that a consideration takes under a cap, a mark included where anything is left out."""
+    kept = _keep(sizes, cap)
+    return sum(size for size, flag in zip(sizes, kept, strict=True) if flag) + (0 if all(kept) else MARK_TOKENS)
+
+
+def _largest(highest: int, fits: Callable[[int], bool]) -> int:
+    """The largest cap that fits, by bisection."""
+    low, high = 0, highest
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _joined(text: str, spans: list[tuple[int, int]]) -> str:
+    """The spans in order, one mark for each gap between them."""
+    written: list[str] = []
+    position = 0
+    for begin, end in spans:
+        if text[position:begin].strip():
+            written.append(f" {CUT_MARK} " if written else f"{CUT_MARK} ")
+            written.append(text[begin:end].lstrip())
+        else:
+            written.append(text[position:end])
+        position = end
+    if text[position:].strip():
+        written.append(f" {CUT_MARK}")
+    return "".join(written).strip()
+
+
+def _cut_before(text: str, limit: int) -> int:
+    """The last good place to cut at or before `limit`."""
+    nearest = max((end for end in sentence_ends(text, limit - limit // 4, limit)), default=None)
+    if nearest is not None:
+        return nearest
+    while 0 < limit < len(text) and not (text[limit].isspace() or text[limit - 1].isspace()):
+        limit -= 1
+    return limit
+
+
+def _cut_after(text: str, limit: int) -> int:
+    """The first good place to cut at or after `limit`."""
+    nearest = min(sentence_ends(text, limit, limit + (len(text) - limit) // 4), default=None)
+    if nearest is not None:
+        return nearest
+    while 0 < limit < len(text) and not (text[limit].isspace() or text[limit - 1].isspace()):
+        limit += 1
+    return limit

@@ -1,0 +1,480 @@
+"""Rows from a folder, a file or the hub: found, read, checked and split."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import itertools
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from headnote_cli.config.settings import Config
+from headnote_cli.data.hub_layout import NO_DATA, declared_files, declared_subsets, default_subset, layout
+from headnote_cli.data.row_files import (
+    KIND_HINT,
+    SUFFIXES,
+    Located,
+    Row,
+    encoding_note,
+    is_encodable,
+    is_row_file,
+    plain,
+    stem,
+    stream_rows,
+)
+from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
+from headnote_cli.machine.libraries import quieten
+from headnote_cli.runs.files import sha256
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = [
+    "SUFFIXES", "Leak", "Located", "Row", "Rows", "available_splits", "decision_id", "language_pair", "leaks",
+    "load_split", "located_rows", "row_fault", "sample_id", "sound", "stream_rows", "unreachable",
+]  # fmt: skip
+SPLIT_SEED = 42  # the workshop's
+READING = "2"  # raise it whenever the same files would give other rows
+LANGUAGES = ("decision_language", "headnote_language")
+CHAT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "completion")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split: read anew on each iteration, so that nothing is held."""
+
+    split: str
+    source: str
+    stream: Callable[[], Iterator[Located]]
+    identity: Callable[[], str]  # changes with the content
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows alone.
+
+        Raises:
+            DataError: One of them cannot be read.
+        """
+        return (sound(row) for _, row in self.stream())
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows in memory."""
+        return list(self)
+
+
+def sound(row: Row | DataError) -> Row:
+    """A row that could be read.
+
+    Raises:
+        DataError: It could not.
+    """
+    if isinstance(row, DataError):
+        raise row
+    return row
+
+
+def language_pair(row: Row) -> str | None:
+    """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
+    pair = [row.get(name) for name in LANGUAGES]
+    return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
+
+
+def decision_id(row: Row) -> str | None:
+    """The `decision_id` of a row as text, None where it has none."""
+    return _identifier(row.get("decision_id"))
+
+
+def sample_id(row: Row) -> str | None:
+    """The `sample_id` of a row as text, None where it has none."""
+    return _identifier(row.get("sample_id"))
+
+
+def _identifier(value: object) -> str | None:
+    """Text or a whole number. 12.0 is 12: pandas writes a column of numbers with gaps so. A blank or NaN is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        return None
+    return re.sub(r"^(\d+)\.0$", r"\1", str(value))
+
+
+def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[Located]:
+    """The rows of a file, else of a split of the config's data set, each with its place."""
+    return stream_rows(file) if file is not None else load_split(config, split).stream()
+
+
+def load_split(config: Config, split: str) -> Rows:
+    """The rows of one split of the config's data set.
+
+    Args:
+        split: `train`, `eval` or `test` by role; any other name is taken as it is.
+
+    Raises:
+        ConfigError: No data set is named.
+        UnreachableError: There is no such data set, subset or split, or the hub does not answer.
+    """
+    if not config.settings.dataset_name:
+        raise ConfigError("`dataset_name` is not set", str(config.path), "name a hub data set, a folder or a file")
+    source = _open(config)
+    names = _split_names(config, source)
+    if split not in names:
+        return source.read(split)
+    name = names[split]
+    if names["eval"] is None and split in _split_off_roles(names):
+        return _split_off(source, names, split)
+    if name is None:
+        found = ", ".join(source.splits)
+        raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {found}")
+    return source.read(name)
+
+
+def available_splits(config: Config) -> dict[str, Rows]:
+    """Those of train, eval and test that the config and the data set give, by role."""
+    found = {}
+    for role in ("train", "eval", "test"):
+        with contextlib.suppress(ConfigError, UnreachableError):
+            found[role] = load_split(config, role)
+    return found
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Decisions that two splits share: by `decision_id`, and by the text itself."""
+
+    splits: tuple[str, str]
+    ids: list[str]
+    texts: int
+
+    def __str__(self) -> str:
+        first, second = self.splits
+        named = f" ({', '.join(self.ids[:3])}{' …' if len(self.ids) > 3 else ''})" if self.ids else ""
+        return f"{first} and {second} share {len(self.ids)} decision_ids{named} and {self.texts} decision texts"
+
+
+def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
+    """Decisions that stand in more than one split, so that evaluation would see what training saw."""
+    ids: dict[str, set[str]] = {}
+    texts: dict[str, set[bytes]] = {}
+    for role, rows in splits.items():
+        ids[role], texts[role] = set(), set()
+        with contextlib.suppress(UnreachableError):  # no row of the language pair in this split
+            for row in (row for _, row in rows.stream() if isinstance(row, dict)):
+                named = decision_id(row)
+                if named is not None:
+                    ids[role].add(named)
+                if isinstance(row.get(text_field), str):
+                    text = row[text_field].strip().encode(errors="replace")
+                    texts[role].add(hashlib.blake2b(text, digest_size=16).digest())
+    found = []
+    for first, second in itertools.combinations(splits, 2):
+        shared = sorted(ids[first] & ids[second])
+        same = len(texts[first] & texts[second])
+        if shared or same:
+            found.append(Leak((first, second), shared, same))
+    return found
+
+
+def row_fault(
+    row: Row, used: Iterable[str], text_fields: Iterable[str], overflow_field: str = "decision"
+) -> str | None:
+    """What is wrong with the fields that the templates use, None if nothing is.
+
+    A field that is missing, None or empty is left to the templates, which may not need it; but there is no row without
+    the text that may be cut, and a language is named.
+
+    Args:
+        used: Fields of the templates.
+        text_fields: Fields that must be text, as `overflow_field` must; others may be numbers.
+    """
+    text_fields = {*text_fields, overflow_field}
+    chat = _chat_column(row)
+    if chat is not None and not text_fields <= row.keys():
+        return (
+            f"the row is a chat (`{chat}`), but the templates make the messages, and need the fields "
+            f"{', '.join(sorted(used))}: write the texts of the messages into these fields"
+        )
+    for name in used:
+        value = row.get(name, "")
+        if name in (overflow_field, *LANGUAGES) and name in row and (value is None or not str(value).strip()):
+            return f"field `{name}` is empty"
+        if value is None:
+            continue
+        if isinstance(value, str) and not is_encodable(value):
+            return f"field `{name}` is not valid Unicode"
+        allowed: tuple[type, ...] = (str,) if name in text_fields or name in LANGUAGES else (str, int, float)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            return f"field `{name}` is not text but {type(value).__name__}"
+        if name in LANGUAGES and not any(character.isalpha() for character in str(value)):
+            return f"field `{name}` is not a language but `{value}`"
+    return None
+
+
+def _chat_column(row: Row) -> str | None:
+    """The column that holds a list of chat messages, None if there is none."""
+    columns = (name for name in CHAT_COLUMNS if isinstance(row.get(name), list))
+    return next((name for name in columns if row[name] and all(isinstance(turn, dict) for turn in row[name])), None)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A data set whose splits are known and not yet read."""
+
+    name: str
+    splits: tuple[str, ...]
+    reader: Callable[[str], Iterator[Located]]
+    identity: Callable[[str], str]
+    notes: tuple[str, ...] = ()
+    other_names: frozenset[str] = frozenset()  # of files that are part of a split
+
+    def read(self, split: str) -> Rows:
+        if split not in self.splits and split not in self.other_names:
+            found = ", ".join(self.splits) or "none"
+            raise UnreachableError(f"there is no split `{split}`", self.name, f"splits found: {found}")
+        return Rows(split, self.name, lambda: self.reader(split), lambda: self.identity(split), self.notes)
+
+
+def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
+    """The split that plays each role; None where one has to be split off."""
+    settings = config.settings
+    names = {
+        "train": settings.dataset_train_split,
+        "eval": settings.dataset_eval_split,
+        "test": settings.dataset_test_split,
+    }
+    # A lone file has no split names: whatever the config calls them, it is the training split.
+    alone = source.splits == ("train",) and source.other_names.isdisjoint(names.values())
+    return {"train": "train", "eval": None, "test": None} if alone else names
+
+
+def _split_off_roles(names: dict[str, str | None]) -> tuple[str, ...]:
+    """The splits that come out of the training rows where no evaluation split is named."""
+    return ("train", "eval") if names["test"] else ("train", "eval", "test")
+
+
+def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows:
+    """The workshop's rule for missing splits: seeded, 10 % of train halved into eval and test,
+    or, with a test split at hand, as many training rows as it has. Rows of one decision stay together."""
+    train = source.read(names["train"] or "train")
+    groups: dict[str | int, list[int]] = {}
+    count = 0
+    for _, row in train.stream():
+        named = decision_id(row) if isinstance(row, dict) else None
+        groups.setdefault(count if named is None else named, []).append(count)
+        count += 1
+    order = list(groups.values())
+    random.Random(SPLIT_SEED).shuffle(order)
+    if names["test"] is not None:
+        wanted = {"eval": min(sum(1 for _ in source.read(names["test"]).stream()), count // 2)}
+    else:
+        wanted = {"eval": count // 10 // 2, "test": count // 10 - count // 10 // 2}
+    parts: dict[str, set[int]] = {name: set() for name in (*wanted, "train")}
+    for group in order:
+        short = next((name for name, size in wanted.items() if len(parts[name]) + len(group) <= size), "train")
+        parts[short].update(group)
+    kept = parts[role]
+    share = f"{len(kept)} of {count} rows of `{train.split}` are `{role}` (seed {SPLIT_SEED})"
+    note = f"no evaluation split is to be had: {share}"
+
+    def stream() -> Iterator[Located]:
+        return (located for index, located in enumerate(train.stream()) if index in kept)
+
+    return Rows(role, source.name, stream, lambda: f"{train.identity()} {role} {sorted(kept)}", (*source.notes, note))
+
+
+def _open(config: Config) -> _Source:
+    name = str(config.settings.dataset_name)
+    local = config.locate(name)
+    subset = config.settings.dataset_subset
+    if local is None:
+        if name.startswith((".", "/", "~")) or name.lower().endswith(SUFFIXES):
+            raise UnreachableError(f"there is no file or folder {name}", config.where("dataset_name"))
+        return _hub(name, subset)
+    if subset is None:
+        return _local(local)
+    return _subset(local, subset) or _only_pair(_whole(local), subset, _subsets(local))
+
+
+def _local(path: Path) -> _Source:
+    """A file or a folder of which no subset is asked for.
+
+    Raises:
+        ConfigError: The folder has several subsets, and its README.md says of none that it is the default.
+    """
+    declared = declared_subsets(path)
+    if declared and default_subset(declared) is None and not _is_saved(path):
+        hint = f"set `dataset_subset` to one of: {', '.join(declared)}"
+        raise ConfigError("the data set has several subsets", str(path), hint)
+    return _whole(path)
+
+
+def _whole(path: Path) -> _Source:
+    """A file; or a folder's default subset, else all of its files."""
+    if path.is_file():
+        return _from_files(str(path), {"train": [path]})
+    if _is_saved(path):
+        return _saved_to_disk(path)
+    default = default_subset(declared_subsets(path))
+    return _declared(path, default) if default is not None else _by_name(path)
+
+
+def _subset(path: Path, name: str) -> _Source | None:
+    """The subset that a folder's README.md declares, or that lies in a folder of its own; None if there is none."""
+    if name in declared_subsets(path):
+        return _declared(path, name)
+    folder = next((inner for inner in (path / name, path / "data" / name) if inner.is_dir()), None)
+    return _local(folder) if folder else None
+
+
+def _subsets(path: Path) -> list[str]:
+    """The subsets that a folder has, by name."""
+    folders = {file.relative_to(path).parts[0] for file in _row_files(path) if file.parent != path}
+    return sorted({*declared_subsets(path), *folders})
+
+
+def _declared(path: Path, name: str) -> _Source:
+    subset = declared_subsets(path)[name]
+    if not subset.files:
+        return _by_name(path / subset.folder)
+    return _from_files(f"{path} ({name})", declared_files(path, subset))
+
+
+def _by_name(path: Path) -> _Source:
+    """The files of a folder, each in the split that its name or folder means."""
+    listed = _row_files(path)
+    files = {(file.parent / stem(file)).relative_to(path).as_posix(): file for file in listed}
+    if len(files) < len(listed):
+        names = ", ".join(str(file.relative_to(path)) for file in listed)
+        raise DataError("two files are of the same split", str(path), f"keep one of each: {names}")
+    if not files:
+        hint = f"name them by split: train{SUFFIXES[0]}; {KIND_HINT}"
+        raise UnreachableError("the folder holds no data files", str(path), hint)
+    found = layout(files, str(path))
+    unread = set(listed).difference(*found.splits.values())
+    left = sorted(str(file.relative_to(path)) for file in unread)
+    note = f"not part of any split: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}"
+    return _from_files(str(path), found.splits, found.names, (note,) if left else ())
+
+
+def _row_files(path: Path) -> list[Path]:
+    """The files of rows in a folder and below it; none of those that are hidden or that describe a data set."""
+    files = (file for file in path.rglob("*") if is_row_file(file) and file.name not in NO_DATA and file.is_file())
+    return sorted(file for file in files if not any(map(_is_hidden, file.relative_to(path).parts)))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__"))
+
+
+def _from_files(
+    name: str,
+    splits: Mapping[str, Sequence[Path]],
+    other_names: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+    notes: tuple[str, ...] = (),
+) -> _Source:
+    files = {**other_names, **splits}
+    told = [encoding_note(file) for file in sorted({file for of in files.values() for file in of})]
+    return _Source(
+        name,
+        tuple(splits),
+        lambda split: stream_rows(*files[split]),
+        lambda split: " ".join((READING, *map(sha256, files[split]))),
+        (*notes, *(note for note in told if note)),
+        frozenset(other_names),
+    )
+
+
+def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _Source:
+    """Rows of one language pair, which is what SLDS's subsets are, or of several by a pattern such as `*_de`.
+
+    Args:
+        others_found: Subsets that the data set has, for the message where no row is of such a pair.
+    """
+    named = f"subsets found: {', '.join(others_found)}; " if others_found else ""
+
+    def read(split: str) -> Iterator[Located]:
+        others: set[str] = set()
+        any_kept = False
+        for located in source.reader(split):
+            row = located[1]
+            if isinstance(row, DataError):  # of what pair it is nobody knows
+                yield located
+                continue
+            pair = language_pair(row) or ""
+            if fnmatch.fnmatchcase(pair, subset):
+                any_kept = True
+                yield located
+            else:
+                others.add(pair)
+        if not any_kept and others:
+            raise UnreachableError(
+                f"`dataset_subset: {subset}` is neither a subset nor a language pair of the rows",
+                source.name,
+                f"{named}language pairs found: {', '.join(sorted(others - {''})) or 'none'}",
+            )
+
+    notes = (*source.notes, f"language pairs {subset} only")
+    return replace(source, reader=read, identity=lambda split: f"{source.identity(split)} {subset}", notes=notes)
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder is what `datasets.save_to_disk` writes."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def _saved_to_disk(path: Path) -> _Source:
+    quieten()
+    from datasets import load_from_disk
+
+    try:
+        return _from_datasets(str(path), load_from_disk(str(path)))
+    except Exception as error:
+        hint = "save it again with `datasets.save_to_disk`"
+        raise DataError(f"the saved data set cannot be read: {error}", str(path), hint) from error
+
+
+def _hub(name: str, subset: str | None) -> _Source:
+    quieten()
+    from datasets import load_dataset
+
+    label = f"{name} ({subset})" if subset else name
+    try:
+        return _from_datasets(label, load_dataset(name, subset))
+    except Exception as error:
+        raise unreachable(error, "data set", label) from error
+
+
+def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
+    from datasets import ClassLabel
+
+    splits: dict[str, Dataset] = dict(data) if isinstance(data, dict) else {"train": data}
+
+    def read(split: str) -> Iterator[Located]:
+        features = splits[split].features.items()
+        classes = {column: feature.names for column, feature in features if isinstance(feature, ClassLabel)}
+        for number, row in enumerate(splits[split], 1):
+            yield f"{name}, split {split}, row {number}", plain(row, classes)
+
+    return _Source(name, tuple(splits), read, lambda split: f"{READING} {splits[split]._fingerprint}")
+
+
+def unreachable(error: Exception, kind: str, name: str) -> SldsError:
+    """The message for a model or data set that the hub did not give."""
+    if "BuilderConfig" in str(error):
+        hint = "the hub has the data set, but not this `dataset_subset`"
+    elif "Config name is missing" in str(error):
+        found = re.search(r"\[.*?\]", str(error))
+        hint = f"the data set has several subsets: set `dataset_subset` to one of {found[0] if found else 'them'}"
+    else:
+        access = f"if {name} is gated, ask for access on its page, then run `hf auth login`"
+        hint = f"check the name and the network; {access}; a local folder works too, offline"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") in ("1", "ON", "YES", "TRUE") else ""
+    return UnreachableError(f"the {kind} cannot be reached{offline}: {first}", name, hint)

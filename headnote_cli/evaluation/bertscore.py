@@ -1,0 +1,85 @@
+"""BERTScore by the `bert-score` package, as the SLDS paper takes it: XLM-R large, layer 24, no idf, rescaled with the
+baseline of the headnote's language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headnote_cli.errors import UnreachableError, UsageError, package
+from headnote_cli.evaluation.metrics import Metric, Scored, means
+from headnote_cli.events import Listener, Note
+
+BATCH = 16
+NAMES = ("bertscore_precision", "bertscore_recall", "bertscore")
+
+
+def bertscore(model: str, emit: Listener) -> list[Metric]:
+    """Precision, recall and F1 as means over rows.
+
+    Args:
+        model: A hub id or a folder. Its last layer is taken, which is 24 for XLM-R large; scores are rescaled only for
+            models that `bert-score` has baselines of, a folder by the name `xlm-roberta-large` among them.
+
+    Raises:
+        UsageError: `bert-score` is not installed, or cannot read this folder.
+        UnreachableError: The model is not to be had.
+    """
+    with package("bert-score", "bertscore", "BERTScore"):
+        import bert_score
+    if "t5" in model:
+        raise UsageError("bert-score takes any path with `t5` in it for a T5 model", model, "move or link the folder")
+    baselines = Path(bert_score.__file__).parent / "rescale_baseline"
+    by_language = {file.parent.name: file for file in baselines.glob(f"*/{Path(model).name}.tsv")}
+    scorers: dict[str, Any] = {}
+    config = _config(model)
+    layer, longest = config.num_hidden_layers, config.max_position_embeddings - 2  # XLM-R counts positions from 2
+
+    def scorer(language: str) -> Any:
+        if language not in scorers:
+            scorers[language] = bert_score.BERTScorer(
+                model_type=model,
+                num_layers=layer,
+                lang=language,
+                rescale_with_baseline=language in by_language,
+                baseline_path=str(by_language[language]) if language in by_language else None,
+            )
+            first = next(iter(scorers.values()))
+            scorers[language]._model = first._model  # one copy of the weights for all languages
+            tokenizer = scorers[language]._tokenizer
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)  # not every folder says it
+        return scorers[language]
+
+    rescaled = "rescaled" if by_language else "not rescaled: bert-score has no baseline of this model"
+    signature = f"bert-score {bert_score.__version__}, {Path(model).name} layer {layer}, no idf, {rescaled}"
+    if not by_language:
+        emit(Note(f"BERTScore is {rescaled}", warning=True))
+    return means(NAMES, lambda rows: _scores(rows, scorer).tolist(), signature)
+
+
+def _config(model: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UnreachableError(f"the BERTScore model cannot be loaded: {error}", model) from error
+
+
+def _scores(rows: Sequence[Scored], scorer: Callable[[str], Any]) -> np.ndarray[Any, Any]:
+    """Precision, recall and F1 of each row, (rows, 3)."""
+    found = np.zeros((len(rows), 3))
+    for language in dict.fromkeys(row.lang for row in rows):
+        places = [place for place, row in enumerate(rows) if row.lang == language]
+        written = [place for place in places if rows[place].headnote.strip()]  # an empty one scores 0
+        if written:
+            pairs = [rows[place] for place in written]
+            scores = scorer(language).score(
+                [row.headnote for row in pairs], [row.reference for row in pairs], batch_size=BATCH
+            )
+            found[written] = torch.stack(scores, dim=1).double().numpy()
+    return found

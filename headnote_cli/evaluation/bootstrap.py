@@ -1,0 +1,122 @@
+"""Intervals for scores by drawing decisions again (Efron 1979; Koehn 2004 for corpus scores and pairs of systems).
+
+Decisions are drawn, not rows: the headnotes of one decision in three languages rise and fall together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from headnote_cli.evaluation.metrics import Sums
+
+REPLICATES = 1000
+SEED = 2025
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its 95 % bootstrap interval; None where there is nothing to score."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One score: of each group, their unweighted mean, and of all rows together."""
+
+    groups: dict[str, Interval]
+    macro: Interval
+    weighted: Interval
+
+
+class Draws:
+    """How often each decision is drawn in each replicate, the same for every score and every file."""
+
+    def __init__(self, decisions: Sequence[Hashable], replicates: int = REPLICATES, seed: int = SEED) -> None:
+        """
+        Args:
+            decisions: The decision of each row.
+        """
+        places = {decision: place for place, decision in enumerate(dict.fromkeys(decisions))}
+        self.count = len(places)
+        self.of_row = np.array([places[decision] for decision in decisions], dtype=np.int64)
+        generator = np.random.default_rng(seed)
+        drawn = generator.multinomial(self.count, np.full(self.count, 1 / self.count), replicates)
+        self.times = np.vstack([np.ones(self.count), drawn])  # each decision once, then the replicates
+
+    def sums(self, parts: Sums, groups: Sequence[str]) -> tuple[list[str], Sums]:
+        """The groups, and the sums of `parts` (rows, parts) in each, as drawn: (1 + replicates, groups, parts)."""
+        names = list(dict.fromkeys(groups))
+        place = {name: index for index, name in enumerate(names)}
+        by_decision = np.zeros((self.count, len(names), parts.shape[1]))
+        np.add.at(by_decision, (self.of_row, np.array([place[group] for group in groups])), parts)
+        return names, np.einsum("rd,dgp->rgp", self.times, by_decision)
+
+
+def samples(draws: Draws, parts: Sums, groups: Sequence[str], score_of: Callable[[Sums], Sums]) -> dict[str, Sums]:
+    """The score as it is, then of each replicate, (1 + replicates,): of each group, and of `macro` and `weighted`.
+
+    Not a number where no row of a group was drawn. A group of one decision has no replicates.
+    """
+    counted = np.hstack([parts, np.ones((len(parts), 1))])
+    names, sums = draws.sums(counted, groups)
+    scores = np.where(sums[..., -1] > 0, score_of(sums[..., :-1]), np.nan)
+    found = {name: scores[:, index] for index, name in enumerate(names)}
+    for name in names:
+        if len({decision for decision, group in zip(draws.of_row, groups, strict=True) if group == name}) < 2:
+            found[name] = scores[:1, names.index(name)]
+    with np.errstate(invalid="ignore"):
+        there = (~np.isnan(scores)).sum(axis=1)
+        macro = np.where(there > 0, np.nansum(scores, axis=1) / np.maximum(there, 1), np.nan)
+    return found | {"macro": macro, "weighted": score_of(sums[..., :-1].sum(axis=1))}
+
+
+def interval(sampled: Sums) -> Interval:
+    """The first value, and the percentiles of the others."""
+    if np.isnan(sampled[0]):
+        return Interval(None, None, None)
+    rest = sampled[1:][~np.isnan(sampled[1:])]
+    if not len(rest):
+        return Interval(float(sampled[0]), None, None)
+    low, high = np.quantile(rest, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(sampled[0]), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first, on the same draws. `chance` is the share of draws in which the difference has the other sign
+    or is none, twice, at most 1: a two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    chance: float
+
+    @property
+    def real(self) -> bool:
+        """Whether it is more than chance, at 95 %."""
+        return self.low > 0 or self.high < 0
+
+
+def difference(first: Sums, second: Sums) -> Difference | None:
+    """Of two samples from the same draws; None where one has no score."""
+    apart = second - first
+    if np.isnan(apart[0]):
+        return None
+    found = interval(apart)
+    rest = apart[1:][~np.isnan(apart[1:])]
+    other = (rest <= 0).mean() if apart[0] > 0 else (rest >= 0).mean()
+    assert found.value is not None
+    assert found.low is not None
+    assert found.high is not None
+    return Difference(found.value, found.low, found.high, float(min(1.0, 2 * other)))

@@ -1,0 +1,420 @@
+"""Many prompts at a time: each read alone, all written together; rows join and leave as they come and finish.
+
+Reading a prompt (prefill) is bound by arithmetic, so reading several in one batch gains nothing and padding costs;
+writing is bound by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and
+end at the same column, so that a step writes one column and copies nothing. On the CPU two prompts are read side by
+side, each by half of the threads, which then wait less for each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation import (
+    GenerationMixin,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from headnote_cli.generation.cpu import piece_of, tune
+from headnote_cli.generation.sampling import Sampling
+from headnote_cli.machine.memory import available_memory
+from headnote_cli.models.loading import quantized_layers
+
+SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left
+MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
+SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
+REUSED_FROM = 0.5  # of a prompt: below, it is read whole, on a CPU beside another, on a GPU without a mask
+READERS = 2  # prompts read side by side on the CPU, if its threads can be halved
+ALIKE = 0.8  # of the longer prompt's length: a shorter one read beside it would be done too early
+# The argument that takes a cache, of models and of `generate`: transformers 5.24 renamed it, and warns of the old name.
+ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = "cache" if "cache" in ARGUMENTS else "past_key_values"
+
+Prefill = tuple[DynamicCache, torch.Tensor]  # a prompt's keys and values; logits of its last position, (vocabulary,)
+
+
+@dataclasses.dataclass
+class Row:
+    """A prompt and what is written for it. `name` is the caller's."""
+
+    name: Any
+    prompt: list[int]
+    seed: int
+    written: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys and values are in the buffer: all but the last one written, which the next step reads."""
+        return len(self.prompt) + len(self.written) - 1
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values, (slots, heads, columns, head size); a view of them is what attention reads."""
+
+    is_sliding = False  # the model's own masks keep a sliding window
+
+    def __init__(self, slots: Slots) -> None:
+        super().__init__()
+        self.slots = slots
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Buffers for `key_states` (batch, heads, tokens, head size) of this layer."""
+
+        def buffer(like: torch.Tensor) -> torch.Tensor:
+            count, columns, heads, size = self.slots.count, self.slots.columns, like.shape[1], like.shape[3]
+            if like.device.type == "cpu":  # a step reads columns faster if they follow each other
+                return like.new_zeros(count, heads, size, columns).transpose(2, 3)
+            return like.new_zeros(count, heads, columns, size)
+
+        self.keys, self.values = buffer(key_states), buffer(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the next column of each row in use."""
+        assert self.keys is not None
+        assert self.values is not None
+        used, first, end = self.slots.used, self.slots.first, self.slots.end
+        self.keys[:used, :, end] = key_states[:, :, 0]
+        self.values[:used, :, end] = value_states[:, :, 0]
+        return self.keys[:used, :, first : end + 1], self.values[:used, :, first : end + 1]
+
+    def get_seq_length(self) -> int:
+        return self.slots.end - self.slots.first
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return self.slots.columns
+
+
+class Slots:
+    """The rows that are being written, and their buffers."""
+
+    def __init__(self, count: int, columns: int, layers: int) -> None:
+        self.count = count
+        self.columns = columns
+        self.rows: list[Row] = []
+        self.end = 0  # behind the last column that is full: the one that the next step writes
+        self.cache = Cache(layers=[SlotLayer(self) for _ in range(layers)])
+
+    @property
+    def used(self) -> int:
+        return len(self.rows)
+
+    @property
+    def first(self) -> int:
+        """The first column that any row uses."""
+        return self.end - max((row.length for row in self.rows), default=0)
+
+    def join(self, row: Row, prompt: DynamicCache) -> None:
+        """Take a row whose prompt was read: its keys and values go to the columns before the next one."""
+        length = len(row.prompt)
+        if not self.rows:
+            self.end = length
+        elif self.end < length:
+            self._move(length)
+        for mine, theirs in zip(self.cache.layers, prompt.layers, strict=True):
+            if not mine.is_initialized:
+                mine.lazy_initialization(theirs.keys, theirs.values)
+            for buffer, states in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+                buffer[self.used, :, self.end - length : self.end] = states[0]
+        self.rows.append(row)
+
+    def leave(self, index: int) -> None:
+        """Free a row's slot; the last row moves there."""
+        last = self.used - 1
+        if index != last:
+            begin = self.end - self.rows[last].length
+            for layer in self.cache.layers:
+                for buffer in (layer.keys, layer.values):
+                    buffer[index, :, begin : self.end] = buffer[last, :, begin : self.end]
+        self.rows[index] = self.rows[last]
+        self.rows.pop()
+
+    def make_room(self) -> None:
+        """Move all rows to the left if the next column is beyond the buffer."""
+        if self.end == self.columns:
+            self._move(self.end - self.first)
+
+    def _move(self, end: int) -> None:
+        """Let all rows end at another column."""
+        first, length = self.first, self.end - self.first
+        for layer in self.cache.layers:
+            for buffer in (layer.keys, layer.values):
+                buffer[: self.used, :, end - length : end] = buffer[: self.used, :, first : self.end].clone()
+        self.end = end
+
+
+class LastPrompt:
+    """The prompt that was read last: its keys and values serve the next one as far as both begin alike."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.keep([], DynamicCache())
+
+    def keep(self, prompt: list[int], cache: DynamicCache) -> None:
+        self._prompt, self._cache = prompt, cache
+
+    def begin(self, prompt: list[int]) -> DynamicCache:
+        """What another prompt begins with, cut from this one, else nothing; this one is forgotten, as reading on
+        changes it."""
+        before, cache = self._prompt, self._cache
+        self.forget()
+        shared = shared_tokens(before, prompt)
+        if not shared:
+            return DynamicCache()
+        cache.crop(shared - cache.get_seq_length())
+        return cache
+
+
+class Decoder:
+    """Writes for many prompts with one model, of which `rows_can_join` holds."""
+
+    def __init__(self, model: Any, stop_ids: list[int], slots: int | None = None) -> None:
+        """
+        Args:
+            slots: Rows that are written together, if their keys and values fit into free memory.
+        """
+        self.model = model
+        self.stop_ids = frozenset(stop_ids)
+        self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
+        self.readers = readers_of(model) if self.count >= 2 * READERS else 1
+        if model.device.type == "cpu":
+            tune(model)
+        self._last = LastPrompt()
+
+    @torch.inference_mode()
+    def write(self, rows: Iterable[Row], sampling: Sampling) -> Iterator[Row]:
+        """The rows with what was written for each, as they finish. Prompts of like length should follow each other."""
+        chooser, rows = Chooser(sampling), list(rows)
+        waiting = deque(groups_to_read(rows, self.readers))
+        slots: Slots | None = None
+        while waiting or (slots is not None and slots.used):
+            while waiting and (slots is None or slots.used + len(waiting[0]) <= slots.count):
+                group = waiting.popleft()
+                read = self._read(group)
+                slots = slots or self._slots(rows, read[0][0], sampling)
+                yield from self._join(group, read, slots, chooser)
+            if not waiting:
+                self._last.forget()
+            if slots is not None and slots.used:
+                yield from self._write_a_token(slots, chooser)
+
+    def _slots(self, rows: list[Row], prompt: DynamicCache, sampling: Sampling) -> Slots:
+        """As many as fit into free memory and are needed, and not fewer than are read side by side."""
+        columns = max(len(row.prompt) for row in rows) + sampling.max_new_tokens + SLACK
+        fitting = rows_that_fit(columns, prompt, free_memory(self.model.device))
+        count = min(len(rows), max(self.readers, min(self.count, fitting)))
+        return Slots(count, columns, len(prompt.layers))
+
+    def _join(self, group: list[Row], read: list[Prefill], slots: Slots, chooser: Chooser) -> list[Row]:
+        """Each row takes a slot, but for those that end with their first token, which are returned."""
+        ended = []
+        for row in group:
+            prompt, logits = read.pop(0)  # not held any longer
+            row.written.append(chooser.choose(row, logits))
+            if self._has_ended(row, chooser):
+                ended.append(row)
+            else:
+                slots.join(row, prompt)
+        return ended
+
+    def _write_a_token(self, slots: Slots, chooser: Chooser) -> list[Row]:
+        """One step of all rows; those that it ends leave, and are returned."""
+        slots.make_room()
+        logits = self._step(slots)
+        slots.end += 1
+        for row, own in zip(slots.rows, logits, strict=True):
+            row.written.append(chooser.choose(row, own))
+        places = [place for place, row in enumerate(slots.rows) if self._has_ended(row, chooser)]
+        ended = [slots.rows[place] for place in places]
+        for place in reversed(places):
+            slots.leave(place)
+        return ended
+
+    def _has_ended(self, row: Row, chooser: Chooser) -> bool:
+        return row.written[-1] in self.stop_ids or len(row.written) >= chooser.sampling.max_new_tokens
+
+    def _read(self, group: list[Row]) -> list[Prefill]:
+        """The prefill of each prompt.
+
+        One that goes on like the one before (the same decision, asked for in another language) is read from where they
+        part.
+        """
+        if len(group) > 1:
+            self._last.forget()  # room for two
+            found = self._read_side_by_side(group)
+        else:
+            cache = self._last.begin(group[0].prompt)
+            found = [self._read_from(cache.get_seq_length(), group[0], cache)]
+        self._last.keep(group[-1].prompt, found[-1][0])
+        return found
+
+    def _read_side_by_side(self, group: list[Row]) -> list[Prefill]:
+        """Each prompt by its share of the threads. If one fails, or on Ctrl-C, the others end at their next module."""
+        threads, stopped = torch.get_num_threads(), threading.Event()
+
+        def end_if_stopped(*_: Any) -> None:
+            if stopped.is_set():
+                raise InterruptedError
+
+        def read(row: Row) -> Prefill:
+            torch.set_num_threads(threads // len(group))  # of this thread
+            found: Prefill = self._read_from(0, row, DynamicCache())
+            return found
+
+        hook = register_module_forward_pre_hook(end_if_stopped)
+        reading = []
+        try:
+            with ThreadPoolExecutor(len(group)) as pool:
+                try:
+                    reading = [pool.submit(read, row) for row in group]
+                    for ended in wait(reading, return_when=FIRST_EXCEPTION).done:
+                        ended.result()
+                    return [ended.result() for ended in reading]
+                finally:
+                    stopped.set()
+                    torch.set_num_threads(threads)  # of threads to come
+        finally:
+            if all(ended.done() for ended in reading):  # a second Ctrl-C does not wait for the readers
+                hook.remove()
+
+    @torch.inference_mode()
+    def _read_from(self, shared: int, row: Row, cache: DynamicCache) -> Prefill:
+        """Read a prompt's tokens after the first `shared`, which the cache has."""
+        ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
+        for piece in ids.split(piece_of(self.model) or ids.shape[1], dim=1):
+            logits = self.model(input_ids=piece, **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
+        return cache, logits[0, -1]
+
+    def _step(self, slots: Slots) -> torch.Tensor:
+        """The next token's logits for each row, (rows, vocabulary)."""
+        device = self.model.device
+        lengths = torch.tensor([row.length for row in slots.rows], device=device)
+        width = slots.end - slots.first + 1
+        mask = torch.arange(width, device=device)[None] >= (width - 1 - lengths)[:, None]
+        logits: torch.Tensor = self.model(
+            input_ids=torch.tensor([[row.written[-1]] for row in slots.rows], device=device),
+            attention_mask=mask.long(),
+            position_ids=lengths[:, None],
+            use_cache=True,
+            **{CACHE: slots.cache},
+        ).logits
+        return logits[:, -1]
+
+
+def rows_can_join(model: Any) -> bool:
+    """Whether rows of different length can be written together.
+
+    Each layer must keep plain keys and values, not the state of a linear attention or a state space, and the rotation
+    of positions must not follow the longest row (transformers' `dynamic` and `longrope`).
+    """
+    layers = DynamicCache(config=model.config).layers
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    rotations = [str(module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
+    return plain and not any(name in rotation for rotation in rotations for name in ("dynamic", "longrope"))
+
+
+def readers_of(model: Any) -> int:
+    """Prompts that are read side by side: several on the CPU, if the share of each of its threads is whole.
+
+    One for a quantized model: bitsandbytes packs its layers anew, without a lock, when they are first used.
+    """
+    shareable = model.device.type == "cpu" and torch.get_num_threads() % READERS == 0
+    return READERS if shareable and not quantized_layers(model) else 1
+
+
+def groups_to_read(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+    """Rows in groups to read side by side: of like length, and none that goes on like the one before it."""
+    group: list[Row] = []
+    before: list[int] = []
+    for row in rows:
+        goes_on = shared_tokens(before, row.prompt) > 0
+        before = row.prompt
+        if group and (goes_on or len(group) == most or not alike(len(row.prompt), len(group[0].prompt))):
+            yield group
+            group = []
+        if goes_on:
+            yield [row]
+        else:
+            group.append(row)
+    if group:
+        yield group
+
+
+def alike(one: int, other: int) -> bool:
+    """Whether two lengths are near enough to be read side by side."""
+    return min(one, other) >= ALIKE * max(one, other)
+
+
+def shared_tokens(before: list[int], prompt: list[int]) -> int:
+    """Tokens of a prompt that need not be read after `before`; 0 if too few are the same to gain by it."""
+    pairs = enumerate(zip(before, prompt, strict=False))
+    same = next((index for index, (one, other) in pairs if one != other), min(len(before), len(prompt)))
+    shared = min(same, len(prompt) - 1)
+    return shared if shared >= REUSED_FROM * len(prompt) else 0
+
+
+def rows_that_fit(columns: int, prompt: DynamicCache, free: int) -> int:
+    """Rows of so many columns whose keys and values fit into `SHARE_OF_FREE` of `free` bytes, at least one.
+
+    Args:
+        prompt: A prompt's keys and values, each (1, heads, tokens, head size).
+    """
+    states = (states for layer in prompt.layers for states in (layer.keys, layer.values))
+    column = sum(int(one.element_size() * one.shape[1] * one.shape[3]) for one in states)
+    return max(1, int(SHARE_OF_FREE * free) // (column * columns))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where the model is."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
+
+
+class Chooser:
+    """The next token by transformers' own rules; what is drawn depends on the row's seed alone."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._generators: dict[int, torch.Generator] = {}
+        self.processors = LogitsProcessorList()
+        if sampling.repetition_penalty != 1.0:
+            self.processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        if sampling.temperature > 0:
+            if sampling.temperature != 1.0:
+                self.processors.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k:
+                self.processors.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1.0:
+                self.processors.append(TopPLogitsWarper(sampling.top_p))
+
+    def choose(self, row: Row, logits: torch.Tensor) -> int:
+        """A token for a row, from its logits (vocabulary,)."""
+        scores = logits.float()[None]
+        if self.processors:
+            scores = self.processors(torch.tensor([row.prompt + row.written], device=scores.device), scores)
+        if self.sampling.temperature == 0:
+            return int(scores.argmax())
+        if not row.written:
+            self._generators[id(row)] = torch.Generator().manual_seed(row.seed)
+        shares = torch.softmax(scores[0], dim=-1).cpu()
+        return int(torch.multinomial(shares, 1, generator=self._generators[id(row)]))

@@ -1,0 +1,1 @@
+"""Swiss legal texts: acts, citations, considerations, languages."""

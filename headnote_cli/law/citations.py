@@ -1,0 +1,491 @@
+"""Citations in three languages: found, brought to one form, and looked up in the decision.
+
+The form is the German one: `Art. 41 Abs. 1 OR` for `art. 41 al. 1 CO` and `art. 41 cpv. 1 CO`. A former version of an
+act (`aArt. 5`, `vCC`) counts as the act.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from itertools import zip_longest
+from typing import Literal
+
+from headnote_cli.law.acts import base, is_known
+from headnote_cli.law.articles import ANCHOR, MONTHS, Path, acts_by_date, read_articles, read_date, read_parts
+from headnote_cli.law.document import CITING, considerations
+from headnote_cli.law.plain import plain
+
+Kind = Literal["article", "consideration", "decision", "docket", "act"]
+Status = Literal["found", "partly", "missing"]
+
+_JOIN = r"(?:\s?[,;]\s|\s(?:und|et|ed?|sowie|ainsi que|nonché|bzw\.|resp\.|ou|oder|o)\s)"
+_FOLLOWING = r"(?:ff?|ss?|segg?|sgg?)(?:\.|(?![\w'’]))"
+_CONSIDERATION = (
+    rf"\d{{1,2}}(?:\.\d{{1,2}}){{0,6}}(?:(?=ff|ss|segg)(?={_FOLLOWING})|"
+    r"(?:\.?[a-z]{1,2}(?:/[a-z]{1,3}){0,2})?(?![\w°])(?!\.\d))"
+)
+_ONE_OR_RANGE = rf"{_CONSIDERATION}(?:\s?[-–]\s?{_CONSIDERATION}|\s(?:bis|à|a)\s{_CONSIDERATION})?"
+_WHERE = r"(?:E\.|[Cc]ons(?:id)?\.|c\.|Erw\.|Erwägung(?:en)?|[Cc]onsidérants?|[Cc]onsiderand[oi])"
+# Of a judgment: its month may be misspelt.
+_DATE = (
+    r"(?:\s(?:vom|du|del|dell['’])\s?"
+    r"\d{1,2}(?:(?:\.|er|\ser|°)?\s\w{3,9}\.?\s\d{4}|\.\s?\d{1,2}\.\s?(?:\d{4}|\d{2})(?!\d)))?"
+)
+# That a judgment was named before: `précité`, `, déjà cité,`, `(a.a.O.)`, `già citata`.
+_AGAIN = (
+    r"(?:,?\s\(?(?:[a-zà-ÿ]{2,8}\s){0,2}(?:a\.\s?a\.\s?O\.|op\.\s?cit\.|loc\.\s?cit\.|[Cc]it\.|[Zz]it\."
+    r"|(?:pré|sus|pre|sopra|sum|vor|oben)?-?(?:cité|citat|cit|zitiert|erwähnt|genannt|mentionné|menzionat|visé)"
+    r"[a-zé]{0,2})(?![\wé])(?:\s(?:ci-dessus|ci-avant|oben|hiervor|sopra))?\)?)?"
+)
+_DOCKET = (
+    r"\d[A-Z](?:_\s?|\.)\d{1,4}/\d{4}|[BCEHIKMPU] \d{1,4}/\d{2}|[A-F]-[1-9]\d{0,4}/20\d{2}"
+    r"|(?:BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d{2}\.\d{1,4}"
+)
+# The official collections: the court's own, those of the Federal Administrative and the Federal Criminal Court.
+_COLLECTIONS = {
+    "BGE": ("BGE|ATF|DTF", r"\d{1,3}\s(?:I[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"),
+    "BVGE": ("BVGE|ATAF|DTAF", r"20\d{2}(?:\s(?:VI{0,2}|IV|I{1,3}))?\s?/\s?\d{1,3}(?![\w/])"),
+    "TPF": ("TPF", r"20\d{2}\s\d{1,3}(?!\w)"),
+}
+_JUDGMENT = "|".join(
+    [rf"(?:{names})\s(?P<{name}>{number})" for name, (names, number) in _COLLECTIONS.items()]
+    + [rf"(?<![/.-])(?P<docket>{_DOCKET})(?!\w)"]
+)
+_CITED = re.compile(
+    r"(?<!\w)(?=[§A-IKMPR-U\dacn])(?:"  # the first letters spare most of the time
+    rf"(?P<article>{ANCHOR})"
+    rf"|{_WHERE}\s{{0,2}}(?={_CONSIDERATION})"
+    rf"|{_JUDGMENT}"
+    r"|(?:SR|RS)\s?(?P<act>0\.\d{2,3}(?:\.\d{1,3}){0,5}|\d{3}(?:\.\d{1,4}){0,5})(?!\w))"
+)
+_LIST = re.compile(rf"(?P<value>{_ONE_OR_RANGE})(?P<following>\s?(?:et?\s(?=ss|seg|sg))?{_FOLLOWING})?")
+_NEXT = re.compile(rf"{_JOIN}(?={_CONSIDERATION})")
+_PINPOINT = re.compile(rf"(?:\s{_FOLLOWING})?{_AGAIN}{_DATE}{_AGAIN}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
+_PAGE = re.compile(rf"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{{1,4}})(?:\s?{_FOLLOWING})?")
+# Whose considerations they are, if another judgment's: `consid. 3.2.2 de l'ATF 140 V 543`. With a page it is where the
+# official collection turns one: `E. 4 des BGE 151 II 687 S. 698 angefochtenen Urteils`.
+_OF_JUDGMENT = re.compile(
+    r"\s(?:(?:von|vom|des|aus|du|de la|del|della)\s|(?:de l|d|dell)['’]\s?)"
+    r"(?:(?:[a-zéè.]{1,12}\s){0,2}(?:Urteils?|Entscheids?|arrêts?|sentenza)\s)?"
+    rf"(?:{_JUDGMENT})(?!{_PAGE.pattern})"
+)
+_NEXT_DECISION = {
+    name: re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<number>{number})")
+    for name, (_, number) in _COLLECTIONS.items()
+}
+_RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
+# The number of a consideration stands after a sentence or another number, and a sentence follows; one without parts
+# has its full stop: `3.`, `3. -`, `3.1`.
+_HEADING = re.compile(
+    r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=\n)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))"
+    r"(?P<number>[1-9]\d?(?=\.[\s-])|[1-9]\d?(?:\.[1-9]\d?){1,6})\.?(?:\s?-)?\s"
+    rf"(?!\s?(?:{MONTHS})\b)(?=\s{{0,3}}(?![a-zà-ü]{{2}}[^)])[\w(\[\"«„….§])"
+)
+# The last word before a number that is an article's, a note's or another consideration's: `l'art`, `N`.
+_CITES = CITING | {"§", "§§", "n", "rz", "fn"}
+_LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
+_FF = 10  # `ff.` names no end
+NEAR = 400  # characters behind an article, up to the next, where `Abs. 1` alone is one of its paragraphs
+# Other numbers between two headings; what a number left out costs, in headings, and a start after the first number.
+LOOK_BACK, GAP_COST, LATE_START = 60, 0.2, 1.0
+_FUNCTION_WORDS = {
+    "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
+    "fr": re.compile(r"\b(?:al|let|et|les?|des|ATF)\b"),
+    "it": re.compile(r"\b(?:cpv|lett|e|il|di|della|DTF)\b"),
+}
+
+
+@dataclass(frozen=True)
+class Citation:
+    """What is cited, in one form for all languages: the levels from the whole to the part, and the act; of an act
+    without abbreviation its date, `1994-11-25`, if its title has one."""
+
+    kind: Kind
+    path: Path
+    act: str = ""
+    dated: str = field(default="", compare=False)
+
+    @property
+    def text(self) -> str:
+        """`Art. 41 Abs. 1 OR`, `E. 2.3`, `BGE 148 III 30 E. 4`, `4A_123/2021`, `SR 220`."""
+        words = [word for level in self.path for word in level] + [self.act]
+        return " ".join(filter(None, words))
+
+    @property
+    def key(self) -> str:
+        """What is equal in every language: an act that the table does not know has another name in each."""
+        return self.text if is_known(self.act) else replace(self, act="").text
+
+
+def citations(text: str, language: str | None = None) -> list[Citation]:
+    """The citations of a text in order, each once.
+
+    The language (`de`, `fr`, `it`) decides what an abbreviation means, `AIMP` say; without it the text is guessed from.
+    """
+    return list(dict.fromkeys(citation for span in spans(text, language) for citation in span.citations))
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of characters that cites: `Art. 8, 9 und 29 Abs. 2 BV` is one, of three articles."""
+
+    start: int
+    end: int
+    citations: tuple[Citation, ...]
+
+
+def spans(text: str, language: str | None = None) -> list[Span]:
+    """Where a text cites, in order and without overlap; the language as for `citations`."""
+    read = plain(text)
+    found = _spans(read.text, language or _guess(read.text))
+    return [Span(*read.place(span.start, span.end), span.citations) for span in found]
+
+
+def _guess(text: str) -> str:
+    counts = {language: len(words.findall(text, 0, 5000)) for language, words in _FUNCTION_WORDS.items()}
+    return max(counts, key=lambda language: counts[language])
+
+
+def _spans(text: str, language: str) -> Iterator[Span]:
+    at = 0
+    while match := _CITED.search(text, at):
+        found, at = _read(text, match, language)
+        if found:
+            yield Span(match.start(), at, tuple(found))
+
+
+def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation], int]:
+    """The citations that begin with a match, and where the last one ends."""
+    at = match.end()
+    if match["article"]:
+        articles, at = read_articles(text, at, match["article"], language)
+        dated = "" if all(act for _, act in articles) else read_date(text, at)  # all have one, or none
+        return [Citation("article", path, act, dated) for path, act in articles], at
+    if match["docket"]:
+        return _pinpoints(text, at, *_judgment_of(match))
+    if any(match[name] for name in _COLLECTIONS):
+        return _decisions(text, at, *_judgment_of(match))
+    if match["act"]:
+        return [Citation("act", (("SR", match["act"]),))], at
+    values, at = _considerations(text, at)
+    of = _OF_JUDGMENT.match(text, at)
+    if of is None:
+        return [Citation("consideration", (("E.", value),)) for value in values], at
+    kind, whole = _judgment_of(of)
+    return [Citation(kind, (whole, ("E.", value))) for value in values], of.end()
+
+
+def _judgment_of(match: re.Match[str]) -> tuple[Kind, tuple[str, str]]:
+    """What kind of judgment is named, and the first level of its citation."""
+    if match["docket"]:
+        return "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"]))
+    name = next(name for name in _COLLECTIONS if match[name])
+    return "decision", (name, _number(match[name]))
+
+
+def _number(number: str) -> str:
+    """A number in a collection, `148 III 30` or `2014/26`, with plain blanks."""
+    return re.sub(r"\s?/\s?", "/", re.sub(r"\s", " ", number))
+
+
+def _considerations(text: str, at: int) -> tuple[list[str], int]:
+    """The numbers on a list of considerations, `2.1`, `3-5` or `4 ff.`, and where it ends."""
+    values = []
+    while match := _LIST.match(text, at):
+        many = "" if not match["following"] else " ff." if re.search("ff|ss|gg", match["following"]) else " f."
+        values.append(_RANGE.sub("-", match["value"]) + many)
+        following = _NEXT.match(text, match.end())
+        if following is None:
+            return values, match.end()
+        at = following.end()
+    return values, at
+
+
+def _pinpoints(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
+    """A judgment with each consideration or the page named right after it, which are no considerations of ours."""
+    pinpoint = _PINPOINT.match(text, at)
+    found = []
+    if pinpoint:
+        values, at = _considerations(text, pinpoint.end())
+        found = [Citation(kind, (whole, ("E.", value))) for value in values]
+    page = _PAGE.match(text, at)
+    if not pinpoint:
+        found = [Citation(kind, (whole, ("S.", page["page"])) if page else (whole,))]
+    return found, page.end() if page else at
+
+
+def _decisions(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
+    """The leading decisions of one list: `BGE 148 III 30 E. 2.1 S. 33; 147 II 5`."""
+    found: list[Citation] = []
+    while True:
+        more, at = _pinpoints(text, at, kind, whole)
+        found += more
+        following = _NEXT_DECISION[whole[0]].match(text, at)
+        if following is None:
+            return found, at
+        whole, at = (whole[0], _number(following["number"])), following.end()
+
+
+@dataclass(frozen=True)
+class CheckedCitation:
+    """A citation, and whether the decision has it: all of it, a part (the article, another paragraph), or nothing."""
+
+    citation: Citation
+    status: Status
+
+
+def check(
+    headnote: str, decision: str, headnote_language: str | None = None, decision_language: str | None = None
+) -> list[CheckedCitation]:
+    """The citations of a headnote in order, each looked up in the decision.
+
+    A consideration is looked up among the decision's own; the rest among what the decision cites.
+    """
+    cited = cited_by(decision, decision_language)
+    return [CheckedCitation(c, cited.status(c)) for c in citations(headnote, headnote_language)]
+
+
+@lru_cache(maxsize=1)  # one decision, headnotes in three languages
+def cited_by(decision: str, language: str | None) -> Cited:
+    """What a decision cites, read once for all that is asked of it in a row."""
+    return Cited(decision, language)
+
+
+def unsupported(headnote: str, decision: str) -> list[Citation]:
+    """The citations of a headnote that the decision does not contain."""
+    return [checked.citation for checked in check(headnote, decision) if checked.status == "missing"]
+
+
+class Cited:
+    """What a decision cites, and its own considerations."""
+
+    def __init__(self, decision: str, language: str | None = None) -> None:
+        self.decision = decision
+        self._plain = plain(decision)
+        text = self._plain.text
+        language = language or _guess(text)
+        self._dates = acts_by_date(text, language)
+        self.spans = [
+            Span(*self._plain.place(span.start, span.end), tuple(self._named(citation) for citation in span.citations))
+            for span in _with_parts(text, list(_spans(text, language)), language)
+        ]
+        self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
+        self.texts = {citation.text for citation in self.citations}
+        self.articles: dict[str, list[Citation]] = {}  # by label and number: "Art. 41"
+        self.ranges: list[Citation] = []
+        for citation in self.citations:
+            if citation.kind == "article":
+                label, value = citation.path[0]
+                for end in _ends(value):
+                    self.articles.setdefault(f"{label} {end}", []).append(citation)
+                if end != value:
+                    self.ranges.append(citation)
+
+    def status(self, citation: Citation) -> Status:
+        """Whether this citation is there; of a range, whether its ends are."""
+        citation = self._named(citation)
+        if citation.text in self.texts and citation.kind != "consideration":
+            return "found"
+        if citation.kind not in ("article", "consideration"):
+            return self._judgment(citation)
+        look = self._article if citation.kind == "article" else self._consideration
+        found = {look(replace(citation, path=path)) for path in _simple(citation.path)}
+        return found.pop() if len(found) == 1 else "partly"
+
+    def places(self, citation: Citation) -> list[tuple[int, int]]:
+        """The characters, start and end, that have this citation, else those that have a part of it; none if it is
+        missing."""
+        citation = self._named(citation)
+        if citation.kind == "consideration":
+            headings = (self._heading(path[0][1]) for path in _simple(citation.path))
+            return list(dict.fromkeys(heading for heading in headings if heading))
+        near: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        for span in self.spans:
+            supports = [found for other in span.citations if (found := _supports(other, citation)) is not None]
+            if supports:
+                near[any(supports)].append((span.start, span.end))
+        return near[True] or near[False]
+
+    def _named(self, citation: Citation) -> Citation:
+        """With the act's abbreviation, where the decision gives it to an act of that date."""
+        return replace(citation, act=self._dates[citation.dated]) if citation.dated in self._dates else citation
+
+    def _judgment(self, citation: Citation) -> Status:
+        """A decision by its number, with or without the consideration; an act by its number in the compilation."""
+        (whole, *part) = citation.path
+        if not any(other.path[0] == whole for other in self.citations if other.kind == citation.kind):
+            return "missing"
+        return "partly" if part else "found"
+
+    def _article(self, citation: Citation) -> Status:
+        label, number = citation.path[0]
+        same = self.articles.get(f"{label} {number}", []) + [
+            other for other in self.ranges if other.path[0][0] == label and _covers(other.path[0][1], number)
+        ]
+        named = [other for other in same if _surely(citation.act, other.act)]
+        unnamed = [other for other in same if not other.act]
+        if named and any(_reaches(other, citation) for other in named + unnamed):
+            return "found"
+        return "partly" if named or any(_perhaps(citation.act, other.act) for other in same) else "missing"
+
+    @cached_property
+    def counted(self) -> list[tuple[str, int]]:
+        """The headings of the considerations, each with its place: of all numbers the run that counts best."""
+        text = self._plain.text
+        first = next((part.start for part in considerations(text)), 0)
+        numbers = [
+            (match["number"], self._plain.place(*match.span("number"))[0])
+            for match in _HEADING.finditer(text, first)
+            if not _is_cited(text[max(0, match.start() - 20) : match.start()])
+        ]
+        return [numbers[index] for index in _counting([number for number, _ in numbers])]
+
+    @cached_property
+    def _numbers(self) -> frozenset[str]:
+        """The numbers of the decision's considerations and of those that they lie in."""
+        return frozenset(number for heading, _ in self.counted for number in _upwards(heading))
+
+    def _heading(self, number: str) -> tuple[int, int] | None:
+        """Where a consideration begins, else the one that it lies in."""
+        letter = _LETTERED.fullmatch(number)
+        number = letter["main"] if letter else number
+        for wanted in (number, number.rpartition(".")[0]):
+            for heading, start in self.counted:
+                if wanted in _upwards(heading):
+                    return start, start + len(heading)
+        return None
+
+    def _consideration(self, citation: Citation) -> Status:
+        number = citation.path[0][1]
+        letter = _LETTERED.fullmatch(number)
+        if letter:
+            lettered = re.search(rf"(?<!\w){letter['letter']}\)", self._plain.text) is not None
+            there = letter["main"] in self._numbers
+            return "found" if there and lettered else "partly" if there else "missing"
+        if number in self._numbers:
+            return "found"
+        return "partly" if number.rpartition(".")[0] in self._numbers else "missing"
+
+
+def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
+    """Also what stands alone behind an article as its part: `Art. 439 ZGB kann sie das Gericht anrufen (Abs. 1)`."""
+    found = []
+    for span, following in zip_longest(cited, cited[1:]):
+        found.append(span)
+        articles = {(citation.path[0], citation.act) for citation in span.citations if citation.kind == "article"}
+        if len(articles) == 1:
+            last = span.citations[-1]
+            end = min(following.start if following else len(text), span.end + NEAR)
+            for path, start, stop in read_parts(text, span.end, end, last.path, last.act, language):
+                found.append(Span(start, stop, (replace(last, path=path),)))
+    return found
+
+
+def _counting(numbers: list[str]) -> list[int]:
+    """The indices of the longest run in which each number is greater than the one before, less what it leaves out."""
+    parts = [tuple(map(int, number.split("."))) for number in numbers]
+    length = [-LATE_START - GAP_COST * _left_out((), number) if index else 0.0 for index, number in enumerate(parts)]
+    before = [-1] * len(parts)
+    for index, number in enumerate(parts):
+        for other in range(max(0, index - LOOK_BACK), index):
+            if parts[other] < number and length[other] + 1 > length[index]:
+                longer = length[other] + 1 - GAP_COST * _left_out(parts[other], number)
+                if longer > length[index]:
+                    length[index], before[index] = longer, other
+    index = max(range(len(parts)), key=lambda i: length[i], default=-1)
+    run = []
+    while index >= 0:
+        run.append(index)
+        index = before[index]
+    return run[::-1]
+
+
+def _left_out(old: tuple[int, ...], new: tuple[int, ...]) -> int:
+    """How many numbers are left out up to a greater one: from 2.3 none to 2.3.1, 2.4 or 3, one to 2.5 or 3.2."""
+    same = next((depth for depth, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), len(old))
+    first = old[same] + 1 if same < len(old) else 1
+    return new[same] - first + sum(part - 1 for part in new[same + 1 :])
+
+
+def _supports(cited: Citation, citation: Citation) -> bool | None:
+    """Whether what a decision cites is this citation, True, a part of it or something near, False, or another, None."""
+    if cited.kind != citation.kind:
+        return None
+    if cited.text == citation.text:
+        return True
+    if citation.kind != "article":
+        return len(citation.path) == 1 if cited.path[0] == citation.path[0] else None
+    if not any(_same_article(cited, path[0]) for path in _simple(citation.path)):
+        return None
+    if not (_surely(citation.act, cited.act) or _perhaps(citation.act, cited.act)):
+        return None
+    named = _surely(citation.act, cited.act) or not cited.act
+    return named and any(_reaches(cited, replace(citation, path=path)) for path in _simple(citation.path))
+
+
+def _same_article(cited: Citation, first: tuple[str, str]) -> bool:
+    label, number = cited.path[0]
+    return label == first[0] and (first[1] in _ends(number) or _covers(number, first[1]))
+
+
+def _is_cited(before: str) -> bool:
+    """Whether a number after these words is an article's, a page's or another consideration's."""
+    word = before.split()[-1:]
+    return bool(word) and re.split("[(«'’]", word[0].lower().rstrip("."))[-1] in _CITES
+
+
+def _upwards(number: str) -> list[str]:
+    """`2.3.1`, `2.3` and `2` for `2.3.1`."""
+    parts = number.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
+
+
+def _ends(value: str) -> list[str]:
+    """The ends of a range, else the value: `3` and `5` of `3-5`, `12` of `12 ff.`"""
+    return value.split(" ")[0].split("-")[:2]
+
+
+def _simple(path: Path) -> list[Path]:
+    """The paths without ranges that a path with ranges begins and ends with."""
+    first = tuple((level, _ends(value)[0]) for level, value in path)
+    last = tuple((level, _ends(value)[-1]) for level, value in path)
+    return [first] if first == last else [first, last]
+
+
+def _order(number: str) -> tuple[int, str]:
+    digits = re.match(r"\d+", number)
+    return (int(digits[0]), number[digits.end() :]) if digits else (0, number)
+
+
+def _covers(cited: str, value: str) -> bool:
+    """Whether a cited value or range has another in it: `1-3` has `2`, `12 ff.` has `14`."""
+    first, last = _order(_ends(cited)[0]), _order(_ends(cited)[-1])
+    if cited.endswith("f."):
+        last = (last[0] + (_FF if cited.endswith("ff.") else 1), "")
+    return first <= _order(value) <= last
+
+
+def _reaches(cited: Citation, citation: Citation) -> bool:
+    """Whether a cited article goes as deep as this citation, and deeper at most."""
+    deep, wanted = cited.path[1:], citation.path[1:]
+    return len(deep) >= len(wanted) and all(
+        level == name and _covers(value, number) for (level, value), (name, number) in zip(deep, wanted, strict=False)
+    )
+
+
+def _surely(act: str, cited: str) -> bool:
+    """Whether two acts are one; where one has no abbreviation, the other must not have a known one.
+
+    A cantonal law may go without its canton, `LAN` for `LAN/TI`; one of a canton must be that canton's.
+    """
+    if act and cited:
+        return act == cited or (act == cited.partition("/")[0] != "KV" and not is_known(act))
+    return act == cited or not is_known(act or cited)
+
+
+def _perhaps(act: str, cited: str) -> bool:
+    """Whether two acts may be one: a title without an abbreviation, another annex, a cantonal law in two languages."""
+    return not act or not cited or base(act) == base(cited) or not (is_known(act) or is_known(cited))

@@ -1,0 +1,5 @@
+"""`slds merge`: adapters into their base, streamed and verified."""
+
+from headnote_cli.machine.libraries import quieten
+
+quieten()

@@ -1,0 +1,78 @@
+"""Which weights an adapter belongs to: those of its run, wherever they lie now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.config.settings import Config
+from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.models.weights import fingerprint, has_weights
+from headnote_cli.runs.files import is_path, read_json, require_there
+from headnote_cli.runs.folders import noted_base
+
+KEY = "peft_base_model_path"
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    """The base of an adapter.
+
+    Attributes:
+        is_trained_on: Whether these are the run's own weights, and not 16-bit ones in place of quantized ones.
+    """
+
+    name: str  # a folder or a hub id
+    is_trained_on: bool = True
+
+
+def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) -> AdapterBase:
+    """The base that a run's record notes; of an adapter without one, `peft_base_model_path`, else PEFT's own note.
+
+    Beside a record `peft_base_model_path` may name another place of the same weights, which their fingerprint proves,
+    or the 16-bit weights of a base that was trained on in its quantized form.
+
+    Raises:
+        UnreachableError: The folder of the base is gone.
+        DataError: `peft_base_model_path` names other weights than the run's.
+        UsageError: Nothing names a base.
+    """
+    settings = config.settings
+    noted, named = record.get("base_model"), settings.peft_base_model_path
+    if named and config.locate(named) is None:
+        require_there(f"`{KEY}`", named)
+    if named and noted and named != noted and (elsewhere := _elsewhere(config, named, str(noted), record)):
+        return elsewhere
+    name = noted or named or noted_base(adapter) or settings.model_name_or_path
+    if not name:
+        raise UsageError("which base model?", str(adapter), f"set `{KEY}`")
+    local = config.locate(str(name))
+    if local is None and (is_path(str(name)) or (name == noted and record.get("base_is_local"))):
+        hint = f"name the folder where it lies now: `{KEY}: FOLDER`, or --set {KEY}=FOLDER"
+        raise UnreachableError("the base model that the adapter was trained on is gone", str(name), hint)
+    return AdapterBase(str(local) if local else str(name))
+
+
+def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]) -> AdapterBase | None:
+    """What `peft_base_model_path` names in place of a run's base; None where the run's own is to be taken."""
+    local = config.locate(named)
+    if record.get("base_quantized") and not _is_quantized(local):
+        return AdapterBase(str(local) if local else named, is_trained_on=False)
+    known = record.get("base_fingerprint")
+    if local is None or not known or not has_weights(local):
+        return None
+    if fingerprint(local) == known:
+        return AdapterBase(str(local))
+    if config.locate(noted) is None and (is_path(noted) or record.get("base_is_local")):
+        raise DataError(
+            "these weights are not those that the adapter was trained on: their fingerprint differs",
+            str(local),
+            f"`{KEY}` is to name the base of the run, which was {noted}",
+        )
+    return None
+
+
+def _is_quantized(folder: Path | None) -> bool:
+    return folder is not None and "quantization_config" in (read_json(folder / "config.json") or {})

@@ -1,0 +1,404 @@
+"""An adapter folder → what it does to each weight of its base, in PEFT's own arithmetic.
+
+The bits are those of PEFT's default `merge_and_unload` on a base loaded at the same dtype: products and sums in
+float32, one rounding. PEFT itself is not imported, which would take longer than merging.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import Conv1D
+
+from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.models.weights import ADAPTER_WEIGHTS, PICKLES, Stored, read_header
+from headnote_cli.runs.folders import ADAPTER_CONFIG
+
+PREFIX = "base_model.model."
+TORCH_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+# Keys of an adapter's config that say nothing about how it is merged, or that are read below.
+KNOWN = frozenset(
+    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config exclude_modules fan_in_fan_out "
+    "inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_bias lora_dropout "
+    "lora_ga_config loftq_config megatron_config megatron_core modules_to_save peft_type peft_version "
+    "qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_dora use_rslora".split()
+)
+# Adapters whose training began by changing the base: added to the untouched base they are another model.
+CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class NotOurs(Exception):
+    """A feature whose arithmetic is not known here to the bit: PEFT itself must merge it."""
+
+
+Block = Callable[[torch.Tensor, slice], torch.Tensor]  # a weight's rows → the same rows, changed
+
+
+class Change(Protocol):
+    """What an adapter does to a weight."""
+
+    def open(self) -> Block:
+        """Read the adapter's tensors once; what comes back changes blocks of rows, and holds them until it is gone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The changes to one parameter of the base, in their order."""
+
+    changes: tuple[Change, ...]
+    whole: bool = False  # the changes need all rows at once
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """`modules_to_save`, trained biases: the saved tensor takes the place, in the base's dtype."""
+
+    tensor: Stored
+
+    def open(self) -> Block:
+        return lambda block, rows: load_tensor(self.tensor, rows).to(block.dtype)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """W + s·B·A. LoRA, https://arxiv.org/abs/2106.09685; `scaling` is alpha / r, or alpha / √r for rsLoRA."""
+
+    a: Stored  # (r, in)
+    b: Stored  # (out, r)
+    scaling: float
+    transposed: bool = False  # the weight is kept as (in, out)
+    rounded: bool = False  # PEFT rounds an embedding's delta before it is added
+
+    def open_delta(self) -> Callable[[slice], torch.Tensor]:
+        """s·B·A for some rows of the weight."""
+        a, b = as_float32(self.a), as_float32(self.b)
+        if self.transposed:
+            return lambda rows: (b @ a[:, rows]).T.mul_(self.scaling)
+        return lambda rows: (b[rows] @ a).mul_(self.scaling)
+
+    def open(self) -> Block:
+        delta_of = self.open_delta()
+
+        def add(block: torch.Tensor, rows: slice) -> torch.Tensor:
+            delta = delta_of(rows)
+            if self.rounded:
+                delta = delta.to(block.dtype).float()
+            # As `block += delta`, which torch does one by one where the dtypes differ: fourteen times slower.
+            return delta.add_(block.float()).to(block.dtype)
+
+        return add
+
+
+@dataclass(frozen=True)
+class WeightDecomposed:
+    """(m / ‖W + s·B·A‖) · (W + s·B·A), a norm for each output. DoRA, https://arxiv.org/abs/2402.09353."""
+
+    low_rank: LowRank
+    magnitude: Stored  # (out,)
+
+    def open(self) -> Block:
+        delta_of, magnitude = self.low_rank.open_delta(), as_float32(self.magnitude)
+
+        def scale(block: torch.Tensor, rows: slice) -> torch.Tensor:
+            delta = delta_of(rows)
+            if self.low_rank.transposed:  # all rows are here; the norm's bits depend on how its tensor lies in memory
+                factor = (magnitude / torch.linalg.norm(block.T + delta.T, dim=1)).view(1, -1)
+                return (factor * (block + delta)).to(block.dtype)
+            changed = delta.add_(block.float())
+            factor = (magnitude[rows] / torch.linalg.norm(changed, dim=1)).view(-1, 1)
+            return changed.mul_(factor).to(block.dtype)
+
+        return scale
+
+
+@dataclass(frozen=True)
+class ScaledBias:
+    """`lora_bias`: b + s·b_B."""
+
+    bias: Stored
+    scaling: float
+
+    def open(self) -> Block:
+        def add(block: torch.Tensor, rows: slice) -> torch.Tensor:
+            block += as_float32(self.bias)[rows] * self.scaling
+            return block
+
+        return add
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder whose files were checked."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: tuple[Stored, ...]
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The config and the tensors of a LoRA adapter.
+
+    Raises:
+        UnreachableError: A file is missing.
+        UsageError: Its weights are a pickle, or its training changed the base.
+        DataError: A file is broken, or a tensor holds numbers that are not finite.
+        NotOurs: It is of another kind, or has a feature that is not known here.
+    """
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnreachableError(f"the folder holds no adapter (no {ADAPTER_CONFIG})", str(folder)) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", str(folder / ADAPTER_CONFIG)) from error
+    if not isinstance(config, dict):
+        raise DataError("is not a JSON object", str(folder / ADAPTER_CONFIG))
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        pickled = [file.name for file in folder.iterdir() if file.name.endswith(PICKLES)]
+        if any(name.startswith("adapter_model") for name in pickled):
+            hint = "load it once with PEFT where you trust it, and save it again with `save_pretrained`"
+            raise UsageError("the adapter is a pickle, which can run code and is not read", str(folder), hint)
+        raise UnreachableError(f"the folder holds no {ADAPTER_WEIGHTS}", str(folder))
+    _require_known(config, folder)
+    tensors = tuple(read_header(weights))
+    for tensor in tensors:
+        if tensor.dtype not in TORCH_DTYPES:
+            raise DataError(f"the tensor {tensor.name} has the dtype {tensor.dtype}", str(weights))
+        if not _finite(load_tensor(tensor)):
+            raise DataError(f"the tensor {tensor.name} holds numbers that are not finite", str(weights))
+    return Adapter(folder, config, tensors)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are finite, in one pass and without a copy."""
+    if not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor)
+    return math.isfinite(low) and math.isfinite(high)
+
+
+def _require_known(config: Mapping[str, Any], folder: Path) -> None:
+    kind = str(config.get("peft_type", "")).upper()
+    if kind != "LORA":
+        raise NotOurs(f"an adapter of the kind {kind or 'unknown'}")
+    start = str(config.get("init_lora_weights", "")).lower()
+    if start.startswith(CHANGED_BASE):
+        raise UsageError(
+            f"the adapter began as {start}, which changes the base: added to the untouched base it is another model",
+            str(folder),
+            "convert it with PEFT: `save_pretrained(…, path_initial_model_for_weight_conversion=…)`",
+        )
+    for name, value in config.items():
+        if name not in KNOWN and value not in (None, False, [], {}, ""):
+            raise NotOurs(f"`{name}: {value}` in {ADAPTER_CONFIG}")
+    numbers = [config.get("r"), config.get("lora_alpha", 8)]
+    for patterns in ("rank_pattern", "alpha_pattern"):
+        given = config.get(patterns) or {}
+        numbers += given.values() if isinstance(given, dict) else [None]
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) and number > 0 for number in numbers):
+        raise DataError("r, lora_alpha or their patterns are not positive numbers", str(folder / ADAPTER_CONFIG))
+
+
+def load_tensor(tensor: Stored, rows: slice | None = None) -> torch.Tensor:
+    """A stored tensor, or some of its rows, read into memory of its own."""
+    shape, start, size = tensor.shape, tensor.start, tensor.size
+    if rows is not None and shape:
+        first, last, _ = rows.indices(shape[0])
+        start, size = start + first * tensor.row_bytes, (last - first) * tensor.row_bytes
+        shape = (last - first, *shape[1:])
+    if not size:
+        return torch.empty(shape, dtype=TORCH_DTYPES[tensor.dtype])
+    data = bytearray(size)
+    with tensor.file.open("rb", buffering=0) as stream:
+        read = 0
+        while read < size:
+            piece = os.preadv(stream.fileno(), [memoryview(data)[read:]], start + read)
+            if not piece:
+                raise DataError("ends before its last tensor", str(tensor.file))
+            read += piece
+    return torch.frombuffer(data, dtype=TORCH_DTYPES[tensor.dtype]).reshape(shape)
+
+
+def as_float32(tensor: Stored) -> torch.Tensor:
+    """An adapter's tensor as PEFT loads it: 16-bit ones become float32."""
+    loaded = load_tensor(tensor)
+    return loaded.float() if loaded.dtype in (torch.float16, torch.bfloat16) else loaded
+
+
+def edits(adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None]) -> dict[str, Edit]:
+    """What an adapter does to the parameters of its base, by the parameters' names in `model`.
+
+    Args:
+        model: The base on the meta device.
+        rename: A parameter's name in any layout that transformers loads → its name in `model`, None if there is none.
+
+    Raises:
+        DataError: A tensor of the adapter has no weight to go to, or not of its shape.
+        NotOurs: A module of a kind that is not known here.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    parts, replaced, homeless = _sorted_out(adapter, rename)
+    if homeless:
+        raise _homeless(adapter, homeless, shapes)
+    found: dict[str, list[Change]] = {name: [Replaced(stored)] for name, stored in replaced.items()}
+    for name, stored in replaced.items():
+        _require_shape(stored, shapes[name])
+    _require_patterns_used(adapter, parts)
+    whole = set()
+    for module, of_module in parts.items():
+        for name, change in _module_changes(adapter, module, modules[module], of_module, shapes):
+            found.setdefault(name, []).append(change)
+            if isinstance(change, WeightDecomposed) and change.low_rank.transposed:
+                whole.add(name)
+    return {name: Edit(tuple(changes), name in whole) for name, changes in found.items()}
+
+
+_LORA_KEY = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
+    r"|lora_magnitude_vector(?:\.weight)?)"
+)
+
+
+def _sorted_out(
+    adapter: Adapter, rename: Callable[[str], str | None]
+) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[str]]:
+    """The tensors by module, those that replace a parameter whole, and the names that find no home."""
+    parts: dict[str, dict[str, Stored]] = {}
+    replaced: dict[str, Stored] = {}
+    homeless = []
+    for tensor in adapter.tensors:
+        name = tensor.name.removeprefix(PREFIX)
+        match = _LORA_KEY.fullmatch(name)
+        if match is None and ".lora_" in name:
+            raise NotOurs(f"the tensor {tensor.name}")
+        target = f"{match['module']}.weight" if match else name.replace(".base_layer.", ".")
+        home = rename(target)
+        if home is None:
+            homeless.append(tensor.name)
+        elif match:
+            part = match["part"].removesuffix(".weight")
+            of_module = parts.setdefault(home.removesuffix(".weight"), {})
+            if part in of_module:
+                raise DataError(f"{tensor.name} and {of_module[part].name} mean the same weight", str(tensor.file))
+            of_module[part] = tensor
+        elif home in replaced:
+            raise DataError(f"{tensor.name} and {replaced[home].name} mean the same weight", str(tensor.file))
+        else:
+            replaced[home] = tensor
+    return parts, replaced, homeless
+
+
+def _homeless(adapter: Adapter, names: list[str], shapes: Mapping[str, Any]) -> DataError:
+    """Which tensors fit nowhere, each with the nearest weights."""
+    lines = []
+    for name in names[:5]:
+        wanted = re.sub(r"\.lora_.*", ".weight", name.removeprefix(PREFIX))
+        near = difflib.get_close_matches(wanted, shapes, n=2, cutoff=0.0)
+        lines.append(f"  {name} (nearest: {', '.join(near)})")
+    more = f"\n  … and {len(names) - 5} more" if len(names) > 5 else ""
+    return DataError(
+        f"{len(names)} tensors of the adapter have no weight in this base:\n" + "\n".join(lines) + more,
+        str(adapter.folder),
+        "was it trained on another base? name that one with `peft_base_model_path`",
+    )
+
+
+def _require_shape(stored: Stored, shape: tuple[int, ...]) -> None:
+    if stored.shape == shape:
+        return
+    resized = len(shape) == 2 and len(stored.shape) == 2 and stored.shape[1] == shape[1]
+    raise DataError(
+        f"{stored.name} has the shape {stored.shape}, and the base's weight {shape}",
+        str(stored.file),
+        "the vocabulary was resized in training, which a merge into this base cannot express" if resized else
+        "was it trained on another base?",
+    )  # fmt: skip
+
+
+def _module_changes(
+    adapter: Adapter,
+    module: str,
+    layer: nn.Module,
+    tensors: Mapping[str, Stored],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> list[tuple[str, Change]]:
+    """The changes that LoRA makes to one module's weight and bias."""
+    weight, bias = f"{module}.weight", f"{module}.bias"
+    scaling, rank = scaling_of(adapter.config, module)
+    embedding = isinstance(layer, nn.Embedding)
+    if not isinstance(layer, nn.Linear | nn.Embedding | Conv1D):
+        raise NotOurs(f"an adapted {type(layer).__name__} ({module})")
+    first, second = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+    if first not in tensors or second not in tensors:
+        raise DataError(f"{module} has one half of an adapter only: {', '.join(tensors)}", str(adapter.folder))
+    transposed = embedding or isinstance(layer, Conv1D)
+    rows, columns = shapes[weight][::-1] if transposed else shapes[weight]
+    _require_shape(tensors[first], (rank, columns))
+    _require_shape(tensors[second], (rows, rank))
+    low_rank = LowRank(tensors[first], tensors[second], scaling, transposed, rounded=embedding)
+    changes: list[tuple[str, Change]] = []
+    magnitude = tensors.get("lora_magnitude_vector")
+    if magnitude is None:
+        changes.append((weight, low_rank))
+    elif embedding:
+        raise NotOurs(f"DoRA on an embedding ({module})")
+    else:
+        _require_shape(magnitude, (rows,))
+        changes.append((weight, WeightDecomposed(low_rank, magnitude)))
+    if "lora_B.bias" in tensors:
+        if bias not in shapes:
+            raise DataError(f"{tensors['lora_B.bias'].name} belongs to a layer without bias", str(adapter.folder))
+        _require_shape(tensors["lora_B.bias"], shapes[bias])
+        changes.append((bias, ScaledBias(tensors["lora_B.bias"], scaling)))
+    return changes
+
+
+def _require_patterns_used(adapter: Adapter, modules: Iterable[str]) -> None:
+    """
+    Raises:
+        NotOurs: A pattern fits no adapted module, so it may be written for another layout of names.
+        DataError: A pattern is no regular expression.
+    """
+    for patterns in ("rank_pattern", "alpha_pattern"):
+        for pattern in adapter.config.get(patterns) or {}:
+            try:
+                used = any(_fits(pattern, module) for module in modules)
+            except re.error as error:
+                where = str(adapter.folder / ADAPTER_CONFIG)
+                raise DataError(f"`{patterns}`: {pattern} is no regular expression: {error}", where) from error
+            if not used:
+                raise NotOurs(f"`{patterns}: {pattern}`, which fits no adapted module")
+
+
+def _fits(pattern: str, module: str) -> bool:
+    """PEFT's rule for keys of `rank_pattern` and `alpha_pattern`."""
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
+def scaling_of(config: Mapping[str, Any], module: str) -> tuple[float, int]:
+    """The factor of B·A for a module and its rank, by PEFT's rule for patterns."""
+
+    def of_module(patterns: Mapping[str, float] | None, default: float) -> float:
+        for pattern, value in (patterns or {}).items():
+            if _fits(pattern, module):
+                return value
+        return default
+
+    rank = of_module(config.get("rank_pattern"), config["r"])
+    alpha = of_module(config.get("alpha_pattern"), config.get("lora_alpha", 8))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), int(rank)

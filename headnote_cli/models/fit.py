@@ -1,0 +1,32 @@
+"""Whether a model is what a config takes it for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headnote_cli.errors import ConfigError
+
+
+def wrong_class(given: str, fitting: str, name: str, model_type: str, where: str | None) -> ConfigError:
+    """The error for a `model_class` that does not load a model."""
+    what = f"`model_class: {given}` does not load {name} (model type `{model_type}`)"
+    return ConfigError(what, where, f"write `model_class: {fitting}`")
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model was made for, by its `config.json`; None where that does not say."""
+    text = config.get("text_config") or config
+    positions = text.get("max_position_embeddings")
+    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if isinstance(factor, int | float) and isinstance(original, int):
+        positions = max(positions or 0, int(original * factor))
+    return positions if isinstance(positions, int) else None
+
+
+def length_warning(max_length: int | None, positions: int | None) -> str | None:
+    """What to say of rows longer than a model was made for, None if they are not."""
+    if max_length is None or positions is None or max_length <= positions:
+        return None
+    return f"`max_length: {max_length:,}` is beyond the {positions:,} positions that the model was made for"

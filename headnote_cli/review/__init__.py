@@ -1,0 +1,1 @@
+"""`slds review`: one page to read and mark headnotes by."""

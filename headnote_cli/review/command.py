@@ -1,0 +1,81 @@
+"""`slds review`: predictions beside their decisions and references, as one page for a person to read and mark."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.config.settings import Config
+from headnote_cli.data.sources import located_rows, sound
+from headnote_cli.errors import DataError, UsageError
+from headnote_cli.generation.predictions import Joined, join, read_predictions
+from headnote_cli.review.page import build
+from headnote_cli.runs.files import sha256, write_text
+
+
+@dataclass(frozen=True)
+class ReviewReport:
+    """What the page holds."""
+
+    output: Path
+    rows: int
+    decisions: int
+    unsupported: int
+    unfinished: int
+    bytes: int
+    left_out: dict[str, int]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"output": str(self.output)}
+
+
+def review(
+    config: Config, predictions: Path, output: Path, split: str = "test", references: Path | None = None,
+    force: bool = False,
+) -> ReviewReport:  # fmt: skip
+    """Write the page for a file of predictions.
+
+    Args:
+        split: Where the decisions and reference headnotes are, in the config's data.
+        references: A file of rows that has them instead.
+        force: An existing output may be replaced.
+
+    Raises:
+        UsageError: The output exists, or is one of the files to read.
+        DataError: A file cannot be used, or no prediction finds its row.
+    """
+    _require_free(output, force, predictions, references)
+    written = read_predictions(predictions)
+    source = str(references) if references is not None else f"split {split} of {config.settings.dataset_name}"
+    joined = join(written, (sound(row) for _, row in located_rows(config, split, references)))
+    if not joined.pairs:
+        raise DataError(f"no headnote finds its row in {source}", str(predictions), _hint(joined))
+    page = build(joined.pairs, config.settings.overflow_field, predictions.name, sha256(predictions))
+    write_text(output, page.html)
+    counts = {name: len(getattr(joined, name)) for name in ("missing", "extra", "duplicates", "failed")}
+    size = os.stat(output).st_size
+    return ReviewReport(
+        output, page.rows, page.decisions, page.unsupported, page.unfinished, size, counts, joined.notes()
+    )
+
+
+def _require_free(output: Path, force: bool, predictions: Path, references: Path | None) -> None:
+    """
+    Raises:
+        UsageError: Writing would replace what must stay.
+    """
+    read = [file.resolve() for file in (predictions, references) if file is not None]
+    if output.is_dir() or output.resolve() in read:
+        raise UsageError("cannot be the page", str(output), "name a file of its own with --output, such as review.html")
+    if output.exists() and not force:
+        raise UsageError("exists already", str(output), "choose another --output, or --force to replace it")
+
+
+def _hint(joined: Joined) -> str:
+    """Names from both sides, so that one sees why none is equal."""
+    here = ", ".join(f"{one['sample_id']} ({one['lang']})" for one in joined.missing[:3]) or "none with a headnote"
+    there = ", ".join(f"{row.get('sample_id')} ({row.get('headnote_language')})" for row in joined.extra[:3])
+    return f"predictions: {here}; rows: {there or 'none'}; another --split or --references?"

@@ -1,0 +1,312 @@
+"""Run folders: their record, their checkpoints, and which of them are whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from headnote_cli.config.settings import Config
+from headnote_cli.errors import NO_ROOM, NOT_ALLOWED, DataError, SldsError, UnreachableError, UsageError
+from headnote_cli.runs.files import Journal, altered, flush, read_json, sha256, write_json
+
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+MANIFEST = "slds.json"  # in a checkpoint: its files, their sizes and hashes
+MERGED = "merge.json"  # in a merged model: the same, what it was made of, and how it wants to be prompted
+PROMPTS = "prompts"
+SAMPLES = "samples"
+STAGING = ".saving"  # where a checkpoint is written before it gets its name
+LOCK = ".lock"
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
+MERGED_SUFFIX = "-merged"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A `checkpoint-N` folder. `fault` says what is missing from it, None if it is whole."""
+
+    path: Path
+    step: int
+    fault: str | None = None
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run; a line that was cut short is left out."""
+    return [entry for entry in Journal(output_dir / METRICS).lines() if isinstance(entry.get("step"), int)]
+
+
+def seal(folder: Path) -> None:
+    """Flush a checkpoint's files and write its manifest, the last of them: without one it is not whole."""
+    flush(folder)
+    write_json(folder / MANIFEST, {"files": hashes_of(folder), "sealed": now()})
+
+
+def hashes_of(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file of a folder but the manifests, by its path within.
+
+    Args:
+        known: Hashes that were taken already.
+    """
+    files = {}
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        if file.is_file() and name not in (MANIFEST, MERGED):
+            files[name] = {"bytes": file.stat().st_size, "sha256": (known or {}).get(name) or sha256(file)}
+    return files
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to write into; when the block ends well it gets that name, and an older one goes.
+
+    Until then the older one stays. What a killed process left behind is cleaned up by the next one.
+
+    Raises:
+        UsageError: Another process is writing the same folder.
+        SldsError: The place cannot be written to.
+    """
+    work = target.with_name(f".{target.name}.writing")
+    new, old = work / "new", work / "old"
+    try:
+        with locked(work):
+            if old.is_dir() and not target.exists():  # killed between two renames
+                old.rename(target)
+            _remove(new, old)
+            new.mkdir()
+            try:
+                yield new
+                if target.exists():
+                    target.rename(old)
+                new.rename(target)
+            finally:
+                if old.is_dir() and not target.exists():
+                    old.rename(target)
+                _remove(new, old)
+                _remove(work)
+    except OSError as error:
+        if error.errno not in NO_ROOM | NOT_ALLOWED:
+            raise
+        hint = "make room, or choose another --output; nothing was kept"
+        raise SldsError(f"cannot be written: {error.strerror}", str(error.filename or target), hint) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone. The system lets go of the lock however the process ends.
+
+    Raises:
+        UsageError: Another process holds it; the message names that one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / f"{LOCK}.json"
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        told = read_json(holder) or {}
+        who = f"process {told.get('pid', '?')} on {told.get('host', '?')}, since {told.get('since', '?')}"
+        hint = "wait for it, stop it, or write to another place"
+        raise UsageError(f"another run is at work in this folder: {who}", str(folder), hint) from None
+    try:
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Hold an output file for this process alone.
+
+    Raises:
+        UsageError: Another process is writing it; the message names that one.
+    """
+    work = output.with_name(f".{output.name}.writing")
+    with locked(work):
+        try:
+            yield
+        finally:
+            _remove(work)
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in a run folder now; nothing is written to find out."""
+    try:
+        probe = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
+    except OSError:
+        return True
+    finally:
+        os.close(probe)
+    return False
+
+
+def checkpoints(output_dir: Path) -> list[Checkpoint]:
+    """All checkpoints of a run folder by step, the half-written ones too, each with its fault."""
+    found = []
+    for folder in output_dir.glob("checkpoint-*"):
+        match = _CHECKPOINT.fullmatch(folder.name)
+        if match and folder.is_dir():
+            found.append(Checkpoint(folder, int(match[1]), _fault(folder)))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def tampered(folder: Path) -> str | None:
+    """What is wrong with a sealed folder whose sizes are right: a file whose hash is another."""
+    files = (read_json(folder / MANIFEST) or {}).get("files") or {}
+    return next((fault for name, noted in files.items() if (fault := altered(folder, name, noted))), None)
+
+
+def _fault(folder: Path) -> str | None:
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except DataError as error:
+        return str(error)
+    if manifest is None:
+        return f"no {MANIFEST}: saving was cut short, or another tool wrote it"
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        return f"{MANIFEST} names no files"
+    faults = (altered(folder, name, noted, by_hash=False) for name, noted in files.items())
+    return next((fault for fault in faults if fault), None)
+
+
+def newest_whole(output_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run folder of which nothing is missing."""
+    return next((checkpoint for checkpoint in reversed(checkpoints(output_dir)) if checkpoint.fault is None), None)
+
+
+def best_whole(output_dir: Path) -> Checkpoint | None:
+    """The whole checkpoint of a run whose evaluation loss was the lowest; None where none was evaluated."""
+    losses = {line["step"]: line["eval_loss"] for line in read_metrics(output_dir) if "eval_loss" in line}
+    scored = [one for one in checkpoints(output_dir) if one.fault is None and one.step in losses]
+    return min(scored, key=lambda one: losses[one.step], default=None)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not a whole model."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def noted_base(adapter: Path) -> str | None:
+    """The base model that PEFT noted with an adapter."""
+    named = (read_json(adapter / ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
+    return str(named) if named else None
+
+
+def find_checkpoint(name: str, config: Config) -> Path:
+    """The checkpoint folder meant by a path, a name such as `checkpoint-1364`, or `latest`.
+
+    A name is looked up under the config's `output_dir`, then under the newest run beside it that has it; `latest` is
+    the newest whole one of the config's own run, `best` its whole one with the lowest evaluation loss.
+
+    Raises:
+        UnreachableError: It is nowhere; the message lists what there is.
+        DataError: Its manifest names files that are missing or have another size.
+    """
+    by_word = {"latest": newest_whole, "best": best_whole}.get(name)
+    if by_word is None and Path(name).expanduser().is_dir():
+        return _sound(Path(name).expanduser())
+    output = output_dir(config)
+    runs = [output, *_runs_beside(output)]
+    whole = by_word(output) if by_word else None
+    if whole is not None:
+        return whole.path
+    for run in runs if by_word is None else []:
+        if (run / name).is_dir():
+            return _sound(run / name)
+    present = [str(checkpoint.path) for run in runs for checkpoint in checkpoints(run)]
+    hint = (
+        f"checkpoints found: {', '.join(present)}"
+        if present
+        else f"no run has a checkpoint yet: run `slds train --config {config.path}`"
+    )
+    raise UnreachableError(f"there is no checkpoint {name}", str(output), hint)
+
+
+def _sound(folder: Path) -> Path:
+    """A checkpoint as it was sealed, or one of another tool, which has no manifest."""
+    fault = _fault(folder) if (folder / MANIFEST).is_file() else None
+    if fault is not None:
+        raise DataError(f"the checkpoint is not whole: {fault}", str(folder))
+    return folder
+
+
+def _runs_beside(output: Path) -> list[Path]:
+    """Other run folders, newest first: under the first folder of a relative `output_dir`, beside an absolute one."""
+    first = Path(*output.parts[:1])
+    if output.is_absolute() or len(output.parts) < 2 or first.name == "..":
+        found = output.parent.glob(f"*/{RECORD}")
+    else:
+        found = first.rglob(RECORD)
+    records = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
+    return [record.parent for record in records if record.parent != output]
+
+
+def output_dir(config: Config) -> Path:
+    """The run folder of a config.
+
+    Raises:
+        UsageError: The config names none.
+    """
+    name = config.settings.output_dir
+    if not name:
+        raise UsageError("`output_dir` is not set", str(config.path), "add a line `output_dir: ./trainer_output/…`")
+    return Path(name).expanduser()
+
+
+def record_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The record of the run that a checkpoint belongs to."""
+    for folder in (checkpoint, checkpoint.parent):
+        record = read_json(folder / RECORD)
+        if record is not None:
+            return record
+    return None
+
+
+def merged_models(config: Config) -> Iterator[Path]:
+    """Finished merged folders of the config's run, newest first."""
+    named = config.settings.peft_output_model_path
+    candidates = [Path(named).expanduser()] if named else []
+    if config.settings.output_dir:
+        candidates += output_dir(config).glob(f"*{MERGED_SUFFIX}")
+    whole = {folder.resolve(): folder for folder in candidates if (folder / MERGED).is_file()}
+    yield from sorted(whole.values(), key=lambda folder: (folder / MERGED).stat().st_mtime, reverse=True)
+
+
+def set_aside(folder: Path, into: Path | None = None) -> Path:
+    """Rename a folder so that its name is free and nothing is lost; returns where it went."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    target = (into or folder.parent) / f"{folder.name}.old-{stamp}"
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{folder.name}.old-{stamp}-{number}")
+    folder.rename(target)
+    return target

@@ -1,0 +1,109 @@
+"""What changed between a run and its continuation, and whether it is still the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from headnote_cli.config.settings import SECRETS, Settings, effective_values
+from headnote_cli.machine.hardware import Plan
+from headnote_cli.runs.files import read_json
+
+# Keys that decide when a run is evaluated. With `early_stopping` they also decide when it ends, with a schedule that
+# waits for a plateau its learning rate.
+EVALUATION = frozenset(
+    "dataset_eval_split eval_delay eval_on_start eval_steps eval_strategy metric_for_best_model".split()
+)
+# Keys that decide what is shown and kept, not what is learnt.
+FREE = EVALUATION | frozenset(
+    "allocator dataloader_pin_memory dataset_num_proc dataset_test_split disable_tqdm eval_accumulation_steps "
+    "evaluate_vllm_model_name_or_path evaluate_vllm_sampling_params_max_tokens evaluate_vllm_tensor_parallel_size "
+    "extends hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy log_level log_level_replica "
+    "logging_first_step logging_steps logging_strategy mode output_dir peft_base_model_path peft_output_model_path "
+    "peft_peft_model_path per_device_eval_batch_size prediction_loss_only project push_to_hub report_to "
+    "resume_from_checkpoint run_name save_steps save_strategy save_total_limit trackio_bucket_id trackio_space_id "
+    "trackio_static_space_id trust_remote_code".split()
+)
+# Keys whose effect the plan tells: what was done counts, not what was asked.
+PLANNED = frozenset(
+    "attn_implementation bf16 bnb_4bit_quant_type dtype fp16 load_in_4bit load_in_8bit optim padding_free tf32 "
+    "torch_compile use_bnb_nested_quant use_cpu use_liger_kernel".split()
+)
+
+
+def breaks_a_resume(settings: Settings) -> list[str]:
+    """What makes a run that was stopped go on as another run, whatever stays unchanged."""
+    accelerator = settings.accelerator_config
+    if isinstance(accelerator, str):
+        accelerator = read_json(Path(accelerator).expanduser())
+    faults = {
+        "`save_only_model: true` keeps no optimizer, learning rate schedule or random state": settings.save_only_model,
+        "`ignore_data_skip: true` begins the epoch's rows anew": settings.ignore_data_skip,
+        "`auto_find_batch_size: true` makes the batch depend on the memory that is free": settings.auto_find_batch_size,
+        "`accelerator_config.use_seedable_sampler: false` draws another order of the rows": (
+            (accelerator or {}).get("use_seedable_sampler") is False
+        ),
+    }
+    return [fault for fault, holds in faults.items() if holds]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Lines such as `save_steps 2 → 5`."""
+
+    free: tuple[str, ...]
+    binding: tuple[str, ...]  # would make the resumed run a different one
+
+
+def changes_since(
+    record: Mapping[str, Any], settings: Settings, plan: Plan, processes: int, same_base: bool = False
+) -> Changes:
+    """The changes of a config, a plan and a number of processes since a run's record was written.
+
+    Values that are in effect are compared: a default that is now written out is no change.
+
+    Args:
+        same_base: Whether the base's weights are those of the record, wherever they lie.
+    """
+    evaluated = settings.early_stopping or settings.lr_scheduler_type == "reduce_lr_on_plateau"
+    free = FREE - EVALUATION if evaluated else FREE
+    free |= {"model_name_or_path"} if same_base else set()
+    before, after = _values(record.get("config", {})), effective_values(settings)
+    changed = {key: f"{key} {_shown(before[key])} → {_shown(after[key])}" for key in _differing(before, after)}
+    binding = [line for key, line in changed.items() if key not in free]
+    binding += _plan_changes(record.get("plan", []), plan)
+    if (began := record.get("num_processes", processes)) != processes:
+        binding.append(f"processes {began} → {processes}")
+    return Changes(tuple(line for key, line in changed.items() if key in free), tuple(binding))
+
+
+def _values(written: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of a record's config. One that other versions wrote is taken as it stands."""
+    try:
+        return effective_values(Settings.model_validate(dict(written)))
+    except ValidationError:
+        return effective_values(Settings()) | dict(written)
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for key in sorted({*before, *after} - PLANNED - SECRETS):
+        if key in before and key in after and before[key] != after[key]:
+            yield key
+
+
+def _plan_changes(rows: list[dict[str, str]], plan: Plan) -> Iterator[str]:
+    began = {row["setting"]: row["effective"] for row in rows}
+    for row in plan.to_json():
+        name, now = row["setting"], row["effective"]
+        if name not in FREE and (before := began.get(name, now)) != now:
+            yield f"{name} {before} → {now}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "nothing" if value is None else str(value)

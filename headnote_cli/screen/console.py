@@ -1,0 +1,409 @@
+"""The screen: results to stdout, all else to stderr; plain lines where there is no terminal; JSON on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from headnote_cli.errors import (
+    NO_ROOM,
+    NOT_ALLOWED,
+    DoesNotFitError,
+    ExitCode,
+    Interrupted,
+    SldsError,
+    is_out_of_memory,
+)
+from headnote_cli.events import (
+    Evaluated,
+    Evaluating,
+    Event,
+    Note,
+    RowWritten,
+    RunDescribed,
+    Sampled,
+    Saved,
+    StepDone,
+    TextWritten,
+    TrainingStarted,
+    WeightsWritten,
+)
+from headnote_cli.machine import libraries
+from headnote_cli.machine.processes import is_to_show, rank
+
+PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+SMOOTHING = 0.9  # weight of the past in the smoothed loss, an exponential moving average
+# C0 and C1 controls but newline and tab, and the marks that turn the direction of writing: none may reach a terminal.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text without anything that a terminal would obey; of a file's name, bytes that are no text are escaped."""
+    return encoded(_CONTROLS.sub("", text.replace("\r\n", "\n"))).decode()
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8; bytes of a file's name that are no text become escapes, which are JSON's as well."""
+    return text.encode(errors="backslashreplace")
+
+
+class _Console(Console):
+    """A console that says when its reader went away, instead of ending the process itself."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class Screen:
+    """Where a command shows what it did."""
+
+    def __init__(self, json_mode: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        self.json_mode = json_mode
+        self.quiet = quiet
+        self.debug = debug
+        # Of several processes only the first one speaks; an error of any is heard, once.
+        self.muted = rank() > 0
+        self.out = _Console(quiet=self.muted, **plain)
+        self.err = _Console(stderr=True, quiet=self.muted, **plain)
+        self._progress: TrainingProgress | None = None
+        self._work: WorkProgress | None = None
+        libraries.tell = partial(self.note, warning=True)
+
+    def note(self, text: str, warning: bool = False) -> None:
+        """A line beside the result; a warning is shown even when quiet."""
+        if warning:
+            self.err.print(Text(f"! {printable(text)}", style="yellow"), soft_wrap=not self.err.is_terminal)
+        elif not self.quiet:
+            self.err.print(Text(printable(text), style="dim"), soft_wrap=not self.err.is_terminal)
+
+    def table(self, renderable: RenderableType) -> None:
+        """Something that belongs beside the result."""
+        if not self.quiet and not self.json_mode:
+            self.err.print(renderable)
+
+    def show(self, renderable: RenderableType) -> None:
+        """The result itself, for a person."""
+        if self.json_mode:
+            return
+        for part in renderable.renderables if isinstance(renderable, Group) else [renderable]:
+            # Words wrap in a terminal; in a pipe running text stays as it is.
+            self.out.print(part, soft_wrap=isinstance(part, Text) and not self.out.is_terminal)
+
+    def text(self, text: str) -> None:
+        """Running text, the result itself: exactly as it is, wrapped by the terminal."""
+        if not self.json_mode:
+            self.out.print(Text(printable(text)), soft_wrap=True)
+
+    def exact(self, texts: Sequence[str]) -> None:
+        """Texts, the result itself: byte for byte in a file or pipe, a NUL between them; harmless in a terminal."""
+        if sys.stdout.isatty():
+            self.text("\n".join(texts))
+        elif not self.json_mode and not self.muted:
+            self._write("\0".join(texts))
+
+    def data(self, value: object) -> None:
+        """The result itself, for a program: one object."""
+        if self.json_mode:
+            self.line(value)
+
+    def line(self, value: object) -> None:
+        """One JSON object on a line of stdout."""
+        if self.muted:
+            return
+        self._write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+    def _write(self, text: str) -> None:
+        """For a program: UTF-8, whatever the console's own encoding is."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(encoded(text))
+        sys.stdout.buffer.flush()
+
+    def error(self, error: SldsError) -> None:
+        """What is wrong, where, and how to mend it."""
+        if not is_to_show(error):
+            return
+        self.muted = self.err.quiet = False
+        with contextlib.suppress(OSError):  # nobody is left to read it
+            self._error(error)
+
+    def _error(self, error: SldsError) -> None:
+        if self.json_mode:
+            kind = type(error).__name__
+            self.line({"error": {"type": kind, "message": error.message, "where": error.where, "hint": error.hint}})
+            return
+        body = Text(printable(str(error)))
+        if error.hint:
+            body.append(f"\n→ {printable(error.hint)}", style="cyan")
+        stopped = error.exit_code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+        title, style = ("stopped", "yellow") if stopped else ("error", "red")
+        if self.err.is_terminal:
+            self.err.print(Panel(body, title=title, title_align="left", border_style=style))
+        else:
+            self.err.print(Text(f"{title}: ") + body, soft_wrap=True)
+
+    def listen(self, event: Event) -> None:
+        """Draw what the engine tells."""
+        match event:
+            case Note(text, warning):
+                self.note(text, warning)
+            case TextWritten(text):
+                self._stream(text)
+            case WeightsWritten() | RowWritten():
+                self._working(event)
+            case RunDescribed(facts):
+                self._describe(facts)
+            case TrainingStarted():
+                self._progress = TrainingProgress(self, event)
+            case _:
+                if self._progress is not None:
+                    self._progress.update(event)
+
+    def _working(self, event: WeightsWritten | RowWritten) -> None:
+        done, total, facts = progress_of(event)
+        if self._work is None:
+            self._work = WorkProgress(self)
+        self._work.update(done, total, facts)
+        if done >= total:
+            self.close()
+
+    def _describe(self, facts: dict[str, str]) -> None:
+        """What is about to be trained: a panel in a terminal, a plain line each elsewhere."""
+        if self.quiet:
+            return
+        if self.err.is_terminal:
+            shown = {name: _unindented(value) for name, value in facts.items()}
+            self.err.print(Panel(facts_table(shown), title="training", title_align="left", border_style="dim"))
+            return
+        for name, value in facts.items():
+            self.note(f"{name}: {value}")
+
+    def close(self) -> None:
+        """End any live display; the terminal is as it was."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self._work is not None:
+            self._work.stop()
+            self._work = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether text is shown while it is being written."""
+        return self.out.is_terminal and not self.json_mode
+
+    def _stream(self, text: str) -> None:
+        if self.streams:
+            self.out.print(Text(printable(text)), end="", soft_wrap=True)
+
+
+class TrainingProgress:
+    """A bar and the facts of the last step in a terminal; a plain line every so often elsewhere."""
+
+    def __init__(self, screen: Screen, started: TrainingStarted) -> None:
+        self.screen = screen
+        self._printed = 0.0
+        self._smoothed: float | None = None
+        self._live: Live | None = None
+        if screen.err.is_terminal and not screen.quiet:
+            self._live = Live(_steps(started.first_step, started.total_steps), console=screen.err)
+            self._live.start()
+
+    def update(self, event: Event) -> None:
+        match event:
+            case StepDone():
+                self._step(event)
+            case Evaluating():
+                self._evaluating(event)
+            case Evaluated(step, loss, perplexity):
+                self._keep(f"step {step}: evaluation loss {loss:.4f}, perplexity {perplexity:,.2f}", "cyan")
+            case Saved(_, path):
+                self._keep(f"saved {path}", "green")
+            case Sampled(step, name, headnote, reference):
+                self._keep(f"step {step}, {name}, written: {headnote}")
+                self._keep(f"step {step}, {name}, official: {reference}")
+
+    def _step(self, event: StepDone) -> None:
+        last = event.loss if self._smoothed is None else self._smoothed
+        self._smoothed = SMOOTHING * last + (1 - SMOOTHING) * event.loss
+        facts = step_facts(event, self._smoothed)
+        if self._live is not None:
+            self._live.update(Group(_steps(event.step, event.total_steps, event.seconds_left), Text(facts)))
+        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or event.step == event.total_steps:
+            self._printed = time.monotonic()
+            left = f"{duration(event.seconds_left)} left"
+            self.screen.note(f"step {event.step}/{event.total_steps} · {facts} · {left}")
+
+    def _evaluating(self, event: Evaluating) -> None:
+        """An evaluation in the place of the steps' bar, or a plain line every so often."""
+        what = f"step {event.step}: evaluating" if event.what == "batches" else f"step {event.step}: writing"
+        facts = f"{what}, {event.done} of {event.total} {event.what}"
+        if self._live is not None:
+            self._live.update(Group(_bar(event.done, event.total), Text(facts)))
+        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS:
+            self._printed = time.monotonic()
+            self.screen.note(facts)
+
+    def _keep(self, text: str, style: str = "") -> None:
+        """A line that stays above the bar."""
+        if not self.screen.quiet:
+            self.screen.err.print(Text(printable(text), style=style), soft_wrap=not self.screen.err.is_terminal)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+class WorkProgress:
+    """How far a piece of work is: a bar in a terminal, a plain line every so often elsewhere."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self._printed = time.monotonic()
+        self._live: Live | None = None
+        if screen.err.is_terminal and not screen.quiet:
+            self._live = Live(console=screen.err, transient=True)
+            self._live.start()
+
+    def update(self, done: int, total: int, facts: str) -> None:
+        if self._live is not None:
+            self._live.update(Group(_bar(done, total), Text(facts)))
+        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or done >= total:
+            self._printed = time.monotonic()
+            self.screen.note(facts)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+def progress_of(event: WeightsWritten | RowWritten) -> tuple[int, int, str]:
+    """What is done, of how much, and that in one line with rate and time left."""
+    done, total = (event.rows, event.total_rows) if isinstance(event, RowWritten) else (event.bytes, event.total_bytes)
+    now = done - event.before if isinstance(event, RowWritten) else done
+    left = duration((total - done) * event.seconds / max(now, 1))
+    if isinstance(event, RowWritten):
+        rate = f"{event.tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
+        return done, total, f"{done:,} of {total:,} headnotes · {rate} · {left} left"
+    rate = f"{size(int(done / max(event.seconds, 1e-9)))}/s"
+    tensors = f"{event.tensors}/{event.total_tensors} tensors merged"
+    return done, total, f"{size(done)} of {size(total)} · {tensors} · {rate} · {left} left"
+
+
+def _unindented(text: str) -> str:
+    """The main lines; what belongs below one is left to the log."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith(" "))
+
+
+def _steps(step: int, total: int, seconds_left: float | None = None) -> Table:
+    left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+    return _bar(step, total, f"step {step}/{total}", left)
+
+
+def _bar(done: int, total: int, before: str = "", behind: str = "") -> Table:
+    """A bar on a line of its own: rich's own ends without a newline, and what follows it would be cut off."""
+    row = Table.grid(padding=(0, 1), expand=True)
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1)
+    row.add_column(no_wrap=True)
+    row.add_row(before, ProgressBar(total=max(total, 1), completed=done), behind)
+    return row
+
+
+def step_facts(event: StepDone, smoothed: float) -> str:
+    """A step in one line."""
+    memory = f" · peak {size(event.peak_memory)}" if event.peak_memory else ""
+    return (
+        f"loss {event.loss:.4f} (smoothed {smoothed:.4f}) · lr {event.learning_rate:.1e} · "
+        f"grad {event.gradient_norm or 0:.2f} · {event.tokens_per_second:,.0f} tok/s{memory}"
+    )
+
+
+def facts_table(facts: Mapping[str, str | Text]) -> Table:
+    """Facts by name, a row each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        text = value if isinstance(value, Text) else Text(value)
+        table.add_row(name, Text(printable(text.plain), text.style))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """`75` → `1:15`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(count: int) -> str:
+    """Bytes in GiB or MiB."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+
+
+@contextmanager
+def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
+    """A screen, and one clear message with the right exit code for whatever goes wrong."""
+    if debug:
+        os.environ["SLDS_DEBUG"] = "1"
+    screen = Screen(json_mode, quiet, debug)
+    try:
+        yield screen
+    except typer.Exit:
+        raise
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the reader went away; nothing may be written at exit)
+        raise typer.Exit(ExitCode.DONE) from None
+    except KeyboardInterrupt:
+        screen.close()
+        screen.error(Interrupted("stopped at once; what was saved before stays"))
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except SldsError as error:
+        screen.close()
+        _trace(screen)
+        screen.error(error)
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        screen.close()
+        _trace(screen)
+        told = _told(error)
+        screen.error(told)
+        raise typer.Exit(told.exit_code) from None
+    finally:
+        screen.close()
+
+
+def _told(error: Exception) -> SldsError:
+    """An unexpected failure in words: out of memory or room, not allowed, or one to report."""
+    if is_out_of_memory(error):
+        hint = "see `slds check-memory` for what fits: a smaller batch or `max_length`, 4-bit, gradient checkpointing"
+        return DoesNotFitError(f"out of memory: {error}", hint=hint)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        hint = "make room, or choose another place; temporary files go to $TMPDIR"
+        return SldsError(f"cannot be written: {error.strerror}", error.filename and str(error.filename), hint)
+    if isinstance(error, OSError) and error.filename and error.errno in NOT_ALLOWED:
+        return SldsError(str(error.strerror), str(error.filename), "see who may read and write it")
+    return SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback")
+
+
+def _trace(screen: Screen) -> None:
+    if screen.debug:
+        traceback.print_exc()

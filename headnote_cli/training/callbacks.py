@@ -1,0 +1,333 @@
+"""What is told and watched while a run goes on: events, metrics lines, signals, samples."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy, SchedulerType
+
+from headnote_cli.data.encoding import IGNORED
+from headnote_cli.errors import ExitCode, Interrupted, UnsoundTrainingError
+from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
+from headnote_cli.machine.processes import orphaned
+from headnote_cli.runs.files import Journal, write_lines
+from headnote_cli.runs.folders import METRICS, SAMPLES
+from headnote_cli.runs.timings import Laps
+from headnote_cli.training.movement import PATIENCE
+from headnote_cli.training.trainer import CompletionTrainer, EvaluationCut
+
+# torchrun repeats a Ctrl-C that its workers have had from the terminal already: seconds in which two count as one.
+ECHO = 1.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+LONGEST_SAMPLE = 256  # tokens
+
+
+def peak_rss() -> int:
+    """The most bytes of main memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Turns the Trainer's callbacks into events and metrics lines."""
+
+    def __init__(self, output_dir: Path, emit: Listener, tokens: int, laps: Laps, on_gpu: bool) -> None:
+        self.output_dir = output_dir
+        self.on_gpu = on_gpu
+        self.emit = emit
+        self.eval_loss: float | None = None
+        self.tokens = tokens
+        self.laps = laps
+        self._first_step = 0
+        self._step_began = 0.0
+        self._steps_took = self._since_log = 0.0  # seconds of steps alone, without evaluations and saving
+        self._evaluated = 0  # batches of the evaluation at hand
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._first_step = state.global_step
+        self.emit(TrainingStarted(state.max_steps, state.global_step))
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._step_began = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        took = time.monotonic() - self._step_began
+        self._steps_took += took
+        self._since_log += took
+        if state.global_step == self._first_step + 1:
+            self.laps.lap("first step")
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Sized | None = None,
+        **_: Any,
+    ) -> None:
+        self._evaluated += 1
+        if state.is_world_process_zero:
+            total = len(eval_dataloader) if eval_dataloader is not None else 0
+            self.emit(Evaluating(state.global_step, self._evaluated, total))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        Journal(self.output_dir / METRICS).append({"step": state.global_step, **logs})
+        if "loss" in logs:
+            self.emit(self._step(state, logs))
+
+    def _step(self, state: TrainerState, logs: dict[str, Any]) -> StepDone:
+        tokens = int(logs.get("num_tokens", 0))
+        rate = (tokens - self.tokens) / max(self._since_log, 1e-9)
+        self.tokens, self._since_log = tokens, 0.0
+        done = state.global_step - self._first_step
+        left = self._steps_took / max(done, 1) * (state.max_steps - state.global_step)
+        return StepDone(
+            state.global_step,
+            state.max_steps,
+            logs["loss"],
+            logs.get("learning_rate", 0.0),
+            logs.get("grad_norm"),
+            rate,
+            left,
+            torch.cuda.max_memory_allocated() if self.on_gpu else peak_rss(),
+        )
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
+        loss = float(metrics["eval_loss"])
+        self.eval_loss = loss
+        self._evaluated = 0
+        self.emit(Evaluated(state.global_step, loss, math.exp(min(loss, 700.0))))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.emit(Saved(state.global_step, self.output_dir / f"checkpoint-{state.global_step}"))
+
+
+class SoundGradients(TrainerCallback):  # type: ignore[misc]
+    """Ends the run before the optimizer takes gradients that are not finite, and where all of them stay zero. One norm
+    a step, of what is trained.
+
+    A gradient scaler (float16) looks for them itself: it leaves out the step and halves its scale, as it should.
+    """
+
+    def __init__(self, trainer: CompletionTrainer) -> None:
+        self.trainer = trainer
+        self._without = 0  # steps in a row without a gradient
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.step_inputs.clear()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if sharded or self.trainer.accelerator.scaler is not None:
+            return
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if not math.isfinite(norm):
+            raise self.trainer.diverged("the gradients are not finite numbers")
+        self._without = 0 if norm else self._without + 1
+        if self._without == PATIENCE:
+            raise UnsoundTrainingError(f"all gradients are zero for {PATIENCE} steps: nothing is learnt")
+
+
+class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
+    """Ends a run after so many evaluations without improvement; a resumed run goes on counting.
+
+    The libraries' own begins to count anew at a resume, and keeps nothing of the steps after the last checkpoint.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **options)
+        # The checkpoint's state stands here; a run that began without early stopping has none.
+        kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
+        super().on_evaluate(args, state, control, metrics)
+        if control.should_training_stop and args.save_strategy != SaveStrategy.NO:
+            control.should_save = True
+
+
+class Sampler:
+    """Writes headnotes of the first evaluation rows after each evaluation, so that one sees the model learn.
+
+    Greedy, so no random state is touched: the run with samples is bit for bit the run without. What goes wrong here is
+    a warning, and the run goes on.
+    """
+
+    def __init__(
+        self,
+        trainer: CompletionTrainer,
+        stopper: Stopper,
+        output_dir: Path,
+        count: int,
+        stop_ids: list[int],
+        emit: Listener,
+    ) -> None:
+        """
+        Args:
+            count: Headnotes to write each time.
+            stop_ids: The tokens that end a headnote, as in `slds generate`.
+        """
+        self.trainer = trainer
+        self.stopper = stopper
+        self.folder = output_dir / SAMPLES
+        self.rows = trainer.eval_dataset.select(range(min(count, len(trainer.eval_dataset))))
+        self.stop_ids = stop_ids
+        self.emit = emit
+
+    def write(self, step: int) -> None:
+        """Write them with the model as it is after a step."""
+        if not self.trainer.is_world_process_zero():
+            return
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        was_training = model.training
+        model.eval()
+        try:
+            with self.trainer.accelerator.autocast():  # float32 adapters on a 16-bit base compute under it alone
+                written = list(self._written(model, step))
+            write_lines(self.folder / f"step-{step}.jsonl", written)
+        except Exception as error:
+            self.emit(Note(f"no sample is written after step {step}: {error}", warning=True))
+            return
+        finally:
+            model.train(was_training)
+        for one in written:
+            self.emit(Sampled(step, one["name"], one["headnote"], one["reference"]))
+
+    def _written(self, model: Any, step: int) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(self.rows, 1):
+            if self.stopper.asked:
+                return
+            yield self._headnote(model, row)
+            self.emit(Evaluating(step, number, len(self.rows), "headnotes"))
+
+    @torch.no_grad()
+    def _headnote(self, model: Any, row: dict[str, Any]) -> dict[str, Any]:
+        tokenizer = self.trainer.processing_class
+        prompt = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
+        reference = [label for label in row["labels"] if label != IGNORED]
+        ids = torch.tensor([prompt], device=model.device)
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=LONGEST_SAMPLE,
+            do_sample=False,
+            eos_token_id=self.stop_ids,
+            pad_token_id=tokenizer.pad_token_id,
+        )[0, len(prompt) :]
+        return {
+            "name": row.get("name", ""),
+            "headnote": tokenizer.decode(written, skip_special_tokens=True).strip(),
+            "finish_reason": "stop" if written[-1] in self.stop_ids else "length",
+            "reference": tokenizer.decode(reference, skip_special_tokens=True).strip(),
+        }
+
+
+class Stopper(TrainerCallback):  # type: ignore[misc]
+    """Stops a run that was asked to: saved within the step, without the rest of an evaluation.
+
+    A signal may reach one process before another; they agree at each step and each batch of an evaluation, so that
+    all save and stop at the same place.
+    """
+
+    def __init__(self, trainer: CompletionTrainer) -> None:
+        self.trainer = trainer
+        self.asked = 0  # the signal that this process was asked by
+        self.signal = 0  # the one that all agreed on
+
+    def promise(self) -> str:
+        """What will be done before the run stops."""
+        if not self.trainer.evaluating:
+            return "this step is finished and saved first"
+        if self.trainer.args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+            return "the evaluation is finished first, the learning rate goes by it"
+        step = self.trainer.state.global_step
+        kept = f"step {step} is saved first" if step else "nothing was trained yet"
+        return f"the rest of the evaluation is left out, {kept}"
+
+    def _is_stopping(self) -> bool:
+        asked = torch.tensor(self.asked or (signal.SIGTERM if orphaned() else 0), device=self.trainer.args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        self.signal = int(asked)
+        self.trainer.stopping = bool(self.signal)
+        return self.trainer.stopping
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._is_stopping():
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # A schedule that waits for a plateau goes by this evaluation: it is finished first.
+        if self._is_stopping() and args.lr_scheduler_type != SchedulerType.REDUCE_ON_PLATEAU:
+            control.should_training_stop = True
+            raise EvaluationCut
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._is_stopping():
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.trainer.stopping:  # saved already
+            control.should_save = control.should_evaluate = False
+
+
+@contextmanager
+def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
+    """The first SIGINT or SIGTERM saves within the current step; a second SIGINT stops at once."""
+    interrupts: list[float] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if interrupts and time.monotonic() - interrupts[-1] > ECHO:
+                raise KeyboardInterrupt
+            interrupts.append(time.monotonic())
+        if not stopper.asked:
+            stopper.asked = number
+            emit(Note(f"stopping: {stopper.promise()} (a second Ctrl-C stops at once)", warning=True))
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interruption(number: int, checkpoint: Path | None) -> Interrupted:
+    """The error that a signal ends in, when everything is saved."""
+    code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.INTERRUPTED
+    if checkpoint is None:
+        return Interrupted(
+            "stopped before the first step: nothing to save", hint="the same command starts again", exit_code=code
+        )
+    return Interrupted(f"stopped; saved {checkpoint}", hint="the same command goes on from there", exit_code=code)

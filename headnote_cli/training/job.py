@@ -1,0 +1,422 @@
+"""TRL's SFTTrainer on rows encoded beforehand: its events, its signals, its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerState,
+    get_scheduler,
+)
+from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
+from trl import SFTConfig
+
+from headnote_cli.config.settings import Settings, own_defaults
+from headnote_cli.errors import NO_ROOM, ConfigError, SldsError, is_out_of_memory
+from headnote_cli.events import Listener, ModelLoaded, Movement, Note
+from headnote_cli.machine.hardware import Plan, offline_environment
+from headnote_cli.machine.libraries import refusing_unsound_warnings
+from headnote_cli.machine.processes import asked_processes
+from headnote_cli.models.base import BaseModel
+from headnote_cli.models.loading import (
+    VISION_MODULES,
+    load_for_training,
+    lora_config,
+    quantized_layers,
+    require_targets,
+    stop_ids,
+    torch_dtype,
+    trainable_adapter,
+    unquantized_bytes,
+    weight_bytes,
+)
+from headnote_cli.runs.folders import STAGING, newest_whole, read_metrics
+from headnote_cli.runs.timings import Laps
+from headnote_cli.training.callbacks import (
+    EarlyStopping,
+    Reporter,
+    Sampler,
+    SoundGradients,
+    Stopper,
+    interruption,
+    peak_rss,
+    stopping_on_signals,
+)
+from headnote_cli.training.movement import AdaptersMove
+from headnote_cli.training.trainer import CompletionTrainer
+
+disable_progress_bar()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingJob:
+    """Everything a run needs, checked and encoded."""
+
+    base: BaseModel
+    settings: Settings
+    plan: Plan
+    tokenizer: PreTrainedTokenizerBase
+    train_rows: Dataset  # columns `input_ids` and `labels`, which the trainer takes as they are
+    eval_rows: Dataset | None
+    output_dir: Path
+    turn_end: int  # the token that ends the assistant's turn
+    resume_from: Path | None = None
+    start_adapter: Path | None = None  # of another run, to train on
+    samples: int = 0  # headnotes to write at each evaluation
+    laps: Laps = dataclasses.field(default_factory=Laps)  # of the command so far
+
+
+@dataclasses.dataclass
+class LoadedModel:
+    """What was counted after loading."""
+
+    parameters: int
+    trainable: int
+    quantized_layers: int
+    weight_bytes: int
+    attention: str
+    dtypes: dict[str, int]  # parameters by dtype
+    adapted: int  # linear layers with an adapter
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run is told by."""
+
+    steps: int
+    train_loss: float | None
+    eval_loss: float | None
+    tokens: int
+    seconds: float
+    checkpoint: Path | None
+    model: LoadedModel
+    movement: Movement
+
+
+def train(job: TrainingJob, emit: Listener) -> TrainingResult:
+    """Train, or go on training, until the end or a signal.
+
+    Raises:
+        ConfigError: What was loaded is not what the config asks for.
+        DivergedError: A loss or gradient that must not be learnt from.
+        UnsoundTrainingError: Adapters that do not move, or a library that warns of incorrect results.
+        MemoryError: Out of memory, with the step and its rows.
+        Interrupted: A signal came; a checkpoint of the last step is saved.
+    """
+    job.output_dir.mkdir(parents=True, exist_ok=True)
+    trainer, loaded = _built(job, emit)
+    trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
+    trainer._total_train_tokens = trained_before if job.resume_from else 0
+    reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens, job.laps, job.plan.device == "cuda")
+    stopper = Stopper(trainer)
+    movement = AdaptersMove(trainer)
+    _add_callbacks(trainer, reporter, stopper, movement, job, emit)
+    trainer.args.eval_on_start |= _owes_evaluation(job)
+    with (
+        stopping_on_signals(stopper, emit),
+        refusing_unsound_warnings(),
+        _telling_of_a_full_disk(job.output_dir),
+        _telling_of_memory(trainer),
+    ):
+        outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+    saved = newest_whole(job.output_dir)
+    newest = saved.path if saved else None
+    if trainer.stopping:
+        raise interruption(stopper.signal, newest)
+    return TrainingResult(
+        steps=outcome.global_step,
+        train_loss=_finite(outcome.metrics.get("train_loss")),
+        eval_loss=_finite(reporter.eval_loss),
+        tokens=reporter.tokens,
+        seconds=round(float(outcome.metrics.get("train_runtime", 0.0)), 3),
+        checkpoint=newest,
+        model=loaded,
+        movement=movement.at_end(),
+    )
+
+
+def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedModel]:
+    """The trainer with its model, counted and checked against the plan."""
+    model: torch.nn.Module = load_for_training(job.base, job.settings, job.plan)
+    layers, size = len(quantized_layers(model)), weight_bytes(model)
+    job.laps.lap("model")
+    if layers:
+        before = unquantized_bytes(model, torch_dtype(job.plan.dtype))
+        weights = f"weights {before / 2**20:,.0f} → {size / 2**20:,.0f} MiB"
+        emit(Note(f"quantized layers counted after loading: {layers}; {weights}"))
+    if job.start_adapter is not None:
+        model = trainable_adapter(model, job.start_adapter)
+        emit(Note(f"starting from the adapter {job.start_adapter}"))
+    lora = lora_config(job.settings, job.plan) if job.start_adapter is None else None
+    if lora is not None:
+        require_targets(model, lora)
+    arguments = training_arguments(job.settings, job.plan, job.output_dir)
+    if arguments.ddp_find_unused_parameters is None:
+        arguments.ddp_find_unused_parameters = _trains_idle_parts(model, lora)
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=job.train_rows,
+        eval_dataset=job.eval_rows,
+        processing_class=job.tokenizer,
+        peft_config=lora,
+    )
+    if not isinstance(trainer.model, PeftModel):  # its checkpoints are whole models, served as they are
+        _stop_at_the_turn(trainer.model, job)
+    _adapters_in_float32(trainer.model, autocast=job.plan.autocast)
+    loaded = _counted(trainer.model, layers, size)
+    _require_as_planned(trainer, loaded, job)
+    emit(ModelLoaded(loaded.parameters, loaded.trainable, loaded.adapted, layers, size))
+    job.laps.lap("trainer")
+    return trainer, loaded
+
+
+def _stop_at_the_turn(model: Any, job: TrainingJob) -> None:
+    """Name the token that ends a turn in the model's configs and its tokenizer, for whatever serves a checkpoint."""
+    ends = stop_ids(model, job.turn_end)
+    model.generation_config.eos_token_id = model.config.eos_token_id = ends
+    if job.settings.eos_token is None and "eos_token" not in str(job.tokenizer.chat_template):
+        job.tokenizer.eos_token = job.tokenizer.convert_ids_to_tokens(job.turn_end)
+
+
+def _trains_idle_parts(model: torch.nn.Module, lora: LoraConfig | None) -> bool:
+    """Whether a step on text may leave trained parameters without a gradient: of a vision tower, or of experts.
+
+    Looking for such parameters costs a walk over the graph at every step of several processes.
+    """
+    trained = [name for name, one in model.named_parameters() if one.requires_grad or lora is not None]
+    spared = re.compile(VISION_MODULES) if lora is not None and lora.exclude_modules else None
+    trained = [name for name in trained if spared is None or not spared.fullmatch(name)]
+    return any(re.fullmatch(VISION_MODULES, name) or ".experts." in name for name in trained)
+
+
+def _owes_evaluation(job: TrainingJob) -> bool:
+    """Whether the run was stopped at a step whose evaluation it left."""
+    if job.resume_from is None or job.eval_rows is None:
+        return False
+    state = TrainerState.load_from_json(str(job.resume_from / "trainer_state.json"))
+    by_epoch = job.settings.eval_strategy == "epoch"
+    due = float(state.epoch or 0.5).is_integer() if by_epoch else state.global_step % (state.eval_steps or 1) == 0
+    lines = (line for line in read_metrics(job.output_dir) if line["step"] == state.global_step)
+    return due and not any("eval_loss" in line for line in lines)
+
+
+def _add_callbacks(
+    trainer: CompletionTrainer,
+    reporter: Reporter,
+    stopper: Stopper,
+    movement: AdaptersMove,
+    job: TrainingJob,
+    emit: Listener,
+) -> None:
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(reporter)
+    trainer.add_callback(SoundGradients(trainer))
+    trainer.add_callback(movement)
+    if job.settings.early_stopping is not None:
+        trainer.add_callback(EarlyStopping(early_stopping_patience=job.settings.early_stopping))
+    if job.samples and job.eval_rows is not None:
+        ends = stop_ids(trainer.accelerator.unwrap_model(trainer.model), job.turn_end)
+        trainer.after_evaluation = Sampler(trainer, stopper, job.output_dir, job.samples, ends, emit).write
+    trainer.add_callback(stopper)  # the last: what it decides stays
+
+
+def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: TrainingJob) -> None:
+    """What the plan says is what was loaded, by count.
+
+    Raises:
+        ConfigError: Another attention, another dtype, another number of processes or another strategy.
+    """
+    faults = []
+    attention = job.plan.attention
+    if not same_attention(attention, loaded.attention):
+        faults.append(f"attention is {loaded.attention} and not {attention}")
+    dtype = job.plan.dtype
+    weights = {name: count for name, count in loaded.dtypes.items() if name not in ("uint8", "int8")}
+    if dtype not in weights:
+        faults.append(f"weights are in {', '.join(weights)} and not in {dtype}")
+    asked = asked_processes()
+    if trainer.accelerator.num_processes != asked:
+        faults.append(f"{trainer.accelerator.num_processes} of {asked} processes train together")
+    if job.settings.fsdp and not trainer.is_fsdp_enabled:
+        faults.append("`fsdp` is asked for, and the weights are not sharded")
+    elif os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.accelerator.distributed_type.value != "FSDP":
+        faults.append("FSDP is asked for by the launcher, and the weights are not sharded")
+    if faults:
+        raise ConfigError(f"what was loaded is not the plan: {'; '.join(faults)}", job.base.name)
+
+
+def same_attention(planned: str, loaded: str) -> bool:
+    """Whether a model's attention is the planned one: flash attention out of the `kernels` package has its own name."""
+    return loaded in (planned, FLASH_ATTN_KERNEL_FALLBACK.get(planned))
+
+
+@contextmanager
+def _telling_of_memory(trainer: CompletionTrainer) -> Iterator[None]:
+    """Out of memory with the step and its rows."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        step = trainer.state.global_step
+        rows = ", ".join(trainer.rows_of_step()) or "unknown"
+        place = (
+            f"at step {step + 1}; rows of this step: {rows}" if trainer.model.training else f"evaluating step {step}"
+        )
+        said = str(error).splitlines()[0] if str(error) else "main memory"
+        raise MemoryError(f"{place}: {said}") from error
+
+
+@contextmanager
+def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """A failure to write, in words; checkpoints that were whole stay whole."""
+    try:
+        yield
+    except SldsError:
+        raise
+    except Exception as error:
+        words = ("No space left", "File too large", "quota exceeded", "file write failed", "unexpected pos")
+        if getattr(error, "errno", None) not in NO_ROOM and not any(word in str(error) for word in words):
+            raise
+        shutil.rmtree(folder / STAGING, ignore_errors=True)  # half a checkpoint: its room is for the record
+        whole = newest_whole(folder)
+        kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
+        hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
+        raise SldsError(f"nothing more can be written: {error}; {kept}", str(folder), hint) from error
+
+
+def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> dict[str, Any]:
+    """Let the libraries check their own keys before anything is loaded; returns every value that will hold.
+
+    Raises:
+        ConfigError: Keys that contradict each other or need what is not there, in the library's words.
+    """
+    arguments = training_arguments(settings, plan, output_dir)
+    if arguments.activation_offloading and arguments.use_cpu:
+        raise ConfigError("`activation_offloading: true` needs a GPU, whose activations would wait in main memory")
+    with _in_our_words("optim", arguments.optim):
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    with _in_our_words("lr_scheduler_type", arguments.lr_scheduler_type):
+        some = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+        get_scheduler(arguments.lr_scheduler_type, some, 1, 10, arguments.lr_scheduler_kwargs)
+    effective: dict[str, Any] = arguments.to_dict()
+    return effective
+
+
+@contextmanager
+def _in_our_words(key: str, value: Any) -> Iterator[None]:
+    """What the Trainer would find out only when the model is loaded."""
+    try:
+        yield
+    except (ImportError, ValueError, TypeError, KeyError) as error:
+        name = getattr(value, "value", value)
+        raise ConfigError(f"`{key}: {name}` cannot be used: {str(error).strip().splitlines()[0]}") from error
+
+
+def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTConfig:
+    """The config's training keys for TRL, with the plan's answers in place of what cannot be done here."""
+    names = {field.name for field in dataclasses.fields(SFTConfig)}
+    values = {name: getattr(settings, name) for name in settings.model_fields_set & names}
+    values.pop("hub_token", None)  # the Trainer writes its arguments into each checkpoint
+    checkpointing = values.pop("gradient_checkpointing", settings.gradient_checkpointing)
+    checkpointing_options = values.pop("gradient_checkpointing_kwargs", None)
+    values.setdefault("activation_checkpointing", checkpointing)
+    values.setdefault("activation_checkpointing_kwargs", checkpointing_options)
+    values |= own_defaults(settings)
+    if not plan.tf32:
+        values.pop("tf32", None)
+    if plan.padding_free and not settings.packing:
+        values["max_length"] = None  # TRL wants rows that were cut before, as they are
+    os.environ.update(offline_environment(plan))
+    # FlashAttention-2's backward adds up in any order otherwise, and a resumed run would not be the same run.
+    os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
+    values.update(
+        bf16=plan.bf16,
+        fp16=plan.fp16,
+        padding_free=plan.padding_free,
+        use_liger_kernel=plan.liger,
+        torch_compile=plan.compiles,
+        trust_remote_code=plan.remote_code,
+        output_dir=str(output_dir),
+        resume_from_checkpoint=None,
+        optim=plan.optimizer,
+        report_to=[one.name for one in plan.reporters] or ["none"],
+        use_cpu=plan.device == "cpu",
+        dataset_num_proc=None,  # rows come encoded
+        completion_only_loss=True,
+        chat_template_path=None,  # already in the tokenizer
+        prediction_loss_only=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=plan.device == "cuda" and settings.dataloader_pin_memory,
+    )
+    try:
+        arguments = SFTConfig(**values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the training keys do not go together: {error}") from error
+    if arguments.n_gpu > 1:  # one process trains on one GPU: the Trainer would copy a 4-bit model to all of them
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:
+    """TRL casts adapters on a 4-bit base to bfloat16 and a resume brings them back as float32:
+    float32 throughout makes a resumed run the same run.
+
+    Autocast computes in 16 bits whatever the adapters' dtype, so PEFT's cast of every input to float32 would only
+    hold three copies of it until backward.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and isinstance(model, PeftModel):
+            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if autocast and isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
+
+
+def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if trainable == 0:
+        raise ConfigError("no parameter is trainable", hint="check `lora_target_modules`")
+    total = sum(
+        parameter.quant_state.shape.numel() if getattr(parameter, "quant_state", None) else parameter.numel()
+        for parameter in model.parameters()
+    )
+    dtypes: dict[str, int] = {}
+    for parameter in model.parameters():
+        if not (parameter.requires_grad and isinstance(model, PeftModel)):
+            name = str(parameter.dtype).removeprefix("torch.")
+            dtypes[name] = dtypes.get(name, 0) + parameter.numel()
+    adapted = sum(isinstance(module, LoraLayer) for module in model.modules())
+    attention = str(getattr(model.config, "_attn_implementation", "unknown"))
+    return LoadedModel(total, trainable, layers, size, attention, dtypes, adapted)
+
+
+def measured_memory(device: str) -> dict[str, int]:
+    """Peak bytes of this process: what torch allocated and reserved on the GPU, else the resident set of all of it,
+    libraries and the loading of weights included."""
+    if device == "cuda":
+        return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return {"peak_rss": peak_rss()}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,332 @@
+"""TRL's SFTTrainer with our three differences: what the CPU scores, what stops a run, how a checkpoint is written."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_utils import rotate_checkpoints
+from trl import SFTTrainer
+
+from headnote_cli.data.batches import GroupedByLength
+from headnote_cli.data.encoding import IGNORED
+from headnote_cli.errors import DivergedError
+from headnote_cli.models.card import CARD, model_card
+from headnote_cli.runs.files import read_json, write_text
+from headnote_cli.runs.folders import RECORD, STAGING, newest_whole, seal
+from headnote_cli.training.divergence import LossWatch
+
+
+class EvaluationCut(Exception):
+    """The run is to stop: the rest of the evaluation is left."""
+
+
+class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer on rows with labels.
+
+    On the CPU it runs the output layer on label positions only: TRL's fused head does so where Triton is at hand, but
+    scores every position on the CPU. The loss and its gradients are the same. A loss or gradient that is not finite, or
+    a loss far beyond chance or the run's own, ends the run before the optimizer uses it. The evaluation loss is the
+    mean over the split's labels, whatever the batch. A checkpoint is written beside, sealed with its files' hashes, and
+    renamed; only then are older ones deleted.
+    """
+
+    control: TrainerControl
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.step_inputs: list[torch.Tensor] = []  # ids of the current step's rows, to name them if it fails
+        self.stopping = False  # all processes agreed to stop
+        self.evaluating = False
+        self.after_evaluation: Callable[[int], None] | None = None  # called with the step, once that is saved
+        self._is_sample_due = False
+        self._saved_step = -1
+        self._staging: Path | None = None
+        self._watch = LossWatch(math.log(max(2, self.model.get_input_embeddings().num_embeddings)))
+        self._evaluated = (0.0, 0)  # sum of token losses, labels
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if return_outputs or inputs["labels"].device.type != "cpu" or not self._plain_loss():
+            with self._without_mask(inputs):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["labels"][:, 1:]
+        labelled = targets != IGNORED
+        others = {name: value for name, value in inputs.items() if name != "labels"}
+        with self._without_mask(inputs), self._head_on(labelled):
+            logits = model(**others, use_cache=False).logits
+        targets = targets[labelled]
+        total = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
+        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
+        loss = total / torch.as_tensor(count).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        if self.model.training:
+            tokens = inputs["attention_mask"].sum()
+            self._total_train_tokens += int(self.accelerator.gather_for_metrics(tokens).sum())
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return loss
+
+    @contextlib.contextmanager
+    def _without_mask(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Padding that only follows a row's tokens needs no mask in SDPA: see `_padded_right`.
+
+        The inputs keep it: TRL counts the tokens by it.
+        """
+        mask = inputs.get("attention_mask")
+        if mask is None or self.model.config._attn_implementation != "sdpa" or not _padded_right(mask):
+            yield
+            return
+
+        def drop(_: torch.nn.Module, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {name: value for name, value in options.items() if name != "attention_mask"}
+
+        hook = self.accelerator.unwrap_model(self.model).register_forward_pre_hook(drop, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _plain_loss(self) -> bool:
+        """Whether the loss is the plain mean over labels, and the model has an output layer of its own."""
+        return (
+            self.args.loss_type == "nll"
+            and not self.args.label_smoothing_factor
+            and not self.aux_loss_enabled
+            and not self.padding_free
+            and self._head() is not None
+        )
+
+    def _head(self) -> torch.nn.Module | None:
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        head: torch.nn.Module | None = base.get_output_embeddings()
+        return head
+
+    @contextlib.contextmanager
+    def _head_on(self, labelled: torch.Tensor) -> Iterator[None]:
+        """The output layer sees the hidden states before each label alone, as one row: (1, labels, hidden).
+
+        Args:
+            labelled: (rows, tokens - 1), where the next token has a label.
+        """
+
+        def chosen(_: torch.nn.Module, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (states[0][:, :-1][labelled][None], *states[1:])
+
+        head = self._head()
+        assert head is not None
+        hook = head.register_forward_pre_hook(chosen)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        chunks = rows.with_format("arrow").iter(1000)
+        lengths = [length for chunk in chunks for length in pc.list_value_length(chunk["input_ids"]).to_pylist()]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return GroupedByLength(lengths, batch, self.args.data_seed or self.args.seed)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        self.step_inputs.append(inputs["input_ids"])
+        labelled = (inputs["labels"][:, 1:] != IGNORED).sum() if "labels" in inputs else None
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        mean = float(loss)
+        if labelled is not None and num_items_in_batch is not None and math.isfinite(mean):
+            mean *= float(num_items_in_batch) / max(1, int(labelled)) / self.accelerator.num_processes
+        if (fault := self._watch.fault(mean)) is not None:
+            raise self.diverged(fault)
+        return loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """The mean token loss of a batch, added up with the number of its labels."""
+        inputs["labels"] = self._without_repeated_rows(inputs["labels"])
+        outputs = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        total, count = self._evaluated
+        self._evaluated = (total + float(outputs[0]) * labels, count + labels)
+        return outputs
+
+    def _without_repeated_rows(self, labels: torch.Tensor) -> torch.Tensor:
+        """Several processes fill up the last batch with rows of the first: those score nothing."""
+        state, batch = self.accelerator.gradient_state, self.args.eval_batch_size
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return labels
+        real = max(0, state.remainder - self.accelerator.process_index * batch)
+        return torch.cat([labels[:real], torch.full_like(labels[real:], IGNORED)])
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
+        """The library's loop, with the mean over all labels of the split, and not over its batches, as the loss."""
+        self._evaluated = (0.0, 0)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **options)
+        sums = torch.tensor(self._evaluated, dtype=torch.float64, device=self.accelerator.device)
+        total, count = self.accelerator.reduce(sums, "sum").tolist()
+        if count:
+            output.metrics[f"{metric_key_prefix}_loss"] = total / count
+        return output
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """A run that ends as it begins (resumed when its patience was spent) takes no further step."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **options)
+
+    def diverged(self, what: str) -> DivergedError:
+        """The error for a step that must not be learnt from."""
+        whole = newest_whole(Path(self.args.output_dir))
+        rows = ", ".join(self.rows_of_step()) or "unknown"
+        return DivergedError(
+            f"{what}, at step {self.state.global_step + 1}; rows of this step: {rows}",
+            f"last healthy checkpoint: {whole.path if whole else 'none yet'}",
+            "look at those rows (`slds preview-prompts --sample-id ID`), then try a lower `learning_rate`, more "
+            "`warmup_steps`, a smaller `max_grad_norm`, or bf16 in place of fp16; --no-resume starts afresh",
+        )
+
+    def rows_of_step(self) -> list[str]:
+        """Names of the rows of the current step, found by their ids."""
+        if not isinstance(self.train_dataset, Dataset) or "name" not in self.train_dataset.column_names:
+            return []
+        pad = self.processing_class.pad_token_id
+        wanted = {_unpadded(row, pad) for batch in self.step_inputs for row in batch.tolist()}
+        return [row["name"] for row in self.train_dataset if _unpadded(row["input_ids"], pad) in wanted]
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """As Trainer's, and the random state stays: a run that leaves an evaluation out is still the same run."""
+        devices = [torch.cuda.current_device()] if self.args.device.type == "cuda" else []
+        self.evaluating = True
+        try:
+            with torch.random.fork_rng(devices):
+                metrics: dict[str, float] = super().evaluate(*args, **options)
+        finally:
+            self.evaluating = False
+        self._is_sample_due = True
+        return metrics
+
+    def _sample(self) -> None:
+        """What follows an evaluation and must not cost what is saved."""
+        if self.after_evaluation is not None and self._is_sample_due and not self.stopping:
+            self.after_evaluation(self.state.global_step)
+        self._is_sample_due = False
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """As Trainer's; one before the first step may be cut, too: that step is then the last."""
+        try:
+            metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except EvaluationCut:
+            if not skip_scheduler:
+                raise
+            metrics = {}
+        if skip_scheduler:  # before the first step: nothing is saved here
+            self._sample()
+        return metrics
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *others: Any, **options: Any
+    ) -> None:
+        """As Trainer's; a run that is to stop leaves its evaluation and is saved once."""
+        with contextlib.suppress(EvaluationCut):
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **options)
+        if self.stopping and self._saved_step != self.state.global_step:
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self._sample()
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None in the run folder: each checkpoint gets ours."""
+
+    def _write_card(self, checkpoint: Path) -> None:
+        """Our model card, in place of PEFT's draft."""
+        record = read_json(Path(self.args.output_dir) / RECORD) or {}
+        logged = {
+            name: value
+            for entry in self.state.log_history
+            for name, value in entry.items()
+            if name != "eval_loss" or entry["step"] == self.state.global_step
+        }
+        metrics = {
+            "steps": self.state.global_step, "train_loss": logged.get("loss"), "eval_loss": logged.get("eval_loss")
+        }  # fmt: skip
+        write_text(checkpoint / CARD, model_card(record | {"metrics": metrics}))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint beside; when it is whole it gets its name, and only then older ones go."""
+        run, step = Path(self.args.output_dir), self.state.global_step
+        self._saved_step = step
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self._staging = run / STAGING
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            staging, self._staging = self._staging, None
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # every process has written its part
+        if self.args.should_save:
+            self._note_best(run, staging / f"checkpoint-{step}")
+            self._write_card(staging / f"checkpoint-{step}")
+            _publish(staging / f"checkpoint-{step}", run / f"checkpoint-{step}")
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _finalize_training(self, *args: Any, **options: Any) -> Any:
+        """Without the library's own clearing up: with a limit of one it deletes the last checkpoint for the best."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **options)
+        finally:
+            self.args.save_total_limit = limit
+
+    def _note_best(self, run: Path, written: Path) -> None:
+        """The best checkpoint by its final name."""
+        if not self.state.best_global_step:
+            return
+        best = run / f"checkpoint-{self.state.best_global_step}"
+        if best.is_dir() or self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(best)
+        state: TrainerState = self.state
+        state.save_to_json(str(written / "trainer_state.json"))
+
+
+def _padded_right(mask: torch.Tensor) -> bool:
+    """Whether padding only follows a row's tokens, (batch, seq). Causal attention then needs no mask: no token looks at
+    what follows it, and padding has no label. Without one the kernel computes half of the scores, and no mask.
+    """
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
+
+
+def _publish(written: Path, final: Path) -> None:
+    """Seal a whole folder and give it its name."""
+    seal(written)
+    if final.exists():  # saved again at the same step
+        shutil.rmtree(final)
+    written.rename(final)
+
+
+def _unpadded(ids: list[int], pad: int | None) -> tuple[int, ...]:
+    start, end = 0, len(ids)
+    while end > start and ids[end - 1] == pad:
+        end -= 1
+    while start < end and ids[start] == pad:
+        start += 1
+    return tuple(ids[start:end])
