@@ -1,0 +1,75 @@
+"""`slds check-memory`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headnote_cli.cli.session import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    SetOption,
+)
+from headnote_cli.errors import DoesNotFitError, ExitCode, UsageError
+from headnote_cli.screen.console import screen_for
+
+
+def check_memory(
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")
+    ] = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="A card by name, or a size such as 24GiB; repeatable.")] = None,
+    purpose: Annotated[str, typer.Option("--for", help="train, generate or merge.")] = "train",
+    stack: Annotated[
+        str, typer.Option(help="Whose code trains: slds, trl (plain TRL 1.16) or workshop (the recipe's TRL 0.24).")
+    ] = "slds",
+    devices: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 1,
+    grid: Annotated[bool, typer.Option("--grid", help="The peak for many batches and lengths.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Take the lengths of the config's own training rows.")] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows at a time, instead of the config's; of --for generate, instead of one."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw components by batch into this .svg or .png.")] = None,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Estimate the peak memory of a training step and say on which cards it fits."""
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.config.settings import load_config
+        from headnote_cli.memory.command import PURPOSES
+        from headnote_cli.memory.command import check_memory as check_one
+        from headnote_cli.memory.setup import STACKS
+        from headnote_cli.screen.views import memory_view, plan_view
+
+        if purpose not in PURPOSES:
+            raise UsageError(f"--for {purpose}: write {', '.join(PURPOSES)}")
+        if stack not in STACKS:
+            raise UsageError(f"--stack {stack}: write {', '.join(STACKS)}")
+        configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
+        checks = [check_one(loaded, gpu or [], stack, purpose, devices, grid, data, batch) for loaded in configs]
+        for loaded, check in zip(configs, checks, strict=True):
+            for note in (*loaded.notes, *(check.data.lines if check.data else ())):
+                screen.note(note)
+            for warning in check.warnings:
+                screen.note(warning, warning=True)
+        screen.show(memory_view(checks))
+        if len(checks) == 1 and purpose == "train" and stack == "slds":
+            screen.table(plan_view(checks[0].plan.rows))
+        if plot is not None:
+            from headnote_cli.screen.plots import draw_memory
+
+            draw_memory(checks, plot)
+            screen.note(f"drawn: {plot}")
+        screen.data({"runs": [check.to_json() for check in checks]})
+        if not all(check.fits_any for check in checks):
+            if json_mode:
+                raise typer.Exit(ExitCode.DOES_NOT_FIT)
+            here = any(fit.card.here for fit in checks[0].cards)
+            which = "this machine" if here else "any card named above"
+            raise DoesNotFitError(f"does not fit on {which}", hint="see what would help, above")

@@ -1,0 +1,208 @@
+"""`slds generate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headnote_cli.cli.session import (
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    SetOption,
+)
+from headnote_cli.errors import DataError, ExitCode, UsageError
+from headnote_cli.screen.console import Screen, screen_for
+
+if TYPE_CHECKING:
+    from headnote_cli.config.settings import Config
+    from headnote_cli.data.documents import Decision
+    from headnote_cli.generation.command import GeneratedHeadnote
+    from headnote_cli.generation.endpoint import Server
+    from headnote_cli.generation.sampling import Sampling
+
+
+def generate(
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="A text, HTML or PDF file, a folder of them, a file of rows (JSONL, parquet …), or - for stdin."
+        ),
+    ] = None,
+    lang: Annotated[
+        list[str] | None,
+        typer.Option(help="Language of the headnote: de, fr or it; repeatable. Rows may name their own."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Write for a whole split of the config's data instead: train, eval, test …")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A merged folder, a checkpoint or a hub id. Default: the newest merged one.")
+    ] = None,
+    config: ConfigOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write JSON lines to this file instead of text to stdout.")
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Language of the decision: de, fr or it. Default: as detected.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest headnote, in tokens.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest with this share.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many likeliest; 0 takes all.")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0.1, help="Above 1, what was written becomes less likely.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
+    num_candidates: Annotated[int, typer.Option(min=1, help="Headnotes for each decision and language.")] = 1,
+    preset: Annotated[
+        str | None, typer.Option(help="slds-paper: prompts and sampling of the published benchmark.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows only.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Every N-th row from the I-th, for N machines.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Begin an output anew; the old one is set aside.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server writes, such as vLLM's.")
+    ] = None,
+    served_model: Annotated[str | None, typer.Option(help="The server's name of the model. Default: --model.")] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Headnotes at a time, if memory allows. Default: 16, on a GPU 64, of a server 8."),
+    ] = None,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the headnote of a decision, and look its citations up in the decision."""
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.config.settings import load_config
+        from headnote_cli.generation.endpoint import Server
+        from headnote_cli.generation.sampling import Sampling
+
+        languages = tuple(lang or ())
+        _check_languages("--lang", languages)
+        _check_languages("--from", (from_,) if from_ else ())
+        if (decision is None) == (split is None):
+            raise UsageError("name a --decision, or a --split of the config's data")
+        loaded = load_config(config, set_ or [])
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+        prompts = None
+        if preset is not None:
+            sampling, prompts = _preset(preset, sampling)
+        if num_candidates > 1 and sampling.temperature == 0:
+            raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
+        server = Server(endpoint, served_model) if endpoint else None
+        if output is None:
+            if split is not None or _is_rows(decision):
+                raise UsageError("name a file for the headnotes with --output")
+            _generate_here(
+                screen, loaded, str(decision), languages, from_, model, sampling, num_candidates, server, prompts
+            )
+            return
+
+        from headnote_cli.generation.many import ManyOptions, generate_many, read_shard, rows_of
+        from headnote_cli.screen.views import many_view
+
+        part, output = read_shard(shard, output)
+        options = ManyOptions(
+            output, sampling, languages, num_candidates, limit, part, force, server, concurrency, prompts
+        )
+        file = Path(decision) if decision is not None and _is_rows(decision) else None
+        decisions = _decisions(screen, decision, from_) if decision is not None and file is None else []
+        rows = rows_of(loaded, split, file, decisions)
+        report = generate_many(loaded, rows, screen.listen, model, options)
+        screen.close()
+        screen.show(many_view(report))
+        screen.data(report.to_json())
+        if report.failed:
+            raise typer.Exit(ExitCode.BAD_DATA)
+
+
+def _generate_here(
+    screen: Screen,
+    config: Config,
+    decision: str,
+    languages: tuple[str, ...],
+    from_: str | None,
+    model: str | None,
+    sampling: Sampling,
+    candidates: int,
+    server: Server | None,
+    prompts: Path | None,
+) -> None:
+    """Headnotes of a few decisions, onto the screen as they are written."""
+    from headnote_cli.generation.command import generate
+
+    if not languages:
+        raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
+    decisions = _decisions(screen, decision, from_)
+    for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates, server, prompts):
+        _show_headnote(screen, headnote)
+
+
+def _preset(name: str, sampling: Sampling) -> tuple[Sampling, Path]:
+    """How a published protocol draws, and its prompts."""
+    from headnote_cli.config.assets import assets_root
+    from headnote_cli.generation.sampling import PRESETS, Sampling, require_preset
+
+    require_preset(name)
+    if sampling != Sampling():
+        raise UsageError(f"--preset {name} says how to draw: leave the other options of sampling out")
+    fixed, prompts = PRESETS[name]
+    return fixed, assets_root() / prompts
+
+
+def _check_languages(option: str, languages: tuple[str, ...]) -> None:
+    from headnote_cli.law.language import LANGUAGES
+
+    for language in languages:
+        if language not in LANGUAGES:
+            raise UsageError(f"{option} {language}: the court writes headnotes in {', '.join(LANGUAGES)}")
+
+
+def _is_rows(decision: str | None) -> bool:
+    """Whether a --decision is a file of rows: JSONL, parquet …"""
+    from headnote_cli.data.row_files import is_row_file
+
+    return decision is not None and is_row_file(Path(decision))
+
+
+def _decisions(screen: Screen, name: str, language: str | None) -> list[Decision]:
+    """The decision of a file or of stdin, or all of a folder."""
+    from headnote_cli.data.documents import SUFFIXES, read_decision
+
+    path = Path(name).expanduser()
+    if name == "-":
+        return [read_decision(Path("-"), sys.stdin.buffer.read(), language)]
+    if not path.is_dir():
+        return [read_decision(path, language=language)]
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    read = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not read:
+        raise DataError("the folder holds no decision", name, f"kinds of files that are read: {' '.join(SUFFIXES)}")
+    if left_out := [file.name for file in files if file not in read]:
+        screen.note(f"left out of {name}: {', '.join(left_out)}; read are {' '.join(SUFFIXES)}", warning=True)
+    return [read_decision(file, language=language) for file in read]
+
+
+def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
+    from headnote_cli.screen.views import headnote_view
+
+    if screen.json_mode:
+        screen.line(headnote.to_json())
+        return
+    unfinished = " […]" if headnote.finish_reason == "length" else ""
+    if screen.streams:
+        screen.text(unfinished)
+    else:
+        screen.text(headnote.headnote + unfinished)
+    if unfinished:
+        screen.note("the headnote is unfinished: the token limit cut it off; raise --max-new-tokens", warning=True)
+    screen.table(headnote_view(headnote))

@@ -1,0 +1,71 @@
+"""`slds merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headnote_cli.cli.session import (
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    PushOption,
+    QuietOption,
+    SetOption,
+)
+from headnote_cli.errors import ExitCode, UsageError
+from headnote_cli.screen.console import screen_for
+
+
+def merge(
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="A path, a name such as checkpoint-1364, latest or best; several are merged in turn."),
+    ] = None,
+    config: ConfigOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: the checkpoint's name with -merged.")
+    ] = None,
+    onto: Annotated[
+        str, typer.Option(help="base: the original weights; nf4: the 4-bit weights that training saw.")
+    ] = "base",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the base's own.")] = None,
+    max_shard_size: Annotated[str | None, typer.Option(help="Such as 5GB. Default: files as in the base.")] = None,
+    verify: Annotated[bool, typer.Option(help="Compare the merged model with base + adapter.")] = True,
+    check: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Look at a merged folder again; merge nothing.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")
+    ] = False,
+    push: PushOption = None,
+    set_: SetOption = None,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Merge an adapter into its base: one model folder, loaded without PEFT."""
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.config.settings import load_config
+        from headnote_cli.merging.command import MergeOptions, check_merged, read_size
+        from headnote_cli.merging.command import merge as run
+        from headnote_cli.screen.views import check_view, merge_view
+
+        if check is not None:
+            found = check_merged(check)
+            screen.show(check_view(found))
+            screen.data(found.to_json())
+            raise typer.Exit(ExitCode.BAD_DATA if found.faults else ExitCode.DONE)
+        if dtype not in (None, "float32", "bfloat16", "float16"):
+            raise UsageError(f"--dtype {dtype}: write float32, bfloat16 or float16")
+        if onto not in ("base", "nf4"):
+            raise UsageError(f"--onto {onto}: write base or nf4")
+        shard_bytes = read_size(max_shard_size) if max_shard_size else None
+        loaded = load_config(config, set_ or [])
+        options = MergeOptions(output, dtype, onto, shard_bytes, verify, force, push)
+        report = run(loaded, screen.listen, checkpoint or [], options)
+        screen.close()
+        screen.show(merge_view(report, str(loaded.path)))
+        screen.data(report.to_json())

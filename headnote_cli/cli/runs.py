@@ -1,0 +1,67 @@
+"""`slds runs`: list the runs under a folder, or compare two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from headnote_cli.cli.session import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+)
+from headnote_cli.screen.console import screen_for
+
+
+class _ListByDefault(TyperGroup):
+    """`slds runs FOLDER` is `slds runs list FOLDER`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else ["list", *args])
+
+
+runs_app = typer.Typer(cls=_ListByDefault, epilog="Example: slds runs trainer_output", rich_markup_mode=None)
+
+
+@runs_app.callback()
+def runs() -> None:
+    """List the runs under a folder, or compare the configs of two."""
+
+
+@runs_app.command("diff", epilog="Example: slds runs diff trainer_output/a trainer_output/b")
+def runs_diff(
+    first: Annotated[Path, typer.Argument(help="A run folder.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the config keys in which two runs differ."""
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.runs.listing import difference
+        from headnote_cli.screen.views import difference_view
+
+        changed = difference(first, second)
+        screen.show(difference_view(changed))
+        screen.data({"differences": changed})
+
+
+@runs_app.command("list", epilog="Example: slds runs trainer_output")
+def runs_list(
+    folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("trainer_output"),
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the runs under a folder, newest first: `slds runs FOLDER`."""
+    with screen_for(json_mode, quiet, debug) as screen:
+        from headnote_cli.runs.listing import list_runs
+        from headnote_cli.screen.views import runs_view
+
+        found = list_runs(folder)
+        screen.show(runs_view(found))
+        screen.data({"runs": found})
