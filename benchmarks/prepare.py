@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from trl import SFTConfig, SFTTrainer
 
 import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.preparation import prepare
 from headnote_cli.data.prompts import PromptTemplates

@@ -43,9 +43,9 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.events import Event, TrainingStarted
-from headnote_cli.machine.hardware import resolve
+from headnote_cli.machine.plan import resolve
 from headnote_cli.models.base import base_model, load_model_config, load_tokenizer
 from headnote_cli.models.loading import this_machine
 from headnote_cli.runs.folders import read_metrics

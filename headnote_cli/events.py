@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # else a help text would load the whole configuration
-    from headnote_cli.machine.hardware import Plan
+    from headnote_cli.machine.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from headnote_cli.config.settings import json_schema
+from headnote_cli.config.schema import json_schema
 
 TARGET = Path(__file__).resolve().parents[1] / "configs" / "schema.json"
 

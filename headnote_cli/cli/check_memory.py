@@ -41,11 +41,12 @@ def check_memory(
 ) -> None:
     """Estimate the peak memory of a training step and say on which cards it fits."""
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.settings import load_config
+        from headnote_cli.config.layers import load_config
         from headnote_cli.memory.command import PURPOSES
         from headnote_cli.memory.command import check_memory as check_one
         from headnote_cli.memory.setup import STACKS
-        from headnote_cli.screen.views import memory_view, plan_view
+        from headnote_cli.screen.memory import memory_view
+        from headnote_cli.screen.training import plan_view
 
         if purpose not in PURPOSES:
             raise UsageError(f"--for {purpose}: write {', '.join(PURPOSES)}")

@@ -54,10 +54,10 @@ def evaluate(
 ) -> None:
     """Score headnotes against the official ones, with 95 % intervals."""
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.settings import load_config
+        from headnote_cli.config.layers import load_config
         from headnote_cli.evaluation.command import EvaluateOptions
         from headnote_cli.evaluation.command import evaluate as run
-        from headnote_cli.screen.views import evaluation_view
+        from headnote_cli.screen.evaluation import evaluation_view
 
         options = EvaluateOptions(
             references, split, tuple(by or ()), tuple(baseline or ()), preset, bertscore, judge, output, seed=seed

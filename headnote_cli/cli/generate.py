@@ -19,7 +19,7 @@ from headnote_cli.errors import DataError, ExitCode, UsageError
 from headnote_cli.screen.console import Screen, screen_for
 
 if TYPE_CHECKING:
-    from headnote_cli.config.settings import Config
+    from headnote_cli.config.layers import Config
     from headnote_cli.data.documents import Decision
     from headnote_cli.generation.command import GeneratedHeadnote
     from headnote_cli.generation.endpoint import Server
@@ -82,7 +82,7 @@ def generate(
 ) -> None:
     """Write the headnote of a decision, and look its citations up in the decision."""
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.settings import load_config
+        from headnote_cli.config.layers import load_config
         from headnote_cli.generation.endpoint import Server
         from headnote_cli.generation.sampling import Sampling
 
@@ -108,7 +108,7 @@ def generate(
             return
 
         from headnote_cli.generation.many import ManyOptions, generate_many, read_shard, rows_of
-        from headnote_cli.screen.views import many_view
+        from headnote_cli.screen.generation import many_view
 
         part, output = read_shard(shard, output)
         options = ManyOptions(
@@ -193,7 +193,7 @@ def _decisions(screen: Screen, name: str, language: str | None) -> list[Decision
 
 
 def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
-    from headnote_cli.screen.views import headnote_view
+    from headnote_cli.screen.generation import headnote_view
 
     if screen.json_mode:
         screen.line(headnote.to_json())

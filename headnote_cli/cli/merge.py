@@ -48,10 +48,10 @@ def merge(
 ) -> None:
     """Merge an adapter into its base: one model folder, loaded without PEFT."""
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.settings import load_config
+        from headnote_cli.config.layers import load_config
         from headnote_cli.merging.command import MergeOptions, check_merged, read_size
         from headnote_cli.merging.command import merge as run
-        from headnote_cli.screen.views import check_view, merge_view
+        from headnote_cli.screen.merging import check_view, merge_view
 
         if check is not None:
             found = check_merged(check)

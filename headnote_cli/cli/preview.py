@@ -39,8 +39,8 @@ def preview_prompts(
 ) -> None:
     """Show rows exactly as the model will see them."""
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.settings import load_config
-        from headnote_cli.screen.views import preview_raw, preview_view
+        from headnote_cli.config.layers import load_config
+        from headnote_cli.screen.preview import preview_raw, preview_view
         from headnote_cli.training.preview import Selection, preview
 
         loaded = load_config(config, set_ or [])

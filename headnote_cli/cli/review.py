@@ -34,9 +34,9 @@ def review(
 ) -> None:
     """Write a page to read and mark headnotes beside their decisions, offline."""
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.settings import load_config
+        from headnote_cli.config.layers import load_config
         from headnote_cli.review.command import review as run
-        from headnote_cli.screen.views import review_view
+        from headnote_cli.screen.review import review_view
 
         if len(predictions) > 1:
             raise UsageError("--predictions takes one file: a page shows one", hint="write a page for each")

@@ -43,7 +43,7 @@ def runs_diff(
     """Show the config keys in which two runs differ."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.runs.listing import difference
-        from headnote_cli.screen.views import difference_view
+        from headnote_cli.screen.runs import difference_view
 
         changed = difference(first, second)
         screen.show(difference_view(changed))
@@ -60,7 +60,7 @@ def runs_list(
     """List the runs under a folder, newest first: `slds runs FOLDER`."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.runs.listing import list_runs
-        from headnote_cli.screen.views import runs_view
+        from headnote_cli.screen.runs import runs_view
 
         found = list_runs(folder)
         screen.show(runs_view(found))

@@ -51,9 +51,9 @@ def train(
 ) -> None:
     """Train with LoRA on a 4-bit base, or whatever the config says."""
     with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.settings import load_config
+        from headnote_cli.config.layers import load_config
         from headnote_cli.events import Event, PlanResolved
-        from headnote_cli.screen.views import plan_view, training_view
+        from headnote_cli.screen.training import plan_view, training_view
         from headnote_cli.training.command import push_checkpoint
         from headnote_cli.training.command import train as run
         from headnote_cli.training.launch import launch

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
-from headnote_cli.config.settings import Overflow
+from headnote_cli.config.keys import Overflow
 from headnote_cli.data.prompts import Conversation, Message, PromptTemplates, Row, canonical
 from headnote_cli.data.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
 from headnote_cli.data.sources import language_pair

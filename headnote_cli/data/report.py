@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.data.sources import Rows, available_splits, leaks

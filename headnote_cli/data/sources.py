@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.data.hub_layout import NO_DATA, declared_files, declared_subsets, default_subset, layout
 from headnote_cli.data.row_files import (
     KIND_HINT,

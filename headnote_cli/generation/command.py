@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from headnote_cli.config.settings import Config, Overflow
+from headnote_cli.config.keys import Overflow
+from headnote_cli.config.layers import Config
 from headnote_cli.data.documents import Decision as Decision
 from headnote_cli.data.documents import read_decision as read_decision
 from headnote_cli.data.encoding import Encoded, Encoder
@@ -19,8 +20,9 @@ from headnote_cli.events import Listener, Note
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.law.citations import Status, check
 from headnote_cli.law.language import detect_language
-from headnote_cli.machine.hardware import Quantization, noted_quantization
+from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapter_base import base_of_adapter
+from headnote_cli.models.quantization import noted_quantization
 from headnote_cli.runs.files import read_json
 from headnote_cli.runs.folders import MERGED, PROMPTS, is_adapter, merged_models, newest_whole, output_dir, record_of
 
@@ -219,7 +221,7 @@ def encoder_of(config: Config, choice: ModelChoice) -> Encoder:
 def load_writer(config: Config, choice: ModelChoice, encoder: Encoder) -> Writer:
     """The model itself, as this machine can run it."""
     from headnote_cli.generation.writer import Writer
-    from headnote_cli.machine.hardware import resolve
+    from headnote_cli.machine.plan import resolve
     from headnote_cli.models.base import base_of, load_model_config
     from headnote_cli.models.loading import this_machine
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoded, Encoder
 from headnote_cli.data.sources import Row, located_rows, sound
 from headnote_cli.errors import DataError, SldsError, UsageError

@@ -13,7 +13,7 @@ from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.generation.cpu import piece_of, tune
 from headnote_cli.generation.decoder import CACHE, Decoder, LastPrompt, Row, rows_can_join
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
-from headnote_cli.machine.hardware import Plan, Quantization
+from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.models.base import BaseModel
 from headnote_cli.models.loading import four_bits, load_model, own_device, stop_ids, torch_dtype, with_adapter
 

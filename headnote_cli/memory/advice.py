@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from headnote_cli.config.settings import Settings
+from headnote_cli.config.keys import Settings
 from headnote_cli.memory.estimate import estimate
 from headnote_cli.memory.setup import ALL_LINEAR, DEFAULT_LENGTH, Setup, checkpoints_activations, load_dtype
 from headnote_cli.memory.shapes import Shapes

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from headnote_cli.errors import UsageError
-from headnote_cli.machine.hardware import AMPERE
+from headnote_cli.machine.detect import AMPERE
 
 GIB = 2**30
 # Memory by the makers' data sheets, of which the driver shows a little less; compute capability by

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from headnote_cli.config.settings import Config, Settings
+from headnote_cli.config.keys import Settings
+from headnote_cli.config.layers import Config
 from headnote_cli.errors import ConfigError, DataError, UsageError
-from headnote_cli.machine.hardware import PACKAGES, Gpu, Machine, Plan, PlanRow, detect, resolve
+from headnote_cli.machine.detect import PACKAGES, Gpu, Machine, detect
 from headnote_cli.machine.memory import available_memory
+from headnote_cli.machine.plan import Plan, PlanRow, resolve
 from headnote_cli.memory.advice import (
     MOST_ROWS,
     Change,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.config.settings import Settings
+from headnote_cli.config.keys import Settings
 from headnote_cli.errors import ConfigError
 from headnote_cli.runs.files import read_json
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from headnote_cli.config.settings import Settings
+from headnote_cli.config.keys import Settings
 from headnote_cli.errors import ConfigError
 from headnote_cli.memory.forms import Kind
 from headnote_cli.memory.optimizers import OPTIMIZERS

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headnote_cli.config.assets import assets_root
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates, copy_prompts
 from headnote_cli.data.sources import sound, stream_rows
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
-from headnote_cli.machine.hardware import Quantization, noted_quantization
 from headnote_cli.machine.libraries import version_of
+from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapter_base import AdapterBase, base_of_adapter
 from headnote_cli.models.card import CARD, model_card
+from headnote_cli.models.quantization import noted_quantization
 from headnote_cli.models.weights import (
     ADAPTER_WEIGHTS,
     PICKLES,

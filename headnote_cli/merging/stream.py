@@ -30,7 +30,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from headnote_cli.errors import DataError, SldsError
 from headnote_cli.events import Listener, WeightsWritten
-from headnote_cli.machine.hardware import Quantization
+from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapters import TORCH_DTYPES, Adapter, Edit, NotOurs, edits, load_tensor, read_adapter
 from headnote_cli.models.base import BaseModel, load_model_config, weights_folder
 from headnote_cli.models.weights import (

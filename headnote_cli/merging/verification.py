@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from headnote_cli.data.encoding import IGNORED
-from headnote_cli.machine.hardware import Quantization
 from headnote_cli.machine.memory import available_memory
+from headnote_cli.machine.plan import Quantization
 from headnote_cli.merging.stream import MergeJob, MergePlan, through_four_bits
 from headnote_cli.models.adapters import LowRank, Replaced, WeightDecomposed, as_float32, load_tensor
 from headnote_cli.models.loading import four_bits, keep_differentiable, load_model, with_adapter

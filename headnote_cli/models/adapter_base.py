@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.models.weights import fingerprint, has_weights
 from headnote_cli.runs.files import is_path, read_json, require_there

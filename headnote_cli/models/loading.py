@@ -21,9 +21,10 @@ from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBA
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from headnote_cli.config.settings import Settings
+from headnote_cli.config.keys import Settings
 from headnote_cli.errors import ConfigError, UnreachableError
-from headnote_cli.machine.hardware import Gpu, Machine, Plan, Quantization, detect
+from headnote_cli.machine.detect import Gpu, Machine, detect
+from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.machine.processes import own_gpu
 from headnote_cli.models.base import BaseModel, eos_ids, reaching, stored_quantization_of
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.data.sources import located_rows, sound
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.generation.predictions import Joined, join, read_predictions

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.errors import NO_ROOM, NOT_ALLOWED, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.runs.files import Journal, altered, flush, read_json, sha256, write_json
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from headnote_cli.config.settings import SECRETS, Settings, effective_values
-from headnote_cli.machine.hardware import Plan
+from headnote_cli.config.keys import SECRETS, Settings, effective_values
+from headnote_cli.machine.plan import Plan
 from headnote_cli.runs.files import read_json
 
 # Keys that decide when a run is evaluated. With `early_stopping` they also decide when it ends, with a schedule that

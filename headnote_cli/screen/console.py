@@ -407,3 +407,8 @@ def _told(error: Exception) -> SldsError:
 def _trace(screen: Screen) -> None:
     if screen.debug:
         traceback.print_exc()
+
+
+def number(value: float | None) -> str:
+    """A loss in four digits after the point."""
+    return "–" if value is None else f"{value:.4f}"

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headnote_cli.config.settings import SECRETS, Config, Settings
+from headnote_cli.config.keys import SECRETS, Settings
+from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates, copy_prompts
 from headnote_cli.data.report import encoder_for, leak_warnings, lengths_lines
@@ -26,9 +27,10 @@ from headnote_cli.errors import (
     is_out_of_memory,
 )
 from headnote_cli.events import Event, Listener, ModelLoaded, Movement, Note, PlanResolved, RunDescribed, Saved
-from headnote_cli.machine.hardware import Machine, Plan, PlanRow, require_toolchain, resolve, shown
+from headnote_cli.machine.detect import Machine
 from headnote_cli.machine.libraries import version_of
 from headnote_cli.machine.memory import available_memory
+from headnote_cli.machine.plan import Plan, PlanRow, require_toolchain, resolve, shown
 from headnote_cli.machine.processes import own_gpu, require_all_processes, world_size
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card

@@ -28,12 +28,13 @@ from transformers import (
 from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
 from trl import SFTConfig
 
-from headnote_cli.config.settings import Settings, own_defaults
+from headnote_cli.config.keys import Settings, own_defaults
 from headnote_cli.errors import NO_ROOM, ConfigError, SldsError, is_out_of_memory
 from headnote_cli.events import Listener, ModelLoaded, Movement, Note
-from headnote_cli.machine.hardware import Plan, offline_environment
 from headnote_cli.machine.libraries import refusing_unsound_warnings
+from headnote_cli.machine.plan import Plan
 from headnote_cli.machine.processes import asked_processes
+from headnote_cli.machine.reporters import offline_environment
 from headnote_cli.models.base import BaseModel
 from headnote_cli.models.loading import (
     VISION_MODULES,
@@ -346,7 +347,7 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         values.pop("tf32", None)
     if plan.padding_free and not settings.packing:
         values["max_length"] = None  # TRL wants rows that were cut before, as they are
-    os.environ.update(offline_environment(plan))
+    os.environ.update(offline_environment(plan.reporters))
     # FlashAttention-2's backward adds up in any order otherwise, and a resumed run would not be the same run.
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     values.update(

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.config.settings import Config
+from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoded, Encoder, quantiles
 from headnote_cli.data.prompts import Conversation, PromptTemplates
 from headnote_cli.data.report import encoder_for, leak_warnings
 from headnote_cli.data.sources import Located, Row, Rows, load_split, row_fault, sample_id
 from headnote_cli.errors import ConfigError, DataError, UnreachableError, UsageError
-from headnote_cli.machine.hardware import detect
+from headnote_cli.machine.detect import detect
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from headnote_cli.machine.hardware import detect
+from headnote_cli.machine.detect import detect
 from headnote_cli.machine.libraries import version_of
 from scripts.gpu_smoke.full_size import merge_full_size, train_full_size
 from scripts.gpu_smoke.models import SIZES

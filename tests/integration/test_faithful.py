@@ -13,11 +13,11 @@ from pydantic import create_model
 
 from headnote_cli.config import upstream_keys
 from headnote_cli.config.key_versions import VERSIONS, Versions
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.errors import ConfigError
-from headnote_cli.machine.hardware import resolve
+from headnote_cli.machine.plan import resolve
 from headnote_cli.models.base import base_model
 from headnote_cli.models.loading import (
     load_for_training,
@@ -68,11 +68,11 @@ def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[...,
     def build(**keys: Any) -> Any:
         import torch
 
-        from headnote_cli.config.settings import load_config
+        from headnote_cli.config.layers import load_config
         from headnote_cli.data.preparation import prepare
         from headnote_cli.data.report import encoder_for
         from headnote_cli.data.sources import load_split
-        from headnote_cli.machine.hardware import resolve
+        from headnote_cli.machine.plan import resolve
         from headnote_cli.models.base import base_model, load_tokenizer
         from headnote_cli.models.loading import load_for_training, lora_config, this_machine
         from headnote_cli.training import job as training

@@ -19,7 +19,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.generation import command as generate
 from headnote_cli.generation import many as generate_many
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
@@ -192,9 +192,10 @@ def test_each_of_a_launchers_processes_writes_on_its_own_gpu(
 ) -> None:
     import torch
 
-    from headnote_cli.config.settings import load_config
+    from headnote_cli.config.layers import load_config
     from headnote_cli.generation import writer as generation
-    from headnote_cli.machine.hardware import Gpu, Machine, Quantization, resolve
+    from headnote_cli.machine.detect import Gpu, Machine
+    from headnote_cli.machine.plan import Quantization, resolve
 
     loads: list[tuple[Any, ...]] = []
     model = MagicMock()

@@ -20,11 +20,11 @@ from trl import SFTTrainer
 from typer.testing import CliRunner
 
 from headnote_cli.cli.app import app
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.data.encoding import IGNORED
 from headnote_cli.generation.decoder import Decoder, Row
 from headnote_cli.generation.sampling import Sampling
-from headnote_cli.machine.hardware import resolve
+from headnote_cli.machine.plan import resolve
 from headnote_cli.models.base import base_model, load_tokenizer
 from headnote_cli.models.loading import load_for_training, lora_config, this_machine
 from headnote_cli.training import command

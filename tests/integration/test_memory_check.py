@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli.app import app
-from headnote_cli.config.settings import load_config
-from headnote_cli.machine.hardware import Gpu, Machine, resolve
+from headnote_cli.config.layers import load_config
+from headnote_cli.machine.detect import Gpu, Machine
 from headnote_cli.machine.memory import available_memory, main_memory
+from headnote_cli.machine.plan import resolve
 from headnote_cli.memory.cards import GIB, Card
 from headnote_cli.memory.estimate import BESIDE
 from headnote_cli.training import command as train

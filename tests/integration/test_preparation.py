@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli.app import app
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.data.report import encoder_for
@@ -228,7 +228,7 @@ def test_memory_stays_flat_however_many_rows(tmp_path: Path, gemma_tokenizer: An
         code = (
             "import resource, sys\nfrom pathlib import Path\n"
             "from transformers import AutoTokenizer\n"
-            "from headnote_cli.config.settings import load_config\nfrom headnote_cli.data.sources import _local\n"
+            "from headnote_cli.config.layers import load_config\nfrom headnote_cli.data.sources import _local\n"
             "from headnote_cli.data.encoding import Encoder\nfrom headnote_cli.data.prompts import PromptTemplates\n"
             "from headnote_cli.data.preparation import prepare\n"
             f"tokenizer = AutoTokenizer.from_pretrained({str(tmp_path / 'model')!r})\n"

@@ -16,17 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.config.key_versions import VERSIONS, Versions
-from headnote_cli.config.settings import (
-    FORMS,
-    GONE,
-    RANGES,
-    RENAMED,
-    Config,
-    Settings,
-    _written,
-    json_schema,
-    load_config,
-)
+from headnote_cli.config.keys import FORMS, RANGES, Settings
+from headnote_cli.config.layers import Config, as_yaml, load_config
+from headnote_cli.config.renamed import GONE, RENAMED
+from headnote_cli.config.schema import json_schema
 from headnote_cli.errors import ConfigError, UsageError
 from headnote_cli.screen.console import printable
 from tests.conftest import ROOT, examples
@@ -393,7 +386,7 @@ def test_the_printed_config_means_the_same_wherever_it_is_saved(tmp_path: Path) 
 @settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.floats() | st.integers() | st.none()))
 def test_any_mapping_is_printed_so_that_it_can_be_read_back(tmp_path: Path, value: dict[str, Any]) -> None:
-    (tmp_path / "config.yaml").write_text(f"liger_kernel_config: {_written(value)}\n", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(f"liger_kernel_config: {as_yaml(value)}\n", encoding="utf-8")
     read = load_config(tmp_path / "config.yaml").settings.liger_kernel_config
     assert repr(read) == repr(value)
 

@@ -326,7 +326,7 @@ def test_a_system_template_that_is_missing_or_blank_sends_no_system_message(
 def test_a_mark_before_a_chat_template_and_its_line_endings_change_no_id(
     chatml_tokenizer: Any, write_config: Any, tmp_path: Path, whose: str, ending: str
 ) -> None:
-    from headnote_cli.config.settings import load_config
+    from headnote_cli.config.layers import load_config
     from headnote_cli.models.base import base_model, load_tokenizer
 
     model, other, keys = tmp_path / "model", tmp_path / "other", {}
@@ -350,7 +350,7 @@ def test_a_mark_before_a_chat_template_and_its_line_endings_change_no_id(
 
 
 def test_a_chat_template_that_is_no_utf8_is_named(chatml_tokenizer: Any, write_config: Any, tmp_path: Path) -> None:
-    from headnote_cli.config.settings import load_config
+    from headnote_cli.config.layers import load_config
     from headnote_cli.models.base import base_model, load_tokenizer
 
     chatml_tokenizer.save_pretrained(tmp_path / "model")

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from headnote_cli.machine import hardware
+from headnote_cli.machine import detect as hardware
 from tests.conftest import ROOT
 
 PINS = dict(

@@ -13,20 +13,13 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.config.settings import Settings, load_config
+from headnote_cli.config.keys import Settings
+from headnote_cli.config.layers import load_config
 from headnote_cli.errors import UsageError
-from headnote_cli.machine.hardware import (
-    REPORTERS,
-    Gpu,
-    Machine,
-    Plan,
-    detect,
-    noted_quantization,
-    offline_environment,
-    require_toolchain,
-    resolve,
-    shown,
-)
+from headnote_cli.machine.detect import REPORTERS, Gpu, Machine, detect
+from headnote_cli.machine.plan import Plan, require_toolchain, resolve, shown
+from headnote_cli.machine.reporters import offline_environment
+from headnote_cli.models.quantization import noted_quantization
 from tests.conftest import ROOT
 
 ALL = frozenset({"bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", "wandb", "tensorboard"})
@@ -44,7 +37,7 @@ def done(plan: Plan, setting: str) -> str:
 
 
 def reporting(plan: Plan) -> tuple[list[str], dict[str, str]]:
-    return [one.name for one in plan.reporters], offline_environment(plan)
+    return [one.name for one in plan.reporters], offline_environment(plan.reporters)
 
 
 @pytest.fixture

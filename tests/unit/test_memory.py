@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli.app import app
-from headnote_cli.config.settings import Settings, load_config
+from headnote_cli.config.keys import Settings
+from headnote_cli.config.layers import load_config
 from headnote_cli.errors import ConfigError, UnreachableError, UsageError
 from headnote_cli.memory.advice import advice, largest, largest_batch, longest, peaks
 from headnote_cli.memory.cards import GIB, Card, card, usual_cards

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli.app import app
-from headnote_cli.config.settings import Settings
+from headnote_cli.config.keys import Settings
 from headnote_cli.errors import UsageError
-from headnote_cli.machine.hardware import Gpu, Machine
+from headnote_cli.machine.detect import Gpu, Machine
 from headnote_cli.memory import command
 from headnote_cli.memory.cards import GIB, card
 from tests.conftest import ROOT, SAMPLES

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headnote_cli.cli.app import app
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.memory.cards import GIB
 from headnote_cli.memory.forms import Kind
 from headnote_cli.memory.inference import generation, kv_cache, kv_cache_of_prompt, merging, prefill_work

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.config.settings import Settings, load_config
+from headnote_cli.config.keys import Settings
+from headnote_cli.config.layers import load_config
 from headnote_cli.errors import ConfigError
 from headnote_cli.memory.estimate import (
     Estimate,

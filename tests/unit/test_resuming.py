@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from headnote_cli.config.settings import load_config
-from headnote_cli.machine.hardware import Machine, resolve
+from headnote_cli.config.layers import load_config
+from headnote_cli.machine.detect import Machine
+from headnote_cli.machine.plan import resolve
 from headnote_cli.runs.resuming import Changes, changes_since
 
 MACHINE = Machine((), frozenset({"bitsandbytes", "torchao"}), "g++", cores=2, memory=2**34)

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from headnote_cli.config.settings import load_config
+from headnote_cli.config.layers import load_config
 from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.runs.files import Journal, read_json, write_json
 from headnote_cli.runs.folders import (

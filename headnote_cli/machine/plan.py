@@ -1,81 +1,17 @@
-"""What this machine has, and the plan: what was asked, what will be done here, and why."""
+"""The plan: what a config asks, what this device does of it, and why they differ."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sysconfig
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from packaging.requirements import Requirement
-
-from headnote_cli.config.settings import Settings
-from headnote_cli.errors import ConfigError, UsageError
+from headnote_cli.config.keys import Settings
+from headnote_cli.errors import UsageError
+from headnote_cli.machine.detect import AMPERE, Machine
 from headnote_cli.machine.libraries import allocator_setting
-from headnote_cli.machine.memory import main_memory
+from headnote_cli.machine.reporters import Reporter, reporters_of
 
-# The package behind each name that `report_to` may hold.
-REPORTERS = {
-    "azure_ml": "azureml",
-    "clearml": "clearml",
-    "codecarbon": "codecarbon",
-    "comet_ml": "comet_ml",
-    "dagshub": "dagshub",
-    "dvclive": "dvclive",
-    "flyte": "flytekit",
-    "mlflow": "mlflow",
-    "swanlab": "swanlab",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "wandb": "wandb",
-}
-PACKAGES = ("bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", *REPORTERS.values())
 SIXTEEN_BIT = ("bfloat16", "float16")
-AMPERE = (8, 0)  # the first with bfloat16 and FlashAttention-2
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One CUDA device."""
-
-    name: str
-    capability: tuple[int, int]
-    memory: int  # bytes
-    used: int = 0  # bytes held by other programs
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The facts that decide the plan."""
-
-    gpus: tuple[Gpu, ...]
-    packages: frozenset[str]
-    compiler: str | None
-    cores: int
-    memory: int  # bytes of main memory
-    c_compiler: str | None = None
-    has_python_headers: bool = False
-    kernels_fault: str = ""  # why the `kernels` package that is installed cannot be used
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"packages": sorted(self.packages)}
-
-    def capable_of(self, capability: tuple[int, int]) -> bool:
-        """Whether there is a GPU, and every one is of that generation or later."""
-        return bool(self.gpus) and all(gpu.capability >= capability for gpu in self.gpus)
-
-
 T = TypeVar("T")
 
 
@@ -89,17 +25,6 @@ class Quantization:
 
     def __str__(self) -> str:
         return "8-bit" if self.kind == "int8" else f"4-bit {self.kind}{' + nested' if self.nested else ''}"
-
-
-@dataclass(frozen=True)
-class Reporter:
-    """Where metrics are sent; without a login they stay on this machine."""
-
-    name: str
-    is_offline: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name} (offline)" if self.is_offline else self.name
 
 
 @dataclass(frozen=True)
@@ -187,95 +112,6 @@ class Plan:
         rows = (row.to_json() for row in self.changes())
         if told := "; ".join(f"{row['setting']}: {row['asked']} → {row['effective']} ({row['why']})" for row in rows):
             raise UsageError(f"--strict: this machine cannot do what the config asks: {told}")
-
-
-def stored_quantization(config: Mapping[str, Any], name: str) -> Quantization | None:
-    """How the weights of a model are quantized on the disk already, by its `config.json`; None if they are not.
-
-    Raises:
-        ConfigError: In a way that cannot be trained on.
-    """
-    stored = config.get("quantization_config")
-    if not isinstance(stored, Mapping):
-        return None
-    if stored.get("quant_method", "bitsandbytes") == "bitsandbytes" and stored.get("load_in_4bit"):
-        nested = bool(stored.get("bnb_4bit_use_double_quant"))
-        return Quantization(str(stored.get("bnb_4bit_quant_type", "fp4")), nested, str(config.get("dtype", "bfloat16")))
-    how = "8-bit bitsandbytes" if stored.get("load_in_8bit") else str(stored.get("quant_method", "an unknown method"))
-    raise ConfigError(
-        f"the weights of this model are quantized ({how}), which is not trained on",
-        name,
-        "name the model in 16 bits, or one in bitsandbytes' 4 bits",
-    )
-
-
-def noted_quantization(record: Mapping[str, Any]) -> Quantization | None:
-    """The 4-bit form that a run's record says it trained on, None for another or none."""
-    if "quantization" in record:
-        noted = record["quantization"]
-        return Quantization(**noted) if noted and noted["kind"] != "int8" else None
-    # Records from before this key have the words of the plan alone.
-    words = {row["setting"]: row["effective"] for row in record.get("plan", [])}
-    kind, *rest = words.get("quantization", "none").removeprefix("4-bit ").split(" + ")
-    return Quantization(kind, bool(rest), words["dtype"]) if kind in ("nf4", "fp4") else None
-
-
-def detect() -> Machine:
-    """This machine, without importing torch."""
-    return Machine(
-        gpus=tuple(_gpus()) if not _cpu_build_of_torch() else (),
-        packages=frozenset(name for name in PACKAGES if find_spec(name)),
-        compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=main_memory(),
-        c_compiler=shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang"),
-        has_python_headers=(Path(sysconfig.get_path("include")) / "Python.h").is_file(),
-        kernels_fault=kernels_fault(),
-    )
-
-
-def kernels_fault() -> str:
-    """Why the `kernels` package that is installed cannot be used: transformers takes some versions only."""
-    try:
-        installed, transformers = version("kernels"), version("transformers")
-    except PackageNotFoundError:
-        return ""
-    asked = (Requirement(text) for text in requires("transformers") or ())
-    ranges = [
-        one.specifier
-        for one in asked
-        if one.name == "kernels" and one.marker and one.marker.evaluate({"extra": "kernels"})
-    ]
-    if all(installed in allowed for allowed in ranges):
-        return ""
-    return f"kernels {installed} is installed, and transformers {transformers} takes {ranges[0]}"
-
-
-@cache
-def _cpu_build_of_torch() -> bool:
-    try:
-        return version("torch").endswith("+cpu")
-    except PackageNotFoundError:
-        return False
-
-
-def _gpus() -> Iterator[Gpu]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return
-    query = [tool, "--query-gpu=name,compute_cap,memory.total,memory.used", "--format=csv,noheader,nounits"]
-    try:
-        listing = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return
-    for line in listing.splitlines():
-        name, *numbers = (part.strip() for part in line.rsplit(",", 3))
-        try:
-            capability, total, used = numbers
-            major, _, minor = capability.partition(".")
-            yield Gpu(name, (int(major), int(minor or 0)), int(total) * 2**20, int(used) * 2**20)
-        except ValueError:  # [N/A]: unified memory, or a slice of a GPU
-            continue
 
 
 def resolve(
@@ -452,57 +288,9 @@ def _quantization(
     return PlanRow("quantization", asked, asked)
 
 
-@dataclass(frozen=True)
-class _Login:
-    """How a reporter logs in, and the environment variable that keeps it on this machine instead."""
-
-    key: str
-    file: str  # under the home folder
-    mode: str
-    offline: str
-
-
-# The others never ask: trackio and MLflow write local files unless a server is named, the rest raise an error.
-_LOGINS = {
-    "wandb": _Login("WANDB_API_KEY", ".netrc", "WANDB_MODE", "offline"),
-    "swanlab": _Login("SWANLAB_API_KEY", ".swanlab/.netrc", "SWANLAB_MODE", "local"),
-}
-
-
 def _reporters(settings: Settings, machine: Machine) -> PlanRow[tuple[Reporter, ...]]:
-    """Reporting never asks for a login: without one it goes offline.
-
-    Raises:
-        UsageError: A name that no reporter has.
-    """
-    names = [settings.report_to] if isinstance(settings.report_to, str) else settings.report_to or []
-    if names == ["all"]:
-        names = [name for name, package in REPORTERS.items() if package in machine.packages]
-    names = [name for name in names if name != "none"]
-    if unknown := [name for name in names if name not in REPORTERS]:
-        raise UsageError(f"`report_to: {', '.join(unknown)}`: write none, all, {', '.join(REPORTERS)}")
-    missing = [name for name in names if REPORTERS[name] not in machine.packages]
-    effective = [Reporter(name, name in _LOGINS and not _logged_in(name)) for name in names if name not in missing]
-    reasons = [f"the `{REPORTERS[name]}` package is not installed" for name in missing]
-    reasons += [f"no {one.name} login on this machine" for one in effective if one.is_offline]
-    return PlanRow("report_to", tuple(map(Reporter, names)), tuple(effective), "; ".join(reasons))
-
-
-def offline_environment(plan: Plan) -> dict[str, str]:
-    """The environment that keeps reporters without a login on this machine."""
-    logins = [_LOGINS[one.name] for one in plan.reporters if one.is_offline]
-    return {login.mode: login.offline for login in logins}
-
-
-def _logged_in(name: str) -> bool:
-    """Whether a reporter has a key or was told where to write."""
-    login = _LOGINS[name]
-    if os.environ.get(login.key) or os.environ.get(login.mode):
-        return True
-    try:
-        return name in (Path.home() / login.file).read_text(encoding="utf-8")
-    except OSError:
-        return False
+    names, effective, why = reporters_of(settings.report_to, machine.packages)
+    return PlanRow("report_to", tuple(map(Reporter, names)), effective, why)
 
 
 def _workers(settings: Settings, machine: Machine) -> PlanRow[int]:

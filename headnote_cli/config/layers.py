@@ -1,0 +1,197 @@
+"""A config out of its files and overrides, each value with its origin."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.config.assets import assets_root, locate
+from headnote_cli.config.checks import checked
+from headnote_cli.config.keys import LOCATED, SECRETS, Settings
+from headnote_cli.config.problems import Entry, Origin, Problems, brief
+from headnote_cli.config.renamed import DONE_OTHERWISE, done_otherwise, translated
+from headnote_cli.config.yaml import Loader, read_entries, value_of
+from headnote_cli.errors import ConfigError, UsageError
+
+DEFAULT_CONFIG = "configs/ipst/slds/sft_liger_peft.yaml"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration: typed settings, and the origin of each key that was set."""
+
+    path: Path
+    settings: Settings
+    origins: Mapping[str, Origin]
+    notes: tuple[str, ...] = ()
+
+    def is_set(self, key: str) -> bool:
+        """Whether a file or `--set` gave this key (and not the library's default)."""
+        return key in self.origins
+
+    def written(self) -> dict[str, object]:
+        """The keys that were set, with their values; secrets stay out."""
+        return {key: getattr(self.settings, key) for key in self.origins if key not in SECRETS}
+
+    def to_yaml(self) -> str:
+        """Each effective value and where it came from; defaults as comments, so that the text is the same config."""
+        lines = [f"# {self.path}"]
+        for key in Settings.model_fields:
+            if key in SECRETS and self.is_set(key):
+                lines.append(f"# {key} is set and not shown  # {self.origins[key]}")
+                continue
+            value = getattr(self.settings, key)
+            line = f"{key}: {as_yaml(self._found(value) if key in LOCATED and value else value)}"
+            lines.append(f"{line}  # {self.origins[key]}" if self.is_set(key) else f"# {line}  # default")
+        return "\n".join(lines) + "\n"
+
+    def _found(self, name: str) -> str:
+        """A path that means the same in a config that lies elsewhere."""
+        found = self.locate(name)
+        return name if found in (None, Path(name).expanduser()) else str(found.resolve())
+
+    def where(self, key: str) -> str:
+        """The place to name in a message about `key`."""
+        return str(self.origins.get(key, self.path))
+
+    def locate(self, name: str) -> Path | None:
+        """An existing local path meant by `name`, see `assets.locate`."""
+        return locate(name, self.path.parent)
+
+    def path_of(self, key: str) -> Path:
+        """The existing path that `key` names.
+
+        Raises:
+            ConfigError: The key is empty, or nothing lies there.
+        """
+        name = getattr(self.settings, key)
+        if name is None:
+            raise ConfigError(f"`{key}` is not set", str(self.path), f"add a line `{key}: …`")
+        found = self.locate(name)
+        if found is None:
+            raise ConfigError(
+                f"`{key}`: there is no {name}",
+                self.where(key),
+                "looked in the working directory, beside the config file and in the shipped files",
+            )
+        return found
+
+
+def as_yaml(value: object) -> str:
+    """A value as YAML that `Loader` reads back, on one line and in characters that every screen shows."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{as_yaml(key)}: {as_yaml(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
+    if isinstance(value, str):
+        return f'"{"".join(map(_escaped, value))}"'
+    return json.dumps(value)
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
+
+
+def default_config_path() -> Path:
+    """`$SLDS_CONFIG`, else the workshop's file under the working directory, else the shipped one."""
+    return Path(os.environ.get("SLDS_CONFIG") or DEFAULT_CONFIG)
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read, layer and check a configuration.
+
+    Args:
+        path: The YAML file; without it, see `default_config_path`.
+        overrides: `key=value` and `key.sub=value`, the value in YAML.
+
+    Raises:
+        ConfigError: Unreadable files, and every key or value that cannot be used, all at once.
+    """
+    file = _find(path or default_config_path())
+    problems = Problems()
+    notes: list[str] = []
+    entries: dict[str, Entry] = {}
+    for layer in _layers(file, problems):
+        entries |= translated(layer, problems, notes)
+    entries = _with_overrides(entries, overrides, problems, notes)
+    entries.pop("extends", None)
+    settings = checked(entries, problems)
+    problems.raise_if_any()
+    for key in done_otherwise(settings):
+        notes.append(f"{entries.pop(key).origin}: `{key}` is ignored: {DONE_OTHERWISE[key][1]}")
+        settings = settings.model_copy(update={key: Settings.model_fields[key].get_default(call_default_factory=True)})
+    return Config(file, settings, {key: entry.origin for key, entry in entries.items()}, tuple(notes))
+
+
+def _find(path: Path) -> Path:
+    found = locate(str(path))
+    if found is None or not found.is_file():
+        shipped = sorted(str(p.relative_to(assets_root())) for p in (assets_root() / "configs").rglob("*.yaml"))
+        kind = "is a folder, not a file" if found else "there is no such file"
+        raise ConfigError(kind, str(path), f"shipped configs: {', '.join(shipped)}")
+    return found
+
+
+def _layers(file: Path, problems: Problems, inside: tuple[Path, ...] = ()) -> Iterator[dict[str, Entry]]:
+    """The entries of the files that `extends` names, the outermost file last."""
+    chain = (*inside, file.resolve())
+    entries = read_entries(file, problems)
+    base = entries.get("extends")
+    if base is not None and not isinstance(base.value, str):
+        problems.add(base.origin, f"`extends: {brief(base.value)}` is not the name of a file")
+    elif base is not None:
+        target = (
+            locate(base.value, file.parent) if not (file.parent / base.value).exists() else file.parent / base.value
+        )
+        if target is None or not target.is_file():
+            problems.add(base.origin, f"`extends`: there is no file {base.value}")
+        elif target.resolve() in chain:
+            problems.add(
+                base.origin, f"`extends` goes round in a circle: {' → '.join(p.name for p in chain)} → {target.name}"
+            )
+        else:
+            yield from _layers(target, problems, chain)
+    yield entries
+
+
+def _with_overrides(
+    entries: dict[str, Entry], overrides: Sequence[str], problems: Problems, notes: list[str]
+) -> dict[str, Entry]:
+    for text in overrides:
+        name, equals, written = text.partition("=")
+        origin = Origin(f"--set {name}")
+        if not equals or not name:
+            raise UsageError(f"--set {text}: write --set key=value")
+        try:
+            loader = Loader(written)
+            node = loader.get_single_node()
+            value = None if node is None else value_of(loader, node, name)
+        except Exception as error:  # a YAML constructor raises what it likes
+            reason = getattr(error, "problem", None) or error
+            problems.add(origin, f"not valid YAML: {brief(written)}: {brief(str(reason))}")
+            continue
+        key, *subs = name.split(".")
+        if key == "extends":
+            problems.add(origin, "`extends` belongs into a file")
+            continue
+        given = dict(entries)
+        if subs:
+            outer = given.pop(key, Entry(None, origin)).value
+            value = _nested(outer if isinstance(outer, dict) else {}, subs, value)
+        entries = given | translated({key: Entry(value, origin)}, problems, notes)
+    return entries
+
+
+def _nested(mapping: dict[str, Any], subs: list[str], value: object) -> dict[str, Any]:
+    first, *rest = subs
+    inner = mapping.get(first)
+    return mapping | {first: _nested(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}

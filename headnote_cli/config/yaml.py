@@ -1,0 +1,127 @@
+"""A YAML file: YAML 1.2, each key once, each value with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import yaml
+
+from headnote_cli.config.keys import Settings
+from headnote_cli.config.problems import Entry, Origin, Problems
+from headnote_cli.config.renamed import RENAMED
+from headnote_cli.errors import ConfigError
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars (2e-4 is a number, `no` is a word), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key_node, first in self.repeated_keys(node):
+            message = f"`{key_node.value}` is given twice, first in line {first}"
+            raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, int]]:
+        """Keys that stand in the mapping itself more than once, with the line of the first."""
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    continue
+                raise yaml.constructor.ConstructorError(None, None, "a key is not text", key_node.start_mark)
+            if key_node.value in seen:
+                yield key_node, seen[key_node.value]
+            seen.setdefault(key_node.value, key_node.start_mark.line + 1)
+
+
+Loader.yaml_implicit_resolvers = {}
+Loader.yaml_constructors = {  # no bytes, dates or sets, which no key takes
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _construct_int(loader: Loader, node: yaml.ScalarNode) -> int:
+    text = node.value.lower()
+    return int(text, 8 if text.startswith("0o") else 16 if text.startswith("0x") else 10)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def read_entries(file: Path, problems: Problems) -> dict[str, Entry]:
+    """The top-level keys of one file, with their places."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read as UTF-8 text: {error}", str(file)) from error
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError("a config is a list of `key: value` lines", f"{file}:{node.start_mark.line + 1}")
+        return _entries_of(loader, node, file, problems)
+    except ConfigError:
+        raise
+    except Exception as error:  # a YAML constructor raises what it likes
+        mark = getattr(error, "problem_mark", None)
+        origin = Origin(str(file), mark.line + 1, mark.column + 1) if mark else Origin(str(file))
+        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', None) or error}", str(origin)) from error
+
+
+def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Problems) -> dict[str, Entry]:
+    for key_node, first in loader.repeated_keys(node):
+        message = f"`{key_node.value}` is given twice, first in line {first}"
+        problems.add(_place(file, key_node.start_mark), message)
+    loader.flatten_mapping(node)
+    entries: dict[str, Entry] = {}
+    for key_node, value_node in node.value:
+        try:
+            value = value_of(loader, value_node, key_node.value)
+        except yaml.constructor.ConstructorError as error:
+            mark = error.problem_mark or value_node.start_mark
+            problems.add(_place(file, mark), error.problem or str(error))
+        else:
+            entries[key_node.value] = Entry(value, _place(file, key_node.start_mark))
+    return entries
+
+
+def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
+    """What a key is given; where it takes text, the text as written: the commit 7e44914 is not a number."""
+    value = loader.construct_object(node, deep=True)
+    if not _takes_text(RENAMED.get(key, key)):
+        return value
+    if isinstance(node, yaml.SequenceNode):
+        return [_spelling(inner, one) for inner, one in zip(node.value, value, strict=True)]
+    return _spelling(node, value)
+
+
+def _spelling(node: yaml.Node, value: Any) -> Any:
+    """A scalar as it is written; null stays null."""
+    return node.value if isinstance(node, yaml.ScalarNode) and value is not None else value
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a key takes text or a list of texts and nothing else, or null."""
+    info = Settings.model_fields.get(key)
+    kinds = get_args(info.annotation) or (info.annotation,) if info else (None,)
+    return set(kinds) <= {str, list[str], NoneType}
+
+
+def _place(file: Path, mark: yaml.Mark) -> Origin:
+    return Origin(str(file), mark.line + 1, mark.column + 1)

@@ -1,0 +1,50 @@
+"""`slds generate`: a headnote's citations, and what a file of headnotes came to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from headnote_cli.screen.console import duration, facts_table
+
+if TYPE_CHECKING:
+    from headnote_cli.generation.command import GeneratedHeadnote
+    from headnote_cli.generation.many import ManyReport
+
+FOUND, PARTLY, MISSING = "green", "yellow", "bold red"
+
+
+def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
+    """What was checked about a headnote, to stand below it."""
+    rows: dict[str, str | Text] = {
+        "citations in the decision": Text(", ".join(headnote.found) or "none", FOUND if headnote.found else ""),
+        "in part": Text(", ".join(headnote.partly) or "none", PARTLY if headnote.partly else ""),
+        "not in the decision": Text(", ".join(headnote.unsupported) or "none", MISSING if headnote.unsupported else ""),
+        "language": Text(
+            f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
+            PARTLY if headnote.detected != headnote.lang else "",
+        ),
+        "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
+        "time": duration(headnote.seconds or 0.0),
+    }
+    return facts_table(rows)
+
+
+def many_view(report: ManyReport) -> RenderableType:
+    """What a run over many rows came to."""
+    rows = {
+        "output": str(report.output),
+        "headnotes": f"{report.headnotes:,}" + (f", {report.before:,} of them from before" if report.before else ""),
+        "unfinished": _some(report.unfinished, "the token limit cut them off: raise --max-new-tokens"),
+        "in another language": _some(report.other_language, "not in the one asked for"),
+        "of a cut decision": _some(report.cut, "longer than `max_length`"),
+        "failed": _some(report.failed, "the same command tries them again"),
+        "time": duration(report.seconds),
+    }
+    return facts_table(rows)
+
+
+def _some(count: int, more: str) -> str:
+    return f"{count:,}; {more}" if count else "none"

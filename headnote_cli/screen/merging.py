@@ -1,0 +1,49 @@
+"""`slds merge`: what was merged, and how near it is to base + adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+
+from headnote_cli.screen.console import facts_table, size
+
+if TYPE_CHECKING:
+    from headnote_cli.merging.command import CheckReport, MergeReport
+    from headnote_cli.merging.verification import Distance, Verification
+
+
+def merge_view(report: MergeReport, config: str) -> RenderableType:
+    """What was merged, how it was checked, and the next lines to type."""
+    rows = {
+        "base": report.base,
+        "adapter": ", then ".join(str(adapter) for adapter in report.adapters),
+        "output": f"{report.output} ({size(report.bytes)}, {report.dtype})",
+        "tensors": f"{report.merged} merged, {report.copied} as they were",
+        "verified": _verified(report.verification),
+    }
+    trained = report.verification.trained if report.verification else None
+    if trained is not None:
+        rows["trained in 4 bits"] = f"{_apart(trained)}, from the 4-bit model that was trained; --onto nf4 is nearer"
+    rows["next"] = f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}"
+    rows["or a server"] = f"vllm serve {report.output}"
+    return facts_table(rows)
+
+
+def _verified(check: Verification | None) -> str:
+    if check is None:
+        return "not asked for"
+    return f"{check.how}: {_apart(check.distance)}; {check.tolerance:g} is allowed"
+
+
+def _apart(distance: Distance) -> str:
+    apart = f"logits are {distance.relative_l2:.2g} away (relative L2, {distance.max_abs:.2g} at most)"
+    if distance.loss is None or distance.merged_loss is None:
+        return apart.replace("logits are ", "")
+    return f"{apart}, loss {distance.loss:.4f} → {distance.merged_loss:.4f}"
+
+
+def check_view(report: CheckReport) -> RenderableType:
+    """A merged folder, looked at again."""
+    state = "; ".join(report.faults) or f"all {report.files} files are as they were written"
+    return facts_table({"folder": str(report.folder), "state": state})
