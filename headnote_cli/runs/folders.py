@@ -26,7 +26,6 @@ MANIFEST = "slds.json"  # in a checkpoint: its files, their sizes and hashes
 MERGED = "merge.json"  # in a merged model: the same, what it was made of, and how it wants to be prompted
 PROMPTS = "prompts"
 SAMPLES = "samples"
-STAGING = ".saving"  # where a checkpoint is written before it gets its name
 LOCK = ".lock"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 MERGED_SUFFIX = "-merged"
@@ -300,10 +299,10 @@ def merged_models(config: Config) -> Iterator[Path]:
     yield from sorted(whole.values(), key=lambda folder: (folder / MERGED).stat().st_mtime, reverse=True)
 
 
-def set_aside(folder: Path, into: Path | None = None) -> Path:
+def set_aside(folder: Path) -> Path:
     """Rename a folder so that its name is free and nothing is lost; returns where it went."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    target = (into or folder.parent) / f"{folder.name}.old-{stamp}"
+    target = folder.parent / f"{folder.name}.old-{stamp}"
     number = 1
     while target.exists():
         number += 1

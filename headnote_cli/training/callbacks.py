@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import SaveStrategy, SchedulerType
+from transformers.trainer_utils import SaveStrategy, SchedulerType, rotate_checkpoints
 
 from headnote_cli.data.encoding import IGNORED
 from headnote_cli.errors import ExitCode, Interrupted, UnsoundTrainingError
 from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
 from headnote_cli.machine.processes import orphaned
-from headnote_cli.runs.files import Journal, write_lines
-from headnote_cli.runs.folders import METRICS, SAMPLES
+from headnote_cli.models.card import CARD, model_card
+from headnote_cli.runs.files import Journal, read_json, write_lines, write_text
+from headnote_cli.runs.folders import METRICS, RECORD, SAMPLES, seal
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.movement import PATIENCE
 from headnote_cli.training.trainer import CompletionTrainer, EvaluationCut
@@ -118,6 +119,45 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             self.emit(Saved(state.global_step, self.output_dir / f"checkpoint-{state.global_step}"))
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Makes a saved checkpoint whole: its model card, then its manifest, the last file of all; only then are older ones
+    deleted. A folder without a manifest is one whose saving was cut short.
+
+    The Trainer itself deletes none (`save_total_limit` is kept from it): with a limit of one it would delete the last
+    checkpoint for the best.
+    """
+
+    def __init__(self, trainer: CompletionTrainer, limit: int | None) -> None:
+        self.trainer = trainer
+        self.limit = limit
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        run, step = Path(args.output_dir), state.global_step
+        self.trainer.saved_step = step
+        self.trainer.accelerator.wait_for_everyone()  # every process has written its part
+        if args.should_save:
+            write_text(run / f"checkpoint-{step}" / CARD, self._card(run, state))
+            seal(run / f"checkpoint-{step}")
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.limit,
+                best_model_checkpoint=state.best_model_checkpoint,
+                use_mtime=False,
+            )
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _card(self, run: Path, state: TrainerState) -> str:
+        """Our model card, in place of PEFT's draft."""
+        logged = {
+            name: value
+            for entry in state.log_history
+            for name, value in entry.items()
+            if name != "eval_loss" or entry["step"] == state.global_step
+        }
+        metrics = {"steps": state.global_step, "train_loss": logged.get("loss"), "eval_loss": logged.get("eval_loss")}
+        return model_card((read_json(run / RECORD) or {}) | {"metrics": metrics})
 
 
 class SoundGradients(TrainerCallback):  # type: ignore[misc]

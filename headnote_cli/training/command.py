@@ -46,7 +46,6 @@ from headnote_cli.runs.folders import (
     METRICS,
     PROMPTS,
     RECORD,
-    STAGING,
     Checkpoint,
     best_whole,
     checkpoints,
@@ -80,7 +79,7 @@ STORED_PACKAGES = (
 )
 # What the plan answers, and what is done to the rows before the trainer sees them.
 PLANNED = tuple("dtype bf16 fp16 attn_implementation optim use_liger_kernel use_cpu load_in_4bit load_in_8bit".split())
-DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token")
+DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token", "save_total_limit")
 
 
 @dataclass(frozen=True)
@@ -439,9 +438,6 @@ def _make_room(folder: Path, emit: Listener) -> None:
 
 def _starting_point(folder: Path, emit: Listener) -> Checkpoint | None:
     """The newest whole checkpoint; half-written and altered ones are set aside and named."""
-    for half in sorted((folder / STAGING).glob("checkpoint-*")):
-        aside = set_aside(half, folder)
-        emit(Note(f"{half.name} was being written when the run stopped: set aside as {aside.name}", warning=True))
     whole = None
     for checkpoint in reversed(checkpoints(folder)):
         fault = checkpoint.fault or (tampered(checkpoint.path) if whole is None else None)

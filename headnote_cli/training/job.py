@@ -48,9 +48,10 @@ from headnote_cli.models.loading import (
     unquantized_bytes,
     weight_bytes,
 )
-from headnote_cli.runs.folders import STAGING, newest_whole, read_metrics
+from headnote_cli.runs.folders import checkpoints, newest_whole, read_metrics
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.callbacks import (
+    Checkpoints,
     EarlyStopping,
     Reporter,
     Sampler,
@@ -229,6 +230,7 @@ def _add_callbacks(
 ) -> None:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
+    trainer.add_callback(Checkpoints(trainer, job.settings.save_total_limit))  # before what tells of them
     trainer.add_callback(reporter)
     trainer.add_callback(SoundGradients(trainer))
     trainer.add_callback(movement)
@@ -298,7 +300,9 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
         words = ("No space left", "File too large", "quota exceeded", "file write failed", "unexpected pos")
         if getattr(error, "errno", None) not in NO_ROOM and not any(word in str(error) for word in words):
             raise
-        shutil.rmtree(folder / STAGING, ignore_errors=True)  # half a checkpoint: its room is for the record
+        for half in checkpoints(folder):
+            if half.fault is not None:  # the one being saved: its room is for the record
+                shutil.rmtree(half.path, ignore_errors=True)
         whole = newest_whole(folder)
         kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
         hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
@@ -359,6 +363,7 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         trust_remote_code=plan.remote_code,
         output_dir=str(output_dir),
         resume_from_checkpoint=None,
+        save_total_limit=None,  # see `Checkpoints`
         optim=plan.optimizer,
         report_to=[one.name for one in plan.reporters] or ["none"],
         use_cpu=plan.device == "cpu",

@@ -1,10 +1,9 @@
-"""TRL's SFTTrainer with our three differences: what the CPU scores, what stops a run, how a checkpoint is written."""
+"""TRL's SFTTrainer with our differences: what the CPU scores, what the evaluation loss is, what stops a run."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers.trainer_callback import TrainerControl, TrainerState
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_callback import TrainerControl
 from trl import SFTTrainer
 
 from headnote_cli.data.batches import GroupedByLength
 from headnote_cli.data.encoding import IGNORED
 from headnote_cli.errors import DivergedError
-from headnote_cli.models.card import CARD, model_card
-from headnote_cli.runs.files import read_json, write_text
-from headnote_cli.runs.folders import RECORD, STAGING, newest_whole, seal
+from headnote_cli.runs.folders import newest_whole
 from headnote_cli.training.divergence import LossWatch
 
 
@@ -36,8 +32,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     On the CPU it runs the output layer on label positions only: TRL's fused head does so where Triton is at hand, but
     scores every position on the CPU. The loss and its gradients are the same. A loss or gradient that is not finite, or
     a loss far beyond chance or the run's own, ends the run before the optimizer uses it. The evaluation loss is the
-    mean over the split's labels, whatever the batch. A checkpoint is written beside, sealed with its files' hashes, and
-    renamed; only then are older ones deleted.
+    mean over the split's labels, whatever the batch.
     """
 
     control: TrainerControl
@@ -49,8 +44,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self.evaluating = False
         self.after_evaluation: Callable[[int], None] | None = None  # called with the step, once that is saved
         self._is_sample_due = False
-        self._saved_step = -1
-        self._staging: Path | None = None
+        self.saved_step = -1  # the last one that was saved
         self._watch = LossWatch(math.log(max(2, self.model.get_input_embeddings().num_embeddings)))
         self._evaluated = (0.0, 0)  # sum of token losses, labels
 
@@ -240,7 +234,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         """As Trainer's; a run that is to stop leaves its evaluation and is saved once."""
         with contextlib.suppress(EvaluationCut):
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **options)
-        if self.stopping and self._saved_step != self.state.global_step:
+        if self.stopping and self.saved_step != self.state.global_step:
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self._sample()
@@ -248,79 +242,12 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None in the run folder: each checkpoint gets ours."""
 
-    def _write_card(self, checkpoint: Path) -> None:
-        """Our model card, in place of PEFT's draft."""
-        record = read_json(Path(self.args.output_dir) / RECORD) or {}
-        logged = {
-            name: value
-            for entry in self.state.log_history
-            for name, value in entry.items()
-            if name != "eval_loss" or entry["step"] == self.state.global_step
-        }
-        metrics = {
-            "steps": self.state.global_step, "train_loss": logged.get("loss"), "eval_loss": logged.get("eval_loss")
-        }  # fmt: skip
-        write_text(checkpoint / CARD, model_card(record | {"metrics": metrics}))
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging) if self._staging else str(super()._get_output_dir(trial))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write the checkpoint beside; when it is whole it gets its name, and only then older ones go."""
-        run, step = Path(self.args.output_dir), self.state.global_step
-        self._saved_step = step
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self._staging = run / STAGING
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            staging, self._staging = self._staging, None
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()  # every process has written its part
-        if self.args.should_save:
-            self._note_best(run, staging / f"checkpoint-{step}")
-            self._write_card(staging / f"checkpoint-{step}")
-            _publish(staging / f"checkpoint-{step}", run / f"checkpoint-{step}")
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
-        self.accelerator.wait_for_everyone()
-
-    def _finalize_training(self, *args: Any, **options: Any) -> Any:
-        """Without the library's own clearing up: with a limit of one it deletes the last checkpoint for the best."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            return super()._finalize_training(*args, **options)
-        finally:
-            self.args.save_total_limit = limit
-
-    def _note_best(self, run: Path, written: Path) -> None:
-        """The best checkpoint by its final name."""
-        if not self.state.best_global_step:
-            return
-        best = run / f"checkpoint-{self.state.best_global_step}"
-        if best.is_dir() or self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(best)
-        state: TrainerState = self.state
-        state.save_to_json(str(written / "trainer_state.json"))
-
 
 def _padded_right(mask: torch.Tensor) -> bool:
     """Whether padding only follows a row's tokens, (batch, seq). Causal attention then needs no mask: no token looks at
     what follows it, and padding has no label. Without one the kernel computes half of the scores, and no mask.
     """
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
-
-
-def _publish(written: Path, final: Path) -> None:
-    """Seal a whole folder and give it its name."""
-    seal(written)
-    if final.exists():  # saved again at the same step
-        shutil.rmtree(final)
-    written.rename(final)
 
 
 def _unpadded(ids: list[int], pad: int | None) -> tuple[int, ...]:
