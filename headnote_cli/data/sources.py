@@ -32,6 +32,7 @@ from headnote_cli.data.row_files import (
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
 from headnote_cli.machine.libraries import quieten
 from headnote_cli.runs.files import sha256
+from headnote_cli.upstream import fingerprint_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -462,7 +463,7 @@ def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
         for number, row in enumerate(splits[split], 1):
             yield f"{name}, split {split}, row {number}", plain(row, classes)
 
-    return _Source(name, tuple(splits), read, lambda split: f"{READING} {splits[split]._fingerprint}")
+    return _Source(name, tuple(splits), read, lambda split: f"{READING} {fingerprint_of(splits[split])}")
 
 
 def unreachable(error: Exception, kind: str, name: str) -> SldsError:

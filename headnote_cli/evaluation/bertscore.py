@@ -13,6 +13,7 @@ import torch
 from headnote_cli.errors import UnreachableError, UsageError, package
 from headnote_cli.evaluation.metrics import Metric, Scored, means
 from headnote_cli.events import Listener, Note
+from headnote_cli.upstream import share_weights
 
 BATCH = 16
 NAMES = ("bertscore_precision", "bertscore_recall", "bertscore")
@@ -49,9 +50,7 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
                 baseline_path=str(by_language[language]) if language in by_language else None,
             )
             first = next(iter(scorers.values()))
-            scorers[language]._model = first._model  # one copy of the weights for all languages
-            tokenizer = scorers[language]._tokenizer
-            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)  # not every folder says it
+            share_weights(scorers[language], first, longest)  # not every folder says how long a text may be
         return scorers[language]
 
     rescaled = "rescaled" if by_language else "not rescaled: bert-score has no baseline of this model"

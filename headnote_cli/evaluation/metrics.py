@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from headnote_cli.errors import package
 from headnote_cli.law.citations import Citation, citations, cited_by
 from headnote_cli.law.language import detect_language
+from headnote_cli.upstream import corpus_score, corpus_statistics
 
 Sums = NDArray[np.float64]  # (..., parts)
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -138,9 +139,7 @@ def corpus_scores() -> list[Metric]:
 
 def _corpus_parts(metric: Any) -> Callable[[Sequence[Scored]], Sums]:
     def parts(rows: Sequence[Scored]) -> Sums:
-        statistics = metric._extract_corpus_statistics(
-            [row.headnote for row in rows], [[row.reference for row in rows]]
-        )
+        statistics = corpus_statistics(metric, [row.headnote for row in rows], [row.reference for row in rows])
         return np.array(statistics, dtype=np.float64)
 
     return parts
@@ -149,7 +148,7 @@ def _corpus_parts(metric: Any) -> Callable[[Sequence[Scored]], Sums]:
 def _corpus_score(metric: Any) -> Callable[[Sums], Sums]:
     def score(sums: Sums) -> Sums:
         flat = sums.reshape(-1, sums.shape[-1])
-        scores = [metric._compute_score_from_stats([int(part) for part in one]).score for one in flat]
+        scores = [corpus_score(metric, [int(part) for part in one]) for one in flat]
         return np.array(scores).reshape(sums.shape[:-1])
 
     return score

@@ -28,6 +28,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headnote_cli.models.loading import quantized_layers
+from headnote_cli.upstream import attention_of, linear_by_onednn
 
 PIECE = 1536  # tokens of a prompt that are read together
 BLOCK = 128  # of them whose attention is computed together
@@ -48,7 +49,7 @@ def tune(model: Any) -> None:
     for module in model.modules():
         if type(module) is torch.nn.Linear and "forward" not in vars(module):
             module.forward = functools.partial(_linear, module)
-    if model.config._attn_implementation == "sdpa":
+    if attention_of(model) == "sdpa":
         model.set_attn_implementation(ATTEND)
 
 
@@ -57,7 +58,7 @@ def piece_of(model: Any) -> int | None:
 
     So it is without our attention, and for a quantized model, whose layers would be dequantized for each piece anew.
     """
-    return PIECE if model.config._attn_implementation == ATTEND and not quantized_layers(model) else None
+    return PIECE if attention_of(model) == ATTEND and not quantized_layers(model) else None
 
 
 def _keep_memory() -> None:
@@ -72,13 +73,10 @@ def _keep_memory() -> None:
 
 
 def product(states: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """States (…, width) times weights (outputs, width), transposed, as a linear layer's: (…, outputs).
-
-    oneDNN's operator is the one that PyTorch's compiler writes for linear layers; it knows no gradient.
-    """
+    """States (…, width) times weights (outputs, width), transposed, as a linear layer's: (…, outputs)."""
     follow = weights.is_contiguous() or weights.T.is_contiguous()  # of others oneDNN takes a thousand times as long
     if follow and _by_onednn(states, weights):
-        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, weights, bias, "none", [], "")
+        found: torch.Tensor = linear_by_onednn(states, weights, bias)
         return found
     return torch.nn.functional.linear(states, weights, bias)
 

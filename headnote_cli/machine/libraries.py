@@ -17,6 +17,7 @@ from typing import Any
 
 from headnote_cli import __version__
 from headnote_cli.errors import UnsoundTrainingError
+from headnote_cli.upstream import ASKS_THE_HUB
 
 # These log at import, before any verbosity setting of theirs can be reached.
 NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
@@ -31,10 +32,6 @@ NOISE = (
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its setting, and the older one
 # Warnings after which a run learns something else than it should, such as torch's of a kernel without autograd.
 UNSOUND = r"(?is).*(incorrect|no autograd|autograd kernel was not registered)"
-
-# The module of bitsandbytes that asks the hub for a kernel while it is imported, on a CPU with AVX512-BF16 where the
-# `kernels` package is installed: a start would wait for the network. It goes on with its own C function.
-ASKS_THE_HUB = "bitsandbytes.backends.cpu.ops"
 
 _told: set[str] = set()
 

@@ -15,8 +15,9 @@ from headnote_cli.machine.memory import available_memory
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.merging.stream import MergeJob, MergePlan, through_four_bits
 from headnote_cli.models.adapters import LowRank, Replaced, WeightDecomposed, as_float32, load_tensor
-from headnote_cli.models.loading import four_bits, keep_differentiable, load_model, with_adapter
+from headnote_cli.models.loading import four_bits, load_model, with_adapter
 from headnote_cli.models.weights import Planned, read_weights
+from headnote_cli.upstream import keep_differentiable
 
 # Relative L2 distance that rounding the merged weights explains, by dtype: measured 1e-6 in float32; a bfloat16
 # weight keeps 8 bits, a float16 one 11, and the reference holds the adapter beside the base in float32.

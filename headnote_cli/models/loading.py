@@ -27,6 +27,7 @@ from headnote_cli.machine.detect import Gpu, Machine, detect
 from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.machine.processes import own_gpu
 from headnote_cli.models.base import BaseModel, eos_ids, reaching, stored_quantization_of
+from headnote_cli.upstream import keep_differentiable
 
 # Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
 # a list would only match suffixes and exclude nothing.
@@ -136,18 +137,6 @@ def own_device(plan: Plan) -> torch.device:
     if plan.device == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", own_gpu(torch.cuda.device_count()))
-
-
-def keep_differentiable(model: torch.nn.Module) -> None:
-    """Keep 4-bit layers in the layout that has a backward, and that computes in the inputs' dtype.
-
-    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer at its first forward without gradients
-    (`Linear4bit.forward`). From then on the layer multiplies in bfloat16 by a kernel without autograd: every adapter
-    below it gets a gradient of zero.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def stop_ids(model: Any, turn_end: int) -> list[int]:

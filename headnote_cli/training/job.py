@@ -63,6 +63,7 @@ from headnote_cli.training.callbacks import (
 )
 from headnote_cli.training.movement import AdaptersMove
 from headnote_cli.training.trainer import CompletionTrainer
+from headnote_cli.upstream import attention_of, begin_token_count, compute_without_casts, train_on_one_gpu
 
 disable_progress_bar()
 
@@ -125,8 +126,9 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     job.output_dir.mkdir(parents=True, exist_ok=True)
     trainer, loaded = _built(job, emit)
     trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
-    trainer._total_train_tokens = trained_before if job.resume_from else 0
-    reporter = Reporter(job.output_dir, emit, trainer._total_train_tokens, job.laps, job.plan.device == "cuda")
+    trained = trained_before if job.resume_from else 0
+    begin_token_count(trainer, trained)
+    reporter = Reporter(job.output_dir, emit, trained, job.laps, job.plan.device == "cuda")
     stopper = Stopper(trainer)
     movement = AdaptersMove(trainer)
     _add_callbacks(trainer, reporter, stopper, movement, job, emit)
@@ -378,8 +380,7 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         arguments = SFTConfig(**values)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"the training keys do not go together: {error}") from error
-    if arguments.n_gpu > 1:  # one process trains on one GPU: the Trainer would copy a 4-bit model to all of them
-        arguments._n_gpu = 1
+    train_on_one_gpu(arguments)  # of one process; a 4-bit model cannot be copied to the others
     return arguments
 
 
@@ -395,7 +396,7 @@ def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:
             parameter.data = parameter.data.float()
     for module in model.modules():
         if autocast and isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False
+            compute_without_casts(module)
 
 
 def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
@@ -412,7 +413,7 @@ def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
             name = str(parameter.dtype).removeprefix("torch.")
             dtypes[name] = dtypes.get(name, 0) + parameter.numel()
     adapted = sum(isinstance(module, LoraLayer) for module in model.modules())
-    attention = str(getattr(model.config, "_attn_implementation", "unknown"))
+    attention = attention_of(model)
     return LoadedModel(total, trainable, layers, size, attention, dtypes, adapted)
 
 

@@ -20,6 +20,7 @@ from headnote_cli.data.encoding import IGNORED
 from headnote_cli.errors import DivergedError
 from headnote_cli.runs.folders import newest_whole
 from headnote_cli.training.divergence import LossWatch
+from headnote_cli.upstream import attention_of, count_tokens
 
 
 class EvaluationCut(Exception):
@@ -66,9 +67,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         if self.model.training:
-            tokens = inputs["attention_mask"].sum()
-            self._total_train_tokens += int(self.accelerator.gather_for_metrics(tokens).sum())
-            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            count_tokens(self, int(self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum()))
         return loss
 
     @contextlib.contextmanager
@@ -78,7 +77,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         The inputs keep it: TRL counts the tokens by it.
         """
         mask = inputs.get("attention_mask")
-        if mask is None or self.model.config._attn_implementation != "sdpa" or not _padded_right(mask):
+        if mask is None or attention_of(self.model) != "sdpa" or not _padded_right(mask):
             yield
             return
 
@@ -235,8 +234,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         with contextlib.suppress(EvaluationCut):
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **options)
         if self.stopping and self.saved_step != self.state.global_step:
-            self._save_checkpoint(model, trial)
-            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+            self.control.should_evaluate, self.control.should_save = False, True
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **options)
         self._sample()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:

@@ -29,7 +29,7 @@ HEAVY = {
 }
 # Who may import from whom: a room's rank must be above that of what it imports.
 RANKS = {
-    "__init__": 0, "errors": 0,
+    "__init__": 0, "errors": 0, "upstream": 0,
     "config": 1, "law": 1,
     "machine": 2,
     "events": 3, "runs": 3,
