@@ -15,7 +15,7 @@ from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
 from headnote_cli.machine.plan import PlanRow
 from headnote_cli.screen.console import SMOOTHING, Screen, duration, step_facts
 from headnote_cli.screen.training import plan_view, training_view
-from headnote_cli.training.command import report_of
+from headnote_cli.training.record import report_of
 
 RUN = Path("demo_output/run")
 TARGET = Path("docs/run.svg")

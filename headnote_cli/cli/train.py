@@ -54,7 +54,7 @@ def train(
         from headnote_cli.config.layers import load_config
         from headnote_cli.events import Event, PlanResolved
         from headnote_cli.screen.training import plan_view, training_view
-        from headnote_cli.training.command import push_checkpoint
+        from headnote_cli.training.command import TrainOptions, push_checkpoint
         from headnote_cli.training.command import train as run
         from headnote_cli.training.launch import launch
 
@@ -74,9 +74,17 @@ def train(
             screen.text(loaded.to_yaml().rstrip())
             screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
             return
-        report = run(
-            loaded, listen, resume, strict, dry_run, allow_remote_code, skip_bad_rows, ignore_memory, sample, force
+        options = TrainOptions(
+            resume=resume,
+            strict=strict,
+            dry_run=dry_run,
+            allow_remote_code=allow_remote_code,
+            skip_bad_rows=skip_bad_rows,
+            ignore_memory=ignore_memory,
+            samples=sample,
+            force=force,
         )
+        report = run(loaded, listen, options)
         screen.close()
         screen.show(training_view(report, str(loaded.path)))
         if push and not dry_run and not screen.muted:

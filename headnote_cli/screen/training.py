@@ -15,7 +15,7 @@ from headnote_cli.screen.console import duration, facts_table
 if TYPE_CHECKING:
     from headnote_cli.events import Movement
     from headnote_cli.machine.plan import PlanRow
-    from headnote_cli.training.command import TrainingReport
+    from headnote_cli.training.record import TrainingReport
 from headnote_cli.screen.console import number
 
 

@@ -19,7 +19,7 @@ from headnote_cli.machine.memory import available_memory, main_memory
 from headnote_cli.machine.plan import resolve
 from headnote_cli.memory.cards import GIB, Card
 from headnote_cli.memory.estimate import BESIDE
-from headnote_cli.training import command as train
+from headnote_cli.training import expected as train
 from tests.conftest import ROOT
 
 
@@ -105,7 +105,7 @@ def test_the_launchers_way_to_share_is_estimated(
     plan = resolve(config.settings, machine, "gemma3_text")
 
     def expected() -> dict[str, int]:
-        found = train._expected_memory(config, plan, machine, True, lambda _: None)
+        found = train.expected_memory(config, plan, machine, True, lambda _: None)
         assert found is not None
         return dict(found["components"])
 
@@ -117,7 +117,7 @@ def test_the_launchers_way_to_share_is_estimated(
     shared = expected()
     assert shared["optimizer states"] == -(-alone["optimizer states"] // 4)
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "cpu")
-    assert train._expected_memory(config, plan, machine, False, lambda _: None) is None
+    assert train.expected_memory(config, plan, machine, False, lambda _: None) is None
 
 
 def test_on_a_gpu_the_line_says_which_figure_the_progress_shows(tiny_training: Callable[..., Path]) -> None:
@@ -126,7 +126,7 @@ def test_on_a_gpu_the_line_says_which_figure_the_progress_shows(tiny_training: C
     told = []
     for one in (machine, Machine((), frozenset(), "g++", 2, 64 * GIB)):
         plan = resolve(config.settings, one, "gemma3_text")
-        found = train._expected_memory(config, plan, one, True, lambda _: None)
+        found = train.expected_memory(config, plan, one, True, lambda _: None)
         assert found is not None
         told.append(found["told"])
     assert "(card), estimated; tensors alone, as the progress counts them, " in told[0]

@@ -1,0 +1,100 @@
+"""The memory that a run is expected to take on this machine, and what would help where it is too much."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headnote_cli.config.layers import Config
+from headnote_cli.errors import (
+    ConfigError,
+    DoesNotFitError,
+    UnreachableError,
+)
+from headnote_cli.events import Listener, Note
+from headnote_cli.machine.detect import Machine
+from headnote_cli.machine.memory import available_memory
+from headnote_cli.machine.plan import Plan
+from headnote_cli.machine.processes import own_gpu
+from headnote_cli.memory.advice import advice
+from headnote_cli.memory.cards import Card
+from headnote_cli.memory.command import shapes_for
+from headnote_cli.memory.estimate import Estimate, estimate
+from headnote_cli.memory.parallel import launched
+from headnote_cli.memory.setup import setup_of
+from headnote_cli.runs.folders import (
+    newest_whole,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def expected_memory(
+    config: Config, plan: Plan, machine: Machine, ignore: bool, emit: Listener
+) -> dict[str, Any] | None:
+    """The estimate for this machine, as the plan will train here; None where the model's sizes are not known.
+
+    Raises:
+        DoesNotFitError: The tensors alone are more than the machine has free, and that is not to be ignored.
+    """
+    effective = plan.applied(config.settings)
+    try:
+        devices, sharding = launched(os.environ)
+        shapes = shapes_for(config)
+        found = estimate(shapes, setup_of(effective, shapes, devices=devices, sharding=sharding))
+    except (ConfigError, UnreachableError) as error:
+        emit(Note(f"memory not estimated: {error.message}"))
+        return None
+    card, processes = own_card(plan.device, machine, os.environ)
+    needed = f"{'at least ' if found.unknown else ''}{processes * found.total / 2**30:.1f} GiB"
+    free = (card.memory - card.used) / 2**30
+    if card.memory and card.clearly_below(processes * found.allocated) and not ignore:
+        raise DoesNotFitError(
+            f"a step needs {needed}, and {card.name} has {free:.1f} GiB to give",
+            hint=f"`slds check-memory --config {config.path}` says what would help; --ignore-memory tries all the same",
+        )
+    if card.verdict(processes * found.total) == "does not fit":
+        emit(Note("memory: the estimate leaves no room; it may run out", warning=True))
+    return {
+        "bytes": found.total,
+        "allocated": found.allocated,
+        "phase": found.phase,
+        "components": found.components,
+        "told": f"{needed} of {free:.1f} GiB ({card.name}), estimated{_tensors_of(found, plan)}",
+    }
+
+
+def _tensors_of(found: Estimate, plan: Plan) -> str:
+    """On a GPU the progress line counts tensors alone; on a CPU it counts the process, as the estimate does."""
+    return (
+        f"; tensors alone, as the progress counts them, {found.allocated / 2**30:.1f}" if plan.device == "cuda" else ""
+    )
+
+
+def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
+    """What this process trains in, and how many processes share it: a GPU is its own, main memory is everybody's."""
+    if device == "cuda":
+        gpu = machine.gpus[own_gpu(len(machine.gpus), environment)]
+        return Card(gpu.name, gpu.memory, gpu.used), 1
+    free = available_memory()
+    memory = max(machine.memory, free)
+    return Card("main memory", memory, memory - free), int(environment.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:
+    """Out of memory in words: where, what is kept, and what would help most."""
+    whole = newest_whole(folder)
+    settings = plan.applied(config.settings)
+    shapes = shapes_for(config)
+    helping = [one for one in advice(shapes, settings, partial(setup_of, shapes=shapes)) if one.saved > 0][:3]
+    told = "; ".join(f"{one.what} (saves {one.saved / 2**30:.1f} GiB): {', '.join(one.lines)}" for one in helping)
+    return DoesNotFitError(
+        f"out of memory {str(error).splitlines()[0] if str(error) else ''}; "
+        f"last whole checkpoint: {whole.path if whole else 'none yet'}",
+        str(folder),
+        told or f"`slds check-memory --config {config.path}` says what would help",
+    )

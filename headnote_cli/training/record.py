@@ -1,0 +1,169 @@
+"""What `run.json` keeps of a run, and what is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headnote_cli.config.keys import SECRETS, Settings
+from headnote_cli.config.layers import Config
+from headnote_cli.data.encoding import Encoder
+from headnote_cli.events import ModelLoaded, Movement
+from headnote_cli.machine.libraries import version_of
+from headnote_cli.machine.plan import Plan, PlanRow, shown
+from headnote_cli.machine.processes import world_size
+from headnote_cli.memory.command import method_of
+from headnote_cli.models.weights import fingerprint, has_weights
+from headnote_cli.runs.folders import (
+    is_adapter,
+    output_dir,
+    read_metrics,
+)
+
+if TYPE_CHECKING:
+    from headnote_cli.models.base import BaseModel
+    from headnote_cli.training.job import TrainingResult
+from headnote_cli.training.splits import Splits
+
+STORED_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+    "torchao",
+    "headnote-cli",
+)
+# What the plan answers, and what is done to the rows before the trainer sees them.
+PLANNED = tuple("dtype bf16 fp16 attn_implementation optim use_liger_kernel use_cpu load_in_4bit load_in_8bit".split())
+DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token", "save_total_limit")
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run came to."""
+
+    run: Path
+    state: str
+    steps: int
+    train_loss: float | None
+    eval_loss: float | None
+    checkpoint: Path | None
+    tokens: int
+    seconds: float
+    plan: tuple[PlanRow[Any], ...]
+    movement: Movement | None = None  # None: a dry run, or no adapters
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the checkpoint is an adapter, to be merged, and not a whole model."""
+        return self.checkpoint is not None and is_adapter(self.checkpoint)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "run": str(self.run),
+            "checkpoint": self.checkpoint and str(self.checkpoint),
+            "plan": [row.to_json() for row in self.plan],
+        }
+
+
+def resolved_values(settings: Settings, plan: Plan, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key with the value that holds: as asked, as this machine can, or the library's default; no secrets."""
+    values = settings.model_dump() | {key: value for key, value in arguments.items() if key in Settings.model_fields}
+    values |= {key: getattr(settings, key) for key in DONE_BEFOREHAND}
+    values |= {key: getattr(plan.applied(settings), key) for key in PLANNED}
+    return {key: value for key, value in values.items() if key not in SECRETS}
+
+
+def facts_of(
+    config: Config, base: BaseModel, model_type: str, splits: Splits, plan: Plan, expected: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """What is about to be trained, in a few lines."""
+    changed = [f"{row.setting} {shown(row.effective)}" for row in plan.changes()]
+    facts = {
+        "model": f"{base.name} ({model_type})",
+        "method": method_of(config.settings, plan.quantization is not None),
+        "data": "\n".join(splits.lines),
+        "plan": f"not as asked: {', '.join(changed)}" if changed else "as asked",
+        "run": str(output_dir(config)),
+    }
+    return facts | ({"memory": expected["told"]} if expected else {})
+
+
+def loaded_facts(loaded: ModelLoaded) -> dict[str, str]:
+    share = f"{loaded.trainable:,} of {loaded.parameters:,} ({100 * loaded.trainable / loaded.parameters:.2f} %)"
+    adapted = f" in {loaded.adapted} adapted layers" if loaded.adapted else ""
+    facts = {"trainable": f"{share}{adapted}"}
+    if loaded.quantized_layers:
+        facts["weights"] = f"{loaded.weight_bytes / 2**20:,.0f} MiB, {loaded.quantized_layers} layers quantized"
+    return facts
+
+
+def report_of(folder: Path, record: Mapping[str, Any], plan: tuple[PlanRow[Any], ...]) -> TrainingReport:
+    """The report of a finished run, out of its record."""
+    metrics = record.get("metrics", {})
+    checkpoint, movement = metrics.get("checkpoint"), metrics.get("movement") or {}
+    return TrainingReport(
+        folder,
+        "finished",
+        int(metrics.get("steps", 0)),
+        metrics.get("train_loss"),
+        metrics.get("eval_loss"),
+        Path(checkpoint) if checkpoint else None,
+        int(metrics.get("tokens", 0)),
+        float(metrics.get("seconds", 0.0)),
+        plan,
+        Movement(**movement) if movement.get("adapters") else None,
+    )
+
+
+def highest(*peaks: Mapping[str, int]) -> dict[str, int]:
+    """The peaks of a run: the highest of all processes that worked on it, one after the other."""
+    return {name: max(one.get(name, 0) for one in peaks) for name in {name for one in peaks for name in one}}
+
+
+def final_metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
+    """The last word on a run. The training loss is the mean of all logged ones, those before a resume too."""
+    values = asdict(result) | {"checkpoint": result.checkpoint and str(result.checkpoint)}
+    losses = [line["loss"] for line in read_metrics(folder) if "loss" in line]
+    return {
+        "model": values.pop("model"),
+        "metrics": values | {"train_loss": sum(losses) / len(losses) if losses else result.train_loss},
+    }
+
+
+def record_of_run(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: Splits) -> dict[str, Any]:
+    """Everything needed to explain a checkpoint months later."""
+    settings = config.settings
+    return {
+        "config_file": str(config.path),
+        "config": config.written(),
+        "origins": {key: str(origin) for key, origin in config.origins.items()},
+        "notes": config.notes,
+        "base_model": base.name,
+        "base_is_local": Path(base.name).is_dir(),
+        "base_fingerprint": base_fingerprint(base),
+        "model_class": base.model_class,
+        "max_length": settings.max_length,
+        "overflow": settings.overflow,
+        "overflow_field": settings.overflow_field,
+        "prompts": encoder.templates.hashes(),
+        "plan": plan.to_json(),
+        "quantization": asdict(plan.quantization) if plan.quantization else None,
+        "data": {"dataset_name": settings.dataset_name, "fingerprint": splits.train.fingerprint} | splits.train.summary,
+        "packages": {name: version_of(name) for name in STORED_PACKAGES},
+        "seed": settings.seed,
+        "num_processes": world_size(),
+    }
+
+
+def base_fingerprint(base: Any) -> str | None:
+    """Which weights these are, so that a merge can tell others; None for a base that is not in safetensors."""
+    from headnote_cli.models.base import weights_folder
+
+    folder = weights_folder(base)
+    return fingerprint(folder) if has_weights(folder) else None
