@@ -26,12 +26,12 @@ from jinja2.meta import find_referenced_templates, find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
-from headnote_cli.data.limits import OutOfTimeError, limited
+from headnote_cli.data.timeout import OutOfTimeError, time_limit
 from headnote_cli.errors import ConfigError, DataError
 
 ROLES = ("system", "user", "assistant")
 REQUIRED = ("user", "assistant")  # a conversation without a system message is one, too
-RENDER_SECONDS, RENDER_BYTES = 10.0, 2**29  # a real row takes less than a millisecond and a megabyte
+RENDER_SECONDS = 10.0  # a real row takes less than a millisecond
 # What a template may raise on a row: Jinja's own errors, and those of the Python beneath.
 FAILURES = (
     TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError,
@@ -107,9 +107,9 @@ def _loader(folder: Path) -> FileSystemLoader:
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Say in words why templates cannot be loaded; Jinja computes constants then, so the bounds hold as well."""
+    """Say in words why templates cannot be loaded; Jinja computes constants then, so the time limit holds as well."""
     try:
-        with limited(RENDER_SECONDS, RENDER_BYTES):
+        with time_limit(RENDER_SECONDS):
             yield
     except TemplateNotFound as error:
         present = ", ".join(sorted(path.name for path in folder.glob("*.jinja"))) or "no template"
@@ -211,7 +211,7 @@ class PromptTemplates:
     def _render(self, role: str, row: Row) -> str:
         try:
             values = {name: _Null() if value is None else canonical(value) for name, value in row.items()}
-            with limited(RENDER_SECONDS, RENDER_BYTES):
+            with time_limit(RENDER_SECONDS):
                 text = self._templates[role].render(values)
             if len(text) <= LONGEST_TEXT:
                 return text
@@ -226,7 +226,7 @@ class PromptTemplates:
         if isinstance(error, OutOfTimeError):
             return f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
         if isinstance(error, MemoryError):
-            return f"the template took more than {RENDER_BYTES >> 20:,} MiB of memory on this row"
+            return "the template takes more memory on this row than there is"
         if isinstance(error, UndefinedError):
             return self._undefined(error, row)
         return f"the template fails on this row: {error}"

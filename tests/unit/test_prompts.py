@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import resource
 import time
 import unicodedata
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +87,6 @@ def test_templates_cannot_reach_out_of_the_sandbox(tmp_path: Path) -> None:
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{% for a in range(10 ** 9) %}{% endfor %}",
         "{{ 'x' * 1000000000 }}",
-        "{{ 9 ** (10 ** 9) }}",
     ],
 )
 def test_a_template_that_would_not_end_ends_in_words(
@@ -102,63 +97,6 @@ def test_a_template_that_would_not_end_ends_in_words(
     with pytest.raises(DataError):
         templates(tmp_path, user=template).conversation({})
     assert time.monotonic() - started < 5
-
-
-DOUBLED = "{% set ns = namespace(x='x' * 1000) %}{% for i in range(60) %}{% set ns.x = ARE %}{% endfor %}{{ ns.x }}"
-NESTED = "{% set ns = namespace(x=['x']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
-
-
-@pytest.fixture(scope="module")
-def new_process() -> Iterator[ProcessPoolExecutor]:
-    """A process that maps no more than it uses: in one that ran other tests, freed pages would fill again unnoticed."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        yield pool
-
-
-def fill_the_memory(folder: Path) -> tuple[str, int, bool]:
-    """Where the fault is said to lie, by how many bytes the peak grew, and whether the process's own limit is back."""
-    prompts.RENDER_BYTES = 2**27
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    limit, peak = resource.getrlimit(resource.RLIMIT_DATA), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with pytest.raises(DataError) as caught:
-        PromptTemplates(folder).prompt({"decision": "x" * 1_000_000})
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    growth = grown - resident if grown > peak else 0  # a case before may have had the peak
-    return str(caught.value.where), growth, resource.getrlimit(resource.RLIMIT_DATA) == limit
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux alone")
-@pytest.mark.parametrize(
-    "template",
-    [
-        DOUBLED.replace("ARE", "ns.x ~ ns.x"),
-        DOUBLED.replace("ARE", "ns.x + ns.x"),
-        DOUBLED.replace("ARE", "[ns.x, ns.x] | join"),
-        DOUBLED.replace("ARE", "ns.x.replace('x', 'xx')"),
-        "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}"
-        "{% set ns.x = y %}{% endfor %}",
-        "{% set l = ['x'] %}{% for i in range(60) %}{% if l.extend(l) %}{% endif %}{% endfor %}",
-        NESTED + "{{ ns.x }}",
-        "{{ 'x' | center(4000000000) }}",
-        "{{ decision | center(4000000000) }}",
-        "{{ decision.ljust(4000000000) }}",
-        "{{ '%4000000000d' % 1 }}",
-        "{{ '%4000000000s' | format(decision) }}",
-        "{{ '{:4000000000}'.format(decision) }}",
-        "{{ decision | indent(4000000000, first=true) }}",
-        "{{ decision | replace('x', 'x' * 9999999) | replace('x', 'x' * 9999999) }}",
-        "{% for i in range(99999) %}{{ 'x' * 9999999 }}{% endfor %}",
-        "{{ decision }}" * 11,
-    ],
-)
-def test_a_template_that_would_fill_the_memory_ends_in_words(
-    tmp_path: Path, new_process: ProcessPoolExecutor, template: str
-) -> None:
-    templates(tmp_path, user=template)
-    where, growth, limit_stands = new_process.submit(fill_the_memory, tmp_path).result(timeout=60)
-    assert where.startswith(f"{tmp_path}/user.jinja")
-    assert growth <= 2**27 + 2**25
-    assert limit_stands
 
 
 def test_a_template_too_deep_to_compile_is_refused(tmp_path: Path) -> None:
