@@ -16,10 +16,12 @@ from headnote_cli.cli.merge import merge
 from headnote_cli.cli.preview import preview_prompts
 from headnote_cli.cli.review import review
 from headnote_cli.cli.runs import runs_app
+from headnote_cli.cli.session import Commands
 from headnote_cli.cli.train import train
 
 app = typer.Typer(
     name="slds",
+    cls=Commands,
     help="Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU.",
     epilog="Example: slds preview-prompts -n 1",
     context_settings={"max_content_width": 100},

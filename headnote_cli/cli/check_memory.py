@@ -13,7 +13,8 @@ from headnote_cli.cli.session import (
     QuietOption,
     SetOption,
 )
-from headnote_cli.errors import DoesNotFitError, ExitCode, UsageError
+from headnote_cli.errors import DoesNotFitError, ExitCode
+from headnote_cli.memory import Purpose, Stack
 from headnote_cli.screen.console import screen_for
 
 
@@ -22,9 +23,9 @@ def check_memory(
         list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")
     ] = None,
     gpu: Annotated[list[str] | None, typer.Option(help="A card by name, or a size such as 24GiB; repeatable.")] = None,
-    purpose: Annotated[str, typer.Option("--for", help="train, generate or merge.")] = "train",
+    purpose: Annotated[Purpose, typer.Option("--for", help="What takes the memory.")] = "train",
     stack: Annotated[
-        str, typer.Option(help="Whose code trains: slds, trl (plain TRL 1.16) or workshop (the recipe's TRL 0.24).")
+        Stack, typer.Option(help="Whose code trains: slds, plain TRL 1.16, or the workshop's recipe with TRL 0.24.")
     ] = "slds",
     devices: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 1,
     grid: Annotated[bool, typer.Option("--grid", help="The peak for many batches and lengths.")] = False,
@@ -42,18 +43,22 @@ def check_memory(
     """Estimate the peak memory of a training step and say on which cards it fits."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.config.layers import load_config
-        from headnote_cli.memory.command import PURPOSES
+        from headnote_cli.memory.command import MemoryOptions
         from headnote_cli.memory.command import check_memory as check_one
-        from headnote_cli.memory.setup import STACKS
         from headnote_cli.screen.memory import memory_view
         from headnote_cli.screen.training import plan_view
 
-        if purpose not in PURPOSES:
-            raise UsageError(f"--for {purpose}: write {', '.join(PURPOSES)}")
-        if stack not in STACKS:
-            raise UsageError(f"--stack {stack}: write {', '.join(STACKS)}")
         configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
-        checks = [check_one(loaded, gpu or [], stack, purpose, devices, grid, data, batch) for loaded in configs]
+        options = MemoryOptions(
+            gpus=tuple(gpu or ()),
+            stack=stack,
+            purpose=purpose,
+            devices=devices,
+            with_grid=grid,
+            with_data=data,
+            batch=batch,
+        )
+        checks = [check_one(loaded, options) for loaded in configs]
         for loaded, check in zip(configs, checks, strict=True):
             for note in (*loaded.notes, *(check.data.lines if check.data else ())):
                 screen.note(note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,13 +16,12 @@ from headnote_cli.cli.session import (
     SetOption,
 )
 from headnote_cli.errors import DataError, ExitCode, UsageError
+from headnote_cli.law import Language
 from headnote_cli.screen.console import Screen, screen_for
 
 if TYPE_CHECKING:
-    from headnote_cli.config.layers import Config
     from headnote_cli.data.documents import Decision
     from headnote_cli.generation.command import GeneratedHeadnote
-    from headnote_cli.generation.endpoint import Server
     from headnote_cli.generation.sampling import Sampling
 
 
@@ -34,8 +33,8 @@ def generate(
         ),
     ] = None,
     lang: Annotated[
-        list[str] | None,
-        typer.Option(help="Language of the headnote: de, fr or it; repeatable. Rows may name their own."),
+        list[Language] | None,
+        typer.Option(help="Language of the headnote; repeatable. Rows may name their own."),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Write for a whole split of the config's data instead: train, eval, test …")
@@ -48,7 +47,7 @@ def generate(
         Path | None, typer.Option(help="Write JSON lines to this file instead of text to stdout.")
     ] = None,
     from_: Annotated[
-        str | None, typer.Option("--from", help="Language of the decision: de, fr or it. Default: as detected.")
+        Language | None, typer.Option("--from", help="Language of the decision. Default: as detected.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest headnote, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
@@ -83,12 +82,12 @@ def generate(
     """Write the headnote of a decision, and look its citations up in the decision."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.config.layers import load_config
+        from headnote_cli.generation.command import GenerateOptions
+        from headnote_cli.generation.command import generate as generate_here
         from headnote_cli.generation.endpoint import Server
         from headnote_cli.generation.sampling import Sampling
 
-        languages = tuple(lang or ())
-        _check_languages("--lang", languages)
-        _check_languages("--from", (from_,) if from_ else ())
+        languages = tuple(one.value for one in lang or ())
         if (decision is None) == (split is None):
             raise UsageError("name a --decision, or a --split of the config's data")
         loaded = load_config(config, set_ or [])
@@ -98,53 +97,38 @@ def generate(
             sampling, prompts = _preset(preset, sampling)
         if num_candidates > 1 and sampling.temperature == 0:
             raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
-        server = Server(endpoint, served_model) if endpoint else None
+        asked: dict[str, Any] = {
+            "languages": languages,
+            "model": model,
+            "sampling": sampling,
+            "candidates": num_candidates,
+            "server": Server(endpoint, served_model) if endpoint else None,
+            "prompts": prompts,
+        }
         if output is None:
             if split is not None or _is_rows(decision):
                 raise UsageError("name a file for the headnotes with --output")
-            _generate_here(
-                screen, loaded, str(decision), languages, from_, model, sampling, num_candidates, server, prompts
-            )
+            if not languages:
+                raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
+            decisions = _decisions(screen, str(decision), from_ and from_.value)
+            for headnote in generate_here(loaded, decisions, screen.listen, GenerateOptions(**asked)):
+                _show_headnote(screen, headnote)
             return
 
         from headnote_cli.generation.many import ManyOptions, generate_many, read_shard, rows_of
         from headnote_cli.screen.generation import many_view
 
         part, output = read_shard(shard, output)
-        options = ManyOptions(
-            output, sampling, languages, num_candidates, limit, part, force, server, concurrency, prompts
-        )
+        options = ManyOptions(output=output, limit=limit, shard=part, force=force, concurrency=concurrency, **asked)
         file = Path(decision) if decision is not None and _is_rows(decision) else None
-        decisions = _decisions(screen, decision, from_) if decision is not None and file is None else []
+        decisions = _decisions(screen, decision, from_ and from_.value) if decision is not None and file is None else []
         rows = rows_of(loaded, split, file, decisions)
-        report = generate_many(loaded, rows, screen.listen, model, options)
+        report = generate_many(loaded, rows, screen.listen, options)
         screen.close()
         screen.show(many_view(report))
         screen.data(report.to_json())
         if report.failed:
             raise typer.Exit(ExitCode.BAD_DATA)
-
-
-def _generate_here(
-    screen: Screen,
-    config: Config,
-    decision: str,
-    languages: tuple[str, ...],
-    from_: str | None,
-    model: str | None,
-    sampling: Sampling,
-    candidates: int,
-    server: Server | None,
-    prompts: Path | None,
-) -> None:
-    """Headnotes of a few decisions, onto the screen as they are written."""
-    from headnote_cli.generation.command import generate
-
-    if not languages:
-        raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
-    decisions = _decisions(screen, decision, from_)
-    for headnote in generate(config, decisions, languages, screen.listen, model, sampling, candidates, server, prompts):
-        _show_headnote(screen, headnote)
 
 
 def _preset(name: str, sampling: Sampling) -> tuple[Sampling, Path]:
@@ -157,14 +141,6 @@ def _preset(name: str, sampling: Sampling) -> tuple[Sampling, Path]:
         raise UsageError(f"--preset {name} says how to draw: leave the other options of sampling out")
     fixed, prompts = PRESETS[name]
     return fixed, assets_root() / prompts
-
-
-def _check_languages(option: str, languages: tuple[str, ...]) -> None:
-    from headnote_cli.law.language import LANGUAGES
-
-    for language in languages:
-        if language not in LANGUAGES:
-            raise UsageError(f"{option} {language}: the court writes headnotes in {', '.join(LANGUAGES)}")
 
 
 def _is_rows(decision: str | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,7 +15,7 @@ from headnote_cli.cli.session import (
     QuietOption,
     SetOption,
 )
-from headnote_cli.errors import ExitCode, UsageError
+from headnote_cli.errors import ExitCode
 from headnote_cli.screen.console import screen_for
 
 
@@ -29,9 +29,11 @@ def merge(
         Path | None, typer.Option(help="Folder to write. Default: the checkpoint's name with -merged.")
     ] = None,
     onto: Annotated[
-        str, typer.Option(help="base: the original weights; nf4: the 4-bit weights that training saw.")
+        Literal["base", "nf4"], typer.Option(help="The original weights, or the 4-bit ones that training saw.")
     ] = "base",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the base's own.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Default: the base's own.")
+    ] = None,
     max_shard_size: Annotated[str | None, typer.Option(help="Such as 5GB. Default: files as in the base.")] = None,
     verify: Annotated[bool, typer.Option(help="Compare the merged model with base + adapter.")] = True,
     check: Annotated[
@@ -58,10 +60,6 @@ def merge(
             screen.show(check_view(found))
             screen.data(found.to_json())
             raise typer.Exit(ExitCode.BAD_DATA if found.faults else ExitCode.DONE)
-        if dtype not in (None, "float32", "bfloat16", "float16"):
-            raise UsageError(f"--dtype {dtype}: write float32, bfloat16 or float16")
-        if onto not in ("base", "nf4"):
-            raise UsageError(f"--onto {onto}: write base or nf4")
         shard_bytes = read_size(max_shard_size) if max_shard_size else None
         loaded = load_config(config, set_ or [])
         options = MergeOptions(output, dtype, onto, shard_bytes, verify, force, push)

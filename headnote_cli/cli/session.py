@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from headnote_cli.errors import UsageError
+from headnote_cli.screen.console import Screen
 
 ConfigOption = Annotated[
     Path | None,
@@ -24,3 +28,20 @@ PushOption = Annotated[
     str | None, typer.Option(metavar="ID", help="Upload the result to the hub afterwards, as a private model.")
 ]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows with faults, and count them.")]
+
+
+class Commands(TyperGroup):
+    """With `--json`, an option that Typer refuses is an error object, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        self._prints_json = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if not self._prints_json:
+                raise
+            Screen(json_mode=True).error(UsageError(error.format_message()))
+            raise typer.Exit(error.exit_code) from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,8 +37,36 @@ class OneWriter(Protocol):
     def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote: ...
 
 
-GREEDY = Sampling()
 HEADNOTE_ROOM = 512  # the longest official headnotes have about 700 tokens, nine in ten fewer than 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """What is asked of headnotes beside the config.
+
+    Attributes:
+        languages: Of the headnotes, for each decision; none: each row's own `headnote_language`.
+        model: What `--model` names; None: the newest model of the config's run.
+        candidates: Headnotes for each decision and language, drawn with one seed after the other.
+        server: What writes instead of a model here.
+        prompts: Templates in place of those that the model was trained with.
+    """
+
+    languages: tuple[str, ...] = ()
+    model: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    candidates: int = 1
+    server: Server | None = None
+    prompts: Path | None = None
+
+    def seed_of(self, place: int, number: int) -> int:
+        """What a headnote is drawn with: the same for a decision and candidate, in whatever language, wherever written.
+
+        Args:
+            place: The decision's or row's place, from 0.
+            number: The candidate's, from 0.
+        """
+        return self.sampling.seed + place * self.candidates + number
 
 
 @dataclass(frozen=True)
@@ -160,40 +188,29 @@ def _newest_whole_model(config: Config) -> Path:
 
 
 def generate(
-    config: Config,
-    decisions: list[Decision],
-    languages: Sequence[str],
-    emit: Listener,
-    model: str | None = None,
-    sampling: Sampling = GREEDY,
-    candidates: int = 1,
-    server: Server | None = None,
-    prompts: Path | None = None,
+    config: Config, decisions: list[Decision], emit: Listener, options: GenerateOptions
 ) -> Iterator[GeneratedHeadnote]:
     """Write headnotes for each decision in each language, one by one.
-
-    Args:
-        candidates: Headnotes for each decision and language, drawn with one seed after the other.
-        server: What writes instead of a model here.
-        prompts: Templates in place of those that the model was trained with.
 
     Raises:
         UnreachableError: No model, or no server.
         DataError: A decision that does not fit and must not be cut.
     """
-    choice = choose_model(config, model, prompts)
+    choice = choose_model(config, options.model, options.prompts)
     encoder = encoder_of(config, choice)
-    announce(config, choice, encoder, server, emit)
-    writer = server.connect(choice.name, emit) if server else load_writer(config, choice, encoder)
-    several = len(languages) * candidates > 1
-    for decision in decisions:
+    announce(config, choice, encoder, options.server, emit)
+    writer: OneWriter = (
+        options.server.connect(choice.name, emit) if options.server else load_writer(config, choice, encoder)
+    )
+    several = len(options.languages) * options.candidates > 1
+    for place, decision in enumerate(decisions):
         if decision.note:
             emit(Note(decision.note))
-        for language in languages:
-            for number in range(candidates):
-                drawn = replace(sampling, seed=sampling.seed + number)
+        for language in options.languages:
+            for number in range(options.candidates):
+                drawn = replace(options.sampling, seed=options.seed_of(place, number))
                 written = _one(decision, language, encoder, writer, drawn, emit, several)
-                yield replace(written, candidate=number + 1 if candidates > 1 else None)
+                yield replace(written, candidate=number + 1 if options.candidates > 1 else None)
 
 
 def announce(config: Config, choice: ModelChoice, encoder: Encoder, server: Server | None, emit: Listener) -> None:

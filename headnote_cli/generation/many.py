@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.generation.command import (
     Decision,
+    GenerateOptions,
     ModelChoice,
     announce,
     checked,
@@ -33,7 +34,7 @@ from headnote_cli.runs.files import Journal, sha256, write_json
 from headnote_cli.runs.folders import set_aside, writing
 
 if TYPE_CHECKING:
-    from headnote_cli.generation.endpoint import Server
+    pass
 
 
 SHOWN_REASONS = 3
@@ -41,13 +42,14 @@ SHOWN_REASONS = 3
 
 @dataclass(frozen=True)
 class Request:
-    """One headnote to write. `place` is its row's number; it decides the seed and the order of the finished file."""
+    """One headnote to write. `place` is its row's number; `candidate` counts from 1 where there are several."""
 
     place: int
     key: Key
     row: Row
     decision: str
     seed: int
+    candidate: int | None
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,20 @@ class Backend(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ManyOptions:
-    """What the command line says about many."""
+@dataclass(frozen=True, kw_only=True)
+class ManyOptions(GenerateOptions):
+    """What is asked of a file of headnotes.
+
+    Attributes:
+        shard: This part of so many.
+        concurrency: Headnotes at a time; None: as many as the machine does well.
+    """
 
     output: Path
-    sampling: Sampling
-    languages: tuple[str, ...] = ()  # none: each row's own `headnote_language`
-    candidates: int = 1
     limit: int | None = None
-    shard: tuple[int, int] = (1, 1)  # this part of so many
+    shard: tuple[int, int] = (1, 1)
     force: bool = False
-    server: Server | None = None
-    concurrency: int | None = None  # headnotes at a time; None: as many as the machine does well
-    prompts: Path | None = None  # in place of the model's own
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,7 @@ def rows_of(config: Config, split: str | None, file: Path | None, decisions: lis
     ]
 
 
-def generate_many(
-    config: Config, rows: list[tuple[str, Row]], emit: Listener, model: str | None, options: ManyOptions
-) -> ManyReport:
+def generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, options: ManyOptions) -> ManyReport:
     """Write a headnote for each row, or finish what an earlier start left.
 
     Each finished row is flushed to `OUTPUT.part`; when all are there, they go into `OUTPUT` in the order of the rows.
@@ -127,14 +127,12 @@ def generate_many(
         UnreachableError: No model, or no server.
     """
     with writing(options.output):
-        return _generate_many(config, rows, emit, model, options)
+        return _generate_many(config, rows, emit, options)
 
 
-def _generate_many(
-    config: Config, rows: list[tuple[str, Row]], emit: Listener, model: str | None, options: ManyOptions
-) -> ManyReport:
+def _generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, options: ManyOptions) -> ManyReport:
     began = time.monotonic()
-    choice = choose_model(config, model, options.prompts)
+    choice = choose_model(config, options.model, options.prompts)
     encoder = encoder_of(config, choice)
     requests = _requests(rows, encoder.overflow_field, options)
     settings = _settings(choice, encoder, options)
@@ -195,8 +193,8 @@ def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> 
             if key in requests:
                 raise DataError(f"the sample {name} in {language} stands there twice", where)
             asked = {**row, "headnote_language": language}
-            seed = options.sampling.seed + place * options.candidates + number
-            requests[key] = Request(place, key, asked, text, seed)
+            candidate = number + 1 if options.candidates > 1 else None
+            requests[key] = Request(place, key, asked, text, options.seed_of(place, number), candidate)
     part, of = options.shard
     return list(requests.values())[part - 1 :: of]
 
@@ -305,22 +303,22 @@ def _written(
 
 def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
     request = prompted.request
-    name, language, number = request.key
+    name, language, _ = request.key
     own = request.row.get("decision_language")
     sample_id = written_id(request.row, name)
-    line = checked(sample_id, language, prompted.encoded, headnote, request.decision, own).to_json()
-    return line if number == 1 else {"candidate": number} | line
+    written = checked(sample_id, language, prompted.encoded, headnote, request.decision, own)
+    return replace(written, candidate=request.candidate).to_json()
 
 
 def _failure(request: Request, error: Exception) -> dict[str, Any]:
     """A row that could not be written; the run goes on, and a later start tries it again."""
-    name, language, number = request.key
+    name, language, _ = request.key
     message = error.message if isinstance(error, SldsError) else str(error)  # the line itself says where
     told = {"type": type(error).__name__, "message": message or type(error).__name__}
     if isinstance(error, SldsError) and error.hint:
         told["hint"] = error.hint
     line = {"sample_id": written_id(request.row, name), "lang": language, "error": told}
-    return line if number == 1 else {"candidate": number} | line
+    return line if request.candidate is None else {"candidate": request.candidate} | line
 
 
 def _tell_reasons(failures: list[dict[str, str]], emit: Listener) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-LANGUAGES = ("de", "fr", "it")
+from headnote_cli.law import Language
+
+LANGUAGES = tuple(language.value for language in Language)
 CONSIDERED = (*LANGUAGES, "en")
 
 

@@ -15,6 +15,7 @@ from headnote_cli.errors import ConfigError, DataError, UsageError
 from headnote_cli.machine.detect import PACKAGES, Gpu, Machine, detect
 from headnote_cli.machine.memory import available_memory
 from headnote_cli.machine.plan import Plan, PlanRow, resolve
+from headnote_cli.memory import Purpose, Stack
 from headnote_cli.memory.advice import (
     MOST_ROWS,
     Change,
@@ -35,7 +36,6 @@ from headnote_cli.memory.setup import DEFAULT_LENGTH, Setup, setup_of
 from headnote_cli.memory.shapes import Shapes, shapes_of
 from headnote_cli.models.fit import length_warning, wrong_class
 
-PURPOSES = ("train", "generate", "merge")
 HERE = " (here)"
 # What of a plan decides how much memory a step takes.
 DECIDING = ("dtype", "fp16", "attn_implementation", "use_liger_kernel", "optim", "quantization")
@@ -154,40 +154,47 @@ class MemoryCheck:
         }
 
 
-def check_memory(
-    config: Config,
-    gpus: Sequence[str] = (),
-    stack: str = "slds",
-    purpose: str = "train",
-    devices: int = 1,
-    with_grid: bool = False,
-    with_data: bool = False,
-    batch: int | None = None,
-) -> MemoryCheck:
-    """Estimate a config's peak and hold it against cards.
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """What is asked of an estimate beside the config.
 
-    Args:
+    Attributes:
         gpus: Names or sizes; without any, this machine's own GPU and one card of each usual size. What a CPU does is
             held against this machine's main memory, or these.
-        stack: Whose training code: `slds`, `trl` or `workshop` (see `memory.setup`).
+        stack: Whose training code (see `memory.setup`).
+        devices: GPUs that train together.
         with_data: Encode the config's training rows and take their real lengths.
         batch: Rows at a time: of a training step in place of the config's, of generation in place of one.
+    """
+
+    gpus: tuple[str, ...] = ()
+    stack: Stack = "slds"
+    purpose: Purpose = "train"
+    devices: int = 1
+    with_grid: bool = False
+    with_data: bool = False
+    batch: int | None = None
+
+
+def check_memory(config: Config, options: MemoryOptions) -> MemoryCheck:
+    """Estimate a config's peak and hold it against cards.
 
     Raises:
         ConfigError: The model's sizes are not known, settings cannot go together or are absurd.
         UsageError: A card is not known.
         DataError: No row is there to take lengths of.
     """
+    stack, purpose, devices = options.stack, options.purpose, options.devices
     training = purpose == "train"
-    rows = batch or (config.settings.per_device_train_batch_size if training else 1)
+    rows = options.batch or (config.settings.per_device_train_batch_size if training else 1)
     settings = config.settings.model_copy(update={"per_device_train_batch_size": rows})
     _refuse_absurd(settings, config)
     shapes = shapes_for(config)
     machine = detect()
     setup_for: SetupFor = partial(setup_of, shapes=shapes, stack=stack, devices=devices)
-    cards = [card(text) for text in gpus] or _cards(machine, settings, purpose, stack)
+    cards = [card(text) for text in options.gpus] or _cards(machine, settings, purpose, stack)
     data = None
-    if with_data and training:
+    if options.with_data and training:
         first = _step(cards[0], settings, shapes, stack, setup_for, machine)
         data = _lengths(config, settings, shapes, first.setup_for)
         settings = settings.model_copy(update={"max_length": data.longest})
@@ -207,8 +214,8 @@ def check_memory(
         advice(shapes, settings, first.setup_for) if training else [],
         first.plan,
         lambda rows: _needed(cards[0], first, shapes, purpose, rows),
-        grid(first.peak) if with_grid and training else None,
-        _grid_card(fits, chosen=bool(gpus)),
+        grid(first.peak) if options.with_grid and training else None,
+        _grid_card(fits, chosen=bool(options.gpus)),
         data,
         tuple(filter(None, [length_warning(config.settings.max_length, shapes.positions)])),
     )

@@ -22,7 +22,6 @@ ALL_LINEAR = "all-linear"
 # What `slds train` keeps free of adapters in an image-text model unless a target names it; a full match, as PEFT's.
 VISION_MODULES = r".*(vision_tower|vision_model|visual|multi_modal_projector|audio_tower).*"
 KNOWN_ATTENTION = ("sdpa", "eager", "flash_attention_2", "kernels-community/flash-attn2")
-STACKS = ("slds", "trl", "workshop")
 
 
 @dataclass(frozen=True)

@@ -135,37 +135,39 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
         unknown = (file for file in weight_files(Path(found.name)) if known_sha256(file) is None)
         hashes = {file.name: early.submit(sha256, file) for file in unknown}
         try:
-            return _merge(config, emit, adapters, target, options, record, found, hashes)
+            return _merge(config, emit, target, options, _Sources(tuple(adapters), record, found, hashes))
         except BaseException:
             early.shutdown(cancel_futures=True)
             raise
 
 
-def _merge(
-    config: Config,
-    emit: Listener,
-    adapters: Sequence[Path],
-    target: Path,
-    options: MergeOptions,
-    record: Mapping[str, Any],
-    found: AdapterBase,
-    hashes: Mapping[str, Future[str]],
-) -> MergeReport:
-    """
-    Args:
+@dataclass(frozen=True)
+class _Sources:
+    """What is merged: adapters, the record of the last one's run, and their base.
+
+    Attributes:
         hashes: Of the base's files: taken while the libraries are being imported, which keeps one core busy.
     """
+
+    adapters: tuple[Path, ...]
+    record: Mapping[str, Any]
+    base: AdapterBase
+    hashes: Mapping[str, Future[str]]
+
+
+def _merge(config: Config, emit: Listener, target: Path, options: MergeOptions, sources: _Sources) -> MergeReport:
     from headnote_cli.merging.stream import MergeJob
     from headnote_cli.models.base import require_fitting_class, stored_quantization_of, weights_folder
 
-    base = _base_model(config, found.name, record)
+    adapters, record, hashes = sources.adapters, sources.record, sources.hashes
+    base = _base_model(config, sources.base.name, record)
     require_fitting_class(base, config.where("model_class"))
     stored = stored_quantization_of(base)
     trained = None if stored else noted_quantization(record)
     onto = None if stored else _onto(config, options.onto, trained)
-    job = MergeJob(base, tuple(adapters), options.dtype, onto, options.shard_bytes)
+    job = MergeJob(base, adapters, options.dtype, onto, options.shard_bytes)
     base_folder = weights_folder(base)
-    if found.is_trained_on:
+    if sources.base.is_trained_on:
         _require_same_base(record, base_folder)
     with replacing(target) as folder:
         if stored:

@@ -318,8 +318,8 @@ def test_a_disk_that_fails_at_any_point_loses_no_row(
         backend = Echo()
         monkeypatch.setattr(generate_many, "_backend", lambda *_: backend)
         with contextlib.suppress(OSError, Killed):
-            options = generate_many.ManyOptions(output, Sampling())
-            generate_many.generate_many(loaded, rows, lambda _: None, str(model), options)
+            options = generate_many.ManyOptions(output=output, sampling=Sampling(), model=str(model))
+            generate_many.generate_many(loaded, rows, lambda _: None, options)
         return backend.written
 
     write(tmp_path / "whole.jsonl")

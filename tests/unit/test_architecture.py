@@ -92,3 +92,16 @@ def test_no_room_knows_the_screen() -> None:
             text = file.read_text(encoding="utf-8")
             assert not re.search(r"^\s*(from|import) rich\b", text, re.M), name
             assert not re.search(r"^\s*(from|import) typer\b", text, re.M), name
+
+
+def test_no_function_takes_more_than_seven_parameters() -> None:
+    """But for the faces, whose parameters are options, and a function that a library calls by its own parameters."""
+    many = [
+        f"{name}: {node.name}"
+        for name, file in MODULES.items()
+        if not name.startswith("headnote_cli.cli")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        if len([one for one in (*node.args.args, *node.args.kwonlyargs) if one.arg not in ("self", "cls")]) > 7
+    ]
+    assert many == ["headnote_cli.generation.cpu: _mask"]

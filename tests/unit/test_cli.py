@@ -147,14 +147,6 @@ def test_a_chat_template_path_without_template_is_refused(
     fails(2, "bare has no chat template", "preview-prompts", "--config", config, "-n", 1)
 
 
-def test_a_template_that_fills_the_memory_is_bad_data(write_config: Callable[..., Path], tmp_path: Path) -> None:
-    for role in ("system", "assistant"):
-        (tmp_path / f"{role}.jinja").write_text("x", encoding="utf-8")
-    (tmp_path / "user.jinja").write_text("\n{{ decision | center(4000000000) }}", encoding="utf-8")
-    config = write_config(prompts_path=str(tmp_path))
-    fails(5, "user.jinja:2: the template took more than", "preview-prompts", "--config", config, "--no-tokenizer")
-
-
 def test_preview_without_config_or_hub_shows_the_shipped_samples_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,14 +262,22 @@ def test_a_decision_without_text_is_bad_data(
 
 def test_a_decision_that_is_not_there_and_a_language_that_is_none(write_config: Callable[..., Path]) -> None:
     fails(2, "no such file", "generate", "--decision", "nowhere.txt", "--lang", "de", "--config", write_config())
-    fails(2, "de, fr, it", "generate", "--decision", "-", "--lang", "rm", "--config", write_config(), stdin="x")
+    fails(2, "'de', 'fr', 'it'", "generate", "--decision", "-", "--lang", "rm", "--config", write_config(), stdin="x")
     fails(5, "empty", "generate", "--decision", "-", "--lang", "de", "--config", write_config(), stdin="")
 
 
 def test_an_unknown_dtype_is_usage(write_config: Callable[..., Path]) -> None:
-    fails(
-        2, "float32, bfloat16 or float16", "merge", "--checkpoint", "x", "--dtype", "int8", "--config", write_config()
-    )
+    asked = ("merge", "--checkpoint", "x", "--dtype", "int8", "--config", write_config())
+    fails(2, "'float32', 'bfloat16', 'float16'", *asked)
+
+
+def test_an_option_that_is_refused_is_an_error_object_too() -> None:
+    for arguments in (("generate", "--lang", "rm"), ("check-memory", "--for", "fun"), ("train", "--sample", "-1")):
+        shown = slds(*arguments, "--json")
+        assert shown.exit_code == 2
+        error = json.loads(shown.stdout)["error"]
+        assert error["type"] == "UsageError"
+        assert arguments[1] in error["message"]
 
 
 @pytest.mark.parametrize("name", ["ROWS.JSONL", "rows.Csv", "rows.jsonlines.gz"])
