@@ -25,8 +25,9 @@ from headnote_cli.memory.forms import (
     value,
 )
 from headnote_cli.memory.optimizers import OPTIMIZERS, Optimizer, Tensor
-from headnote_cli.memory.setup import EMBEDDINGS, VISION_MODULES, Setup, adapted_modules
+from headnote_cli.memory.setup import EMBEDDINGS, Setup, adapted_modules
 from headnote_cli.memory.shapes import Shapes
+from headnote_cli.models.fit import VISION_MODULES
 
 # bitsandbytes' NF4: 4 bits a weight and a float32 scale for 64 of them. With double quantization (QLoRA, section 3)
 # the scale has 8 bits, with a float32 for 256 of those and 1 KiB of code book a tensor, which is left out.

@@ -12,6 +12,7 @@ from headnote_cli.memory.forms import Kind
 from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.parallel import DIVIDED, sharding_of
 from headnote_cli.memory.shapes import SLIDING, Shapes
+from headnote_cli.models.fit import VISION_MODULES, keeps_off_vision
 
 # Labelled tokens of a row where no data say better: the longest of 273 real headnotes has 727 with Gemma's tokenizer.
 HEADNOTE = 768
@@ -19,8 +20,6 @@ DEFAULT_LENGTH = 8192  # where the config sets no `max_length`
 SIXTEEN_BIT = ("bfloat16", "float16")
 EMBEDDINGS = ("embed_tokens", "lm_head")
 ALL_LINEAR = "all-linear"
-# What `slds train` keeps free of adapters in an image-text model unless a target names it; a full match, as PEFT's.
-VISION_MODULES = r".*(vision_tower|vision_model|visual|multi_modal_projector|audio_tower).*"
 KNOWN_ATTENTION = ("sdpa", "eager", "flash_attention_2", "kernels-community/flash-attn2")
 
 
@@ -212,10 +211,7 @@ def _evaluation_batch(settings: Settings, stack: str) -> int:
 
 def _vision_excluded(settings: Settings, stack: str) -> bool:
     """slds keeps adapters off the vision tower unless a target names it; plain TRL does not."""
-    asked = settings.lora_target_modules or ""
-    named = asked if isinstance(asked, str) else " ".join(asked)
-    asked_for = any(word in named for word in ("vision", "visual", "multi_modal"))
-    return stack == "slds" and settings.model_class == "AutoModelForImageTextToText" and not asked_for
+    return stack == "slds" and keeps_off_vision(settings.model_class, settings.lora_target_modules)
 
 
 def _refuse_impossible(settings: Settings) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headnote_cli.errors import ConfigError
+
+# Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
+# a list would only match suffixes and exclude nothing.
+VISION_MODULES = r".*(vision_tower|vision_model|visual|multi_modal_projector|audio_tower).*"
+IMAGE_TEXT_CLASS = "AutoModelForImageTextToText"
+
+
+def keeps_off_vision(model_class: str, targets: str | Iterable[str] | None) -> bool:
+    """Whether adapters are kept off the vision tower: of an image-text model, unless a target names it."""
+    named = targets if isinstance(targets, str) else " ".join(targets or ())
+    return model_class == IMAGE_TEXT_CLASS and not any(word in named for word in ("vision", "visual", "multi_modal"))
 
 
 def wrong_class(given: str, fitting: str, name: str, model_type: str, where: str | None) -> ConfigError:

@@ -27,11 +27,8 @@ from headnote_cli.machine.detect import Gpu, Machine, detect
 from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.machine.processes import own_gpu
 from headnote_cli.models.base import BaseModel, eos_ids, reaching, stored_quantization_of
+from headnote_cli.models.fit import VISION_MODULES, keeps_off_vision
 from headnote_cli.upstream import keep_differentiable
-
-# Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
-# a list would only match suffixes and exclude nothing.
-VISION_MODULES = r".*(vision_tower|vision_model|visual|multi_modal_projector|audio_tower).*"
 
 if not os.environ.get("SLDS_DEBUG"):
     disable_progress_bar()
@@ -195,11 +192,10 @@ def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:
     lora = get_peft_config(_model_arguments(settings, plan))
     if lora is None:
         return None
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else " ".join(lora.target_modules or [])
+    targets = lora.target_modules
     if isinstance(settings.lora_target_modules, list) and settings.lora_target_modules != ["all-linear"]:
         lora.target_modules = set(settings.lora_target_modules)  # TRL makes a lone name a regex for whole paths
-    asked_for = any(word in targets for word in ("vision", "visual", "multi_modal"))
-    if settings.model_class == "AutoModelForImageTextToText" and not asked_for:
+    if keeps_off_vision(settings.model_class, targets):
         lora.exclude_modules = VISION_MODULES
     return lora
 

@@ -36,8 +36,8 @@ from headnote_cli.machine.plan import Plan
 from headnote_cli.machine.processes import asked_processes
 from headnote_cli.machine.reporters import offline_environment
 from headnote_cli.models.base import BaseModel
+from headnote_cli.models.fit import VISION_MODULES
 from headnote_cli.models.loading import (
-    VISION_MODULES,
     load_for_training,
     lora_config,
     quantized_layers,

@@ -78,6 +78,28 @@ def test_a_split_is_written_in_its_order_and_as_one_by_one(
     assert alone["tokens"] == rows[0]["tokens"]
 
 
+def test_a_seed_draws_the_same_onto_the_screen_and_into_a_file(
+    config: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "decisions"
+    folder.mkdir()
+    for place, row in enumerate(sample_rows("test")[:2]):
+        (folder / f"{place}.txt").write_text(row["decision"], encoding="utf-8")
+    asked = (
+        "generate", "--decision", folder, "--lang", "de", "--lang", "fr", "--model", model, "--config", config(),
+        "--max-new-tokens", 8, "--temperature", 1.2, "--top-p", 0.9, "--seed", 5, "--num-candidates", 2,
+    )  # fmt: skip
+    shown = slds(*map(str, asked), "--json")
+    assert shown.exit_code == 0, shown.stderr
+    here = [json.loads(line) for line in shown.stdout.splitlines()]
+    output = tmp_path / "out.jsonl"
+    slds_json(*map(str, asked), "--output", str(output))
+    there = lines(output)
+    names = ("sample_id", "lang", "candidate", "headnote")
+    assert [[row[name] for name in names] for row in here] == [[row[name] for name in names] for row in there]
+    assert len({row["headnote"] for row in here}) >= 4, "two decisions, two candidates"
+
+
 def test_headnotes_to_look_at_are_counted(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     arguments = command(config(max_length=512), model, output)

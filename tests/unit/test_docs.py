@@ -88,3 +88,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_architectures_page_and_picture_are_drawn_from_the_code() -> None:
     for file, drawn in ((architecture.PAGE, architecture.page()), (architecture.PICTURE, architecture.picture())):
         assert file.read_text(encoding="utf-8") == drawn, "run python scripts/architecture.py"
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:headnote_cli|tests|configs|docs)/[\w./]*|\w+\.(?:toml|txt))`", text)
+    assert len(named) > 12
+    for name in named:
+        assert (ROOT / name).exists(), name
+    for script in re.findall(r"`python ((?:scripts|benchmarks)/\w+\.py)`", text):
+        assert (ROOT / script).is_file(), script
