@@ -85,23 +85,25 @@ class Plan:
     def to_json(self) -> list[dict[str, str]]:
         return [row.to_json() for row in self.rows]
 
+    def values(self) -> dict[str, Any]:
+        """What the plan decides, by the config's keys."""
+        four_bits = self.quantization is not None and self.quantization.kind != "int8"
+        return {
+            "dtype": self.dtype,
+            "bf16": self.bf16,
+            "fp16": self.fp16,
+            "attn_implementation": self.attention,
+            "optim": self.optimizer,
+            "use_liger_kernel": self.liger,
+            "use_cpu": self.device == "cpu",
+            "padding_free": self.padding_free,
+            "load_in_4bit": four_bits,
+            "load_in_8bit": self.quantization is not None and not four_bits,
+        }
+
     def applied(self, settings: Settings) -> Settings:
         """The settings with the plan's answers in place of what cannot be done here."""
-        four_bits = self.quantization is not None and self.quantization.kind != "int8"
-        return settings.model_copy(
-            update={
-                "dtype": self.dtype,
-                "bf16": self.bf16,
-                "fp16": self.fp16,
-                "attn_implementation": self.attention,
-                "optim": self.optimizer,
-                "use_liger_kernel": self.liger,
-                "use_cpu": self.device == "cpu",
-                "padding_free": self.padding_free,
-                "load_in_4bit": four_bits,
-                "load_in_8bit": self.quantization is not None and not four_bits,
-            }
-        )
+        return settings.model_copy(update=self.values())
 
     def require_unchanged(self) -> None:
         """`--strict`.

@@ -28,11 +28,8 @@ FREE = EVALUATION | frozenset(
     "resume_from_checkpoint run_name save_steps save_strategy save_total_limit trackio_bucket_id trackio_space_id "
     "trackio_static_space_id trust_remote_code".split()
 )
-# Keys whose effect the plan tells: what was done counts, not what was asked.
-PLANNED = frozenset(
-    "attn_implementation bf16 bnb_4bit_quant_type dtype fp16 load_in_4bit load_in_8bit optim padding_free tf32 "
-    "torch_compile use_bnb_nested_quant use_cpu use_liger_kernel".split()
-)
+# Keys that the plan's rows speak for, beside those that it decides.
+IN_ROWS = frozenset(("bnb_4bit_quant_type", "tf32", "torch_compile", "use_bnb_nested_quant"))
 
 
 def breaks_a_resume(settings: Settings) -> list[str]:
@@ -73,7 +70,7 @@ def changes_since(
     free = FREE - EVALUATION if evaluated else FREE
     free |= {"model_name_or_path"} if same_base else set()
     before, after = _values(record.get("config", {})), effective_values(settings)
-    changed = {key: f"{key} {_shown(before[key])} → {_shown(after[key])}" for key in _differing(before, after)}
+    changed = {key: f"{key} {_shown(before[key])} → {_shown(after[key])}" for key in _differing(before, after, plan)}
     binding = [line for key, line in changed.items() if key not in free]
     binding += _plan_changes(record.get("plan", []), plan)
     if (began := record.get("num_processes", processes)) != processes:
@@ -89,8 +86,9 @@ def _values(written: Mapping[str, Any]) -> dict[str, Any]:
         return effective_values(Settings()) | dict(written)
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted({*before, *after} - PLANNED - SECRETS):
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any], plan: Plan) -> Iterator[str]:
+    """Keys whose values differ. Of what the plan decides, what was done counts, not what was asked."""
+    for key in sorted({*before, *after} - plan.values().keys() - IN_ROWS - SECRETS):
         if key in before and key in after and before[key] != after[key]:
             yield key
 

@@ -38,8 +38,7 @@ STORED_PACKAGES = (
     "torchao",
     "headnote-cli",
 )
-# What the plan answers, and what is done to the rows before the trainer sees them.
-PLANNED = tuple("dtype bf16 fp16 attn_implementation optim use_liger_kernel use_cpu load_in_4bit load_in_8bit".split())
+# What slds does itself, before the trainer sees the rows or after it has saved.
 DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token", "save_total_limit")
 
 
@@ -75,7 +74,7 @@ def resolved_values(settings: Settings, plan: Plan, arguments: Mapping[str, Any]
     """Every key with the value that holds: as asked, as this machine can, or the library's default; no secrets."""
     values = settings.model_dump() | {key: value for key, value in arguments.items() if key in Settings.model_fields}
     values |= {key: getattr(settings, key) for key in DONE_BEFOREHAND}
-    values |= {key: getattr(plan.applied(settings), key) for key in PLANNED}
+    values |= plan.values()
     return {key: value for key, value in values.items() if key not in SECRETS}
 
 
