@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
 
 @dataclass
 class SldsError(Exception):
-    """One clear message: what is wrong, where it stands, and how to mend it."""
+    """One clear message: what is wrong, where, and how to fix it."""
 
     message: str
     where: str | None = None

@@ -1,4 +1,4 @@
-"""What the engine tells while it works. The console listens; the engine knows no screen."""
+"""What the work reports while it goes on. The screen listens; the work knows no screen."""
 
 from __future__ import annotations
 

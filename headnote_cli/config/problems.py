@@ -30,7 +30,7 @@ class Entry:
 
 @dataclass
 class Problems:
-    """All faults of a config, told at once."""
+    """All faults of a config, reported at once."""
 
     found: list[tuple[Origin, str]] = field(default_factory=list)
 

@@ -75,7 +75,7 @@ DONE_OTHERWISE: dict[str, tuple[tuple[object, ...], str]] = {
     "prediction_loss_only": ((True, False), "evaluation keeps the loss alone"),
     "remove_unused_columns": ((True,), "rows hold ids, labels and a name"),
     "skip_memory_metrics": ((True,), "the peak of memory is always measured"),
-    "truncation_mode": (("keep_start",), "`overflow` says what of a long row gives way"),
+    "truncation_mode": (("keep_start",), "`overflow` says what is removed from a long row"),
 }
 
 

@@ -173,7 +173,7 @@ def _pdf_text(raw: bytes, path: Path) -> tuple[str, str]:
     with package("pypdf", "pdf", "reading a PDF", str(path), ", or save the decision as plain text"):
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, FileNotDecryptedError
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it mends is no matter of the user's
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it repairs does not concern the user
     try:
         pages = [page.extract_text() for page in PdfReader(io.BytesIO(raw)).pages]
     except DependencyError as error:

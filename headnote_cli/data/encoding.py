@@ -47,7 +47,7 @@ class Encoded:
     completion_text: str
     conversation: Conversation
     control_spans: tuple[tuple[int, int], ...] = ()  # of `text`: control tokens, not text that reads like one
-    cut: int = 0  # tokens that gave way, give or take one where the text meets the template
+    cut: int = 0  # tokens that were removed, give or take one where the text meets the template
     cut_spans: tuple[tuple[int, int], ...] = ()  # of `prompt_text`: the marks that stand for them
 
     @property

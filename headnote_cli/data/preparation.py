@@ -105,7 +105,7 @@ def _refusal(faults: list[str], report: LengthReport) -> DataError:
     total = report.summary()["rows"]
     return DataError(
         f"{len(faults)} of {total} rows cannot be used:\n{listed}{rest}",
-        hint="mend them, or leave them out with --skip-bad-rows",
+        hint="correct them, or leave them out with --skip-bad-rows",
     )
 
 

@@ -261,7 +261,7 @@ def _header(file: Path, lines: Iterator[str]) -> tuple[str, str]:
     """The header of a table, all lines of it, and the separator: the most frequent one outside of quotation marks."""
     filled = (line for line in lines if line.strip())
     header = next(filled, "")
-    declared = re.fullmatch(r'"?sep=(.)"?\s*', header, re.IGNORECASE)  # how a table tells Excel
+    declared = re.fullmatch(r'"?sep=(.)"?\s*', header, re.IGNORECASE)  # how a table says it to Excel
     if declared:
         header = next(filled, "")
     while header.count('"') % 2 and (more := next(lines, "")):

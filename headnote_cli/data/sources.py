@@ -282,7 +282,7 @@ def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows
         parts[short].update(group)
     kept = parts[role]
     share = f"{len(kept)} of {count} rows of `{train.split}` are `{role}` (seed {SPLIT_SEED})"
-    note = f"no evaluation split is to be had: {share}"
+    note = f"there is no evaluation split: {share}"
 
     def stream() -> Iterator[Located]:
         return (located for index, located in enumerate(train.stream()) if index in kept)

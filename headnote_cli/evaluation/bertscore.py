@@ -28,7 +28,7 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
 
     Raises:
         UsageError: `bert-score` is not installed, or cannot read this folder.
-        UnreachableError: The model is not to be had.
+        UnreachableError: The model is unavailable.
     """
     with package("bert-score", "bertscore", "BERTScore"):
         import bert_score

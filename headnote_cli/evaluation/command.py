@@ -98,7 +98,7 @@ class Comparison:
     second: str
     metric: str
     difference: Difference
-    more_than_chance: bool | None  # None: decisions are too few to tell
+    more_than_chance: bool | None  # None: too few decisions for a verdict
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     Raises:
         UsageError: An unknown field, preset or baseline, a package that is missing, or an output that must stay.
         DataError: A file cannot be read, or nothing is left to score.
-        UnreachableError: The references, a model or a judge is not to be had.
+        UnreachableError: The references, a model or a judge is unavailable.
     """
     _check(options)
     _require_free(predictions, options)

@@ -128,7 +128,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Form:
-    """How a server takes requests, as far as its refusals have told."""
+    """How a server takes requests, as far as its refusals have shown."""
 
     limit: str = "max_tokens"
     system: bool = True
@@ -276,7 +276,7 @@ class Chat:
     def _adapt(self, form: Form, refusal: Refusal, request: Request) -> bool:
         """Whether the request may be accepted in another form, which this and the next ones then have."""
         with self._lock:
-            if self.form != form:  # another thread was told the same
+            if self.form != form:  # another thread got the same refusal
                 return True
             found = self._other_form(form, refusal, request)
             if found is not None:

@@ -290,8 +290,8 @@ def _one(
     row = {encoder.overflow_field: decision.text, "decision_language": decision.language, "headnote_language": language}
     encoded = encoded_prompt(row, encoder, decision.name)
     if encoded.cut:
-        gave_way = f"{encoded.cut:,} tokens gave way ({encoder.overflow})"
-        emit(Note(f"the decision is longer than `max_length` allows: {gave_way}", warning=True))
+        removed = f"{encoded.cut:,} tokens are removed ({encoder.overflow})"
+        emit(Note(f"the decision is longer than `max_length` allows: {removed}", warning=True))
     prompt = Prompt(decision.name, encoded.prompt_ids, encoded.messages(), sampling.seed, kept)
     written = writer.write_one(prompt, sampling, emit)
     headnote = checked(decision.name, language, encoded, written, decision.text, decision.language)

@@ -250,7 +250,7 @@ def _there(journal: Journal) -> dict[Key, dict[str, Any]]:
     try:
         return {_key(line): line for line in journal.lines()}
     except (TypeError, ValueError, OverflowError) as error:
-        hint = "mend the line or take it out; the same command then writes its headnote again"
+        hint = "correct the line or remove it; the same command then writes its headnote again"
         raise DataError(f"a `candidate` is no whole number: {error}", str(journal.path), hint) from error
 
 

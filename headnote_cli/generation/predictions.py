@@ -122,7 +122,7 @@ def _fault(prediction: Prediction) -> str | None:
 
 
 def key_of(prediction: Prediction) -> Key:
-    """What tells a prediction from all others of its file."""
+    """What distinguishes a prediction from all others of its file."""
     return str(prediction["sample_id"]), str(prediction["lang"]), int(prediction.get("candidate") or 1)
 
 

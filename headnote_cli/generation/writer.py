@@ -101,7 +101,7 @@ def _nobody(event: Event) -> None:
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]
-    """Whole words as they come, told instead of printed."""
+    """Whole words as they come, as events instead of printed."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, emit: Listener) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

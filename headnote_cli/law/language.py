@@ -21,7 +21,7 @@ def _identifier() -> Any:
 
 
 def detect_language(text: str) -> str | None:
-    """`de`, `fr`, `it` or `en`; None for a text too short to tell."""
+    """`de`, `fr`, `it` or `en`; None for a text that is too short."""
     if len(text.split()) < 3:
         return None
     language, _ = _identifier().classify(text)

@@ -101,7 +101,7 @@ def _unsound(source: str, text: str) -> UnsoundTrainingError:
 
 
 def allocator_setting() -> str:
-    """What torch's allocator is told on a GPU: the user's own words, else segments that grow, which fragment less."""
+    """The setting of torch's allocator on a GPU: the user's own words, else segments that grow, which fragment less."""
     return next((os.environ[name] for name in ALLOCATOR if os.environ.get(name)), "expandable_segments:True")
 
 

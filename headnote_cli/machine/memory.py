@@ -32,7 +32,7 @@ _SECOND = _Files("sys/fs/cgroup", "memory.max", "memory.current", ("inactive_fil
 
 
 def main_memory() -> int:
-    """Bytes of main memory that the process may have; 0 where the system does not tell."""
+    """Bytes of main memory that the process may have; 0 where the system does not say."""
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -41,7 +41,7 @@ def main_memory() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory that the process can still take; all of it where the system does not tell."""
+    """Bytes of main memory that the process can still take; all of it where the system does not say."""
     free = _counts(ROOT / "proc/meminfo").get("MemAvailable:")
     if free is None:
         return main_memory()

@@ -27,7 +27,7 @@ def rank() -> int:
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes train together, by what the launcher told each of them."""
+    """How many processes train together, by the launcher's environment variables."""
     return int(environment.get("WORLD_SIZE") or 1)
 
 
@@ -53,14 +53,14 @@ def require_all_processes(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def asked_processes(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes are to train together: as `--num-processes`, `accelerate launch` or torchrun was told.
+    """How many processes are to train together: as `--num-processes`, `accelerate launch` or torchrun says.
 
     `accelerate launch --cpu --num_processes 2` starts one and says nothing, and so does its config file on a CPU. It
-    tells its child nothing of the number either, so its own command line is read.
+    gives its child no number either, so its own command line is read.
     """
     if "SLDS_PROCESSES" in environment:  # of our own launcher
         return int(environment["SLDS_PROCESSES"])
-    # Only accelerate's launcher for one process needs a look: the others tell WORLD_SIZE.
+    # Only accelerate's launcher for one process needs a look: the others set WORLD_SIZE.
     if "WORLD_SIZE" in environment:
         return world_size(environment)
     if "ACCELERATE_MIXED_PRECISION" not in environment:
@@ -118,7 +118,7 @@ def _default_config_file() -> Path:
 
 
 def _command_of(process: int) -> list[str]:
-    """A process's command line, empty where the system does not tell."""
+    """A process's command line, empty where the system does not say."""
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -67,7 +67,7 @@ def offline_environment(reporters: Iterable[Reporter]) -> dict[str, str]:
 
 
 def _logged_in(name: str) -> bool:
-    """Whether a reporter has a key or was told where to write."""
+    """Whether a reporter has a key or a place to write to."""
     login = _LOGINS[name]
     if os.environ.get(login.key) or os.environ.get(login.mode):
         return True

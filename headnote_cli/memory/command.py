@@ -233,7 +233,7 @@ class _Step:
 
 
 def _step(one: Card, settings: Settings, shapes: Shapes, stack: str, setup_for: SetupFor, machine: Machine) -> _Step:
-    """What a config comes to on a card. Other stacks do as they are told, whatever the card."""
+    """What a config comes to on a card. Other stacks do what the config says, whatever the card."""
     with_card = _machine_with(one, machine)
 
     def resolved(asked: Settings) -> Plan:
@@ -311,7 +311,7 @@ def _cards(machine: Machine, settings: Settings, purpose: str, stack: str) -> li
     """This machine's GPUs, with what other programs hold of them, and the usual ones; its main memory for what a CPU
     does, and for what would be trained here where there is no GPU."""
     free = available_memory()
-    memory = max(machine.memory, free)  # nothing where the system does not tell
+    memory = max(machine.memory, free)  # 0 where the system does not say
     main = [Card(f"main memory{HERE}", memory, memory - free, here=True, capability=None)] if memory else []
     if settings.use_cpu or purpose == "merge":
         return main or usual_cards()

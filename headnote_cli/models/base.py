@@ -61,7 +61,7 @@ def base_model(config: Config, allow_remote_code: bool = False) -> BaseModel:
 
 @contextmanager
 def reaching(kind: str, name: str) -> Iterator[None]:
-    """Turn what the libraries raise into one message: not to be had, or not to be used as asked."""
+    """Turn what the libraries raise into one message: unavailable, or unusable as asked."""
     require_there(kind, name)
     try:
         yield
@@ -203,7 +203,7 @@ def _without_mark(template: Any) -> Any:
 
 
 def base_of(name: str) -> BaseModel:
-    """A model by its name alone; its architecture tells the Auto class that loads it."""
+    """A model by its name alone; its architecture decides the Auto class that loads it."""
     text_only = BaseModel(name, "AutoModelForCausalLM")
     architectures = load_model_config(text_only).architectures or []
     multimodal = any(architecture.endswith("ForConditionalGeneration") for architecture in architectures)

@@ -52,7 +52,7 @@ def this_machine() -> Machine:
 
 @contextmanager
 def main_process_first(plan: Plan) -> Iterator[bool]:
-    """The first of several processes goes through alone, then the others; tells each whether it is the first."""
+    """The first of several processes goes through alone, then the others; yields whether this is the first."""
     state = PartialState(cpu=plan.device == "cpu")
     with state.main_process_first():
         yield state.is_main_process

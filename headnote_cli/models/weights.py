@@ -130,7 +130,7 @@ def _no_weights(folder: Path) -> UnreachableError:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over headers, sizes and 64 pieces of each weight file: tells one base from another in a second."""
+    """SHA-256 over headers, sizes and 64 pieces of each weight file: distinguishes bases within a second."""
     digest = hashlib.sha256()
     for file in sorted({tensor.file for tensor in read_weights(folder)}):
         size = file.stat().st_size

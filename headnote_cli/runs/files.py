@@ -18,7 +18,7 @@ from headnote_cli.errors import DataError, UnreachableError
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Failures to write tell the file: of a full disk the system only says that it is full."""
+    """Failures to write name the file: of a full disk the system only says that it is full."""
     try:
         yield
     except OSError as error:

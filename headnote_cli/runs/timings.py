@@ -22,7 +22,7 @@ class Laps:
 
 
 def seconds_lived() -> float:
-    """Seconds since this process began, 0 where the system does not tell."""
+    """Seconds since this process began, 0 where the system does not say."""
     try:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -137,7 +137,7 @@ class Screen:
         sys.stdout.buffer.flush()
 
     def error(self, error: SldsError) -> None:
-        """What is wrong, where, and how to mend it."""
+        """What is wrong, where, and how to fix it."""
         if not is_to_show(error):
             return
         self.muted = self.err.quiet = False
@@ -160,7 +160,7 @@ class Screen:
             self.err.print(Text(f"{title}: ") + body, soft_wrap=True)
 
     def listen(self, event: Event) -> None:
-        """Draw what the engine tells."""
+        """Draw an event."""
         match event:
             case Note(text, warning):
                 self.note(text, warning)

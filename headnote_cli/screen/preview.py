@@ -41,7 +41,7 @@ def _messages(row: PreviewedRow) -> str:
 def _legend(preview: Preview) -> Text:
     words = [("prompt", PROMPT), ("completion, in the loss", COMPLETION)]
     if preview.control_tokens:
-        words += [("control token", CONTROL), (f"{CUT_MARK} what gave way", CUT)]
+        words += [("control token", CONTROL), (f"{CUT_MARK} removed text", CUT)]
     separator = Text(" · ", "dim")
     return Text("").join(part for word in words for part in (separator, Text(*word)))[len(separator) :]
 

@@ -1,4 +1,4 @@
-"""What is told and watched while a run goes on: events, metrics lines, signals, samples."""
+"""What is reported and watched during a run: events, metrics lines, signals, samples."""
 
 from __future__ import annotations
 

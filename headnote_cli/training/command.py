@@ -154,7 +154,7 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
 
 
 def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
-    """The base and the plan, resolved and told; nothing is loaded yet.
+    """The base and the plan, resolved and reported; nothing is loaded yet.
 
     Raises:
         ConfigError: The base's weights are quantized, and they were to be trained themselves.

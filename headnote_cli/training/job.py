@@ -101,7 +101,7 @@ class LoadedModel:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run is told by."""
+    """What a finished run came to."""
 
     steps: int
     train_loss: float | None
@@ -232,7 +232,7 @@ def _add_callbacks(
 ) -> None:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
-    trainer.add_callback(Checkpoints(trainer, job.settings.save_total_limit))  # before what tells of them
+    trainer.add_callback(Checkpoints(trainer, job.settings.save_total_limit))  # before the callbacks that report them
     trainer.add_callback(reporter)
     trainer.add_callback(SoundGradients(trainer))
     trainer.add_callback(movement)

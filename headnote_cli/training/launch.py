@@ -68,7 +68,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _passing_signals_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Every SIGINT and SIGTERM goes to all processes; the list tells which came."""
+    """Every SIGINT and SIGTERM goes to all processes; the list records which came."""
     passed: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
@@ -107,7 +107,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> list[tuple[int, int]]:
 
 
 def _failure(ended: Sequence[tuple[int, int]], passed: Sequence[int], noted: Path) -> SldsError | None:
-    """What to tell of processes that ended: a killed one first, else the first failure that was noted."""
+    """What to report of processes that ended: a killed one first, else the first failure that was noted."""
     for rank, code in ended:
         if code < 0 and -code in passed:
             return Interrupted("stopped at once; what was saved before stays", exit_code=CODES[signal.Signals(-code)])

@@ -90,7 +90,7 @@ def second_matrices(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def _sums(parameters: Iterable[torch.nn.Parameter]) -> list[tuple[float, float]]:
-    """The sum and the sum of absolute values of each: they tell a changed matrix from the old one."""
+    """The sum and the sum of absolute values of each: a changed matrix has others."""
     found = [torch.stack([p.detach().double().sum(), p.detach().double().abs().sum()]) for p in parameters]
     return [(first, second) for first, second in torch.stack(found).tolist()] if found else []
 

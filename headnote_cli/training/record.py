@@ -161,7 +161,7 @@ def record_of_run(config: Config, plan: Plan, base: Any, encoder: Encoder, split
 
 
 def base_fingerprint(base: Any) -> str | None:
-    """Which weights these are, so that a merge can tell others; None for a base that is not in safetensors."""
+    """Which weights these are, so that a merge can recognize others; None for a base that is not in safetensors."""
     from headnote_cli.models.base import weights_folder
 
     folder = weights_folder(base)
