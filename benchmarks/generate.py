@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils import logging
 
 from headnote_cli.generation.cpu import product
-from headnote_cli.generation.decoder import MOST_ROWS, Decoder, Prefill, Row
+from headnote_cli.generation.decoder import MOST_ROWS, Decoder, Prefill, RowState
 from headnote_cli.generation.sampling import Sampling
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "demo" / "SmolLM2-135M-Instruct"
@@ -90,7 +90,7 @@ class Watched(Decoder):
         self.rates: list[dict[str, Rates]] = []
         self.aside = 0.0  # seconds that this took
 
-    def _read(self, group: list[Row]) -> list[Prefill]:
+    def _read(self, group: list[RowState]) -> list[Prefill]:
         self._measure()
         read = super()._read(group)
         self._measure()
@@ -105,7 +105,7 @@ class Watched(Decoder):
 def slds(model: Any, prompts: Prompts, new: int) -> tuple[Prompts, float]:
     """What is written and the seconds it takes, longest prompts first as the command sorts them."""
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    rows = [Row(place, prompts[place], 0) for place in order]
+    rows = [RowState(place, prompts[place], 0) for place in order]
     began, decoder = time.perf_counter(), Watched(model)
     done = {row.name: row.written for row in decoder.write(rows, Sampling(max_new_tokens=new))}
     taken = time.perf_counter() - began - decoder.aside

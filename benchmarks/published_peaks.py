@@ -18,7 +18,7 @@ import statistics
 from pathlib import Path
 
 from headnote_cli.memory.estimate import Estimate, estimate
-from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.forms import StepKind
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes, bundled
 
@@ -43,7 +43,7 @@ def setup(row: dict[str, str]) -> Setup:
     names -= {"embeddings"}
     targets = "all-linear" if "all-linear" in names else tuple(sorted(names))
     attention_only = names <= {"q_proj", "k_proj", "v_proj", "o_proj"}
-    kind = Kind(
+    kind = StepKind(
         row["method"],
         row["dtype"],
         row["amp"] == "yes",

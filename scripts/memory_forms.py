@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from headnote_cli.memory.forms import FOLDER, Form, Kind, fused_tile, value
+from headnote_cli.memory.forms import FOLDER, Form, StepKind, fused_tile, value
 
 MODEL_TYPES = ("llama", "gemma3_text", "qwen2", "gemma2", "gemma", "qwen3", "phi3", "apertus")
 TINY: dict[str, Any] = {"hidden": 90, "heads": 6, "kv_heads": 2, "head_dim": 16, "mlp": 208, "vocabulary": 523}
@@ -39,7 +39,7 @@ KEY_HEADS = {"gemma3_text": ("one",), "gemma": ("one",), "phi3": ("each",)}
 NEVER_FULLEST = 0.998  # a form below this share of the fullest for every plausible model is left out
 
 
-def kinds(model_type: str) -> Iterator[Kind]:
+def kinds(model_type: str) -> Iterator[StepKind]:
     """The kinds of step that a model type can do."""
     for kind in _kinds(model_type):
         yield kind
@@ -47,7 +47,7 @@ def kinds(model_type: str) -> Iterator[Kind]:
             yield replace(kind, key_heads=heads)
 
 
-def _kinds(model_type: str) -> Iterator[Kind]:
+def _kinds(model_type: str) -> Iterator[StepKind]:
     """Those of several key heads. transformers' Gemma 2 has no SDPA."""
     switches = itertools.product(PRECISIONS, ATTENTIONS, (True, False), (True, False))
     for (dtype, amp), attention, checkpointing, liger in switches:
@@ -57,17 +57,17 @@ def _kinds(model_type: str) -> Iterator[Kind]:
             continue
         common: dict[str, Any] = {"dtype": dtype, "amp": amp, "attention": attention}
         common |= {"checkpointing": checkpointing, "liger": liger}
-        yield Kind("full", adapters=dtype, dropout=False, **common)
+        yield StepKind("full", adapters=dtype, dropout=False, **common)
         adapted = {("bfloat16", True): ("bfloat16", "float32", "float32 cast"), ("bfloat16", False): ("bfloat16",)}
         for method, adapters, dropout in itertools.product(
             ("lora", "qlora"), adapted.get((dtype, amp), ("float32",)), (True, False)
         ):
             if method == "qlora" and "cast" in adapters:
                 continue
-            yield Kind(method, adapters=adapters, dropout=dropout, **common)
+            yield StepKind(method, adapters=adapters, dropout=dropout, **common)
             if dtype == "bfloat16" and not liger and (adapters == "float32" or not amp):
                 for targets in ("attention", "qv"):
-                    yield Kind(method, adapters=adapters, dropout=dropout, targets=targets, **common)
+                    yield StepKind(method, adapters=adapters, dropout=dropout, targets=targets, **common)
 
 
 def products(batch: int, length: int, kv_heads: int) -> dict[int, str]:
@@ -123,7 +123,7 @@ class Counted:
     beyond: dict[str, list[Form]]
 
 
-def forms_of(model_type: str, kind: Kind, loss: str) -> Counted:
+def forms_of(model_type: str, kind: StepKind, loss: str) -> Counted:
     """Count a kind of step with a way of taking the loss."""
     from scripts.memory_simulation import Sizes, Variant, count
 

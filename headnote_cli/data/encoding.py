@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from headnote_cli.config.keys import Overflow
-from headnote_cli.data.prompts import Conversation, Message, PromptTemplates, Row, canonical
+from headnote_cli.data.prompts import Conversation, Message, PromptTemplates, RowFields, canonical
 from headnote_cli.data.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
 from headnote_cli.data.sources import language_pair
 from headnote_cli.errors import ConfigError, DataError
@@ -205,7 +205,7 @@ class Encoder:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def encode(self, row: Row) -> Encoded | None:
+    def encode(self, row: RowFields) -> Encoded | None:
         """The training sequence of a row, None if `overflow: drop` leaves it out.
 
         Raises:
@@ -214,7 +214,7 @@ class Encoder:
         encoded = self.encode_or_measure(row)
         return None if isinstance(encoded, int) else encoded
 
-    def encode_or_measure(self, row: Row) -> Encoded | int:
+    def encode_or_measure(self, row: RowFields) -> Encoded | int:
         """The training sequence of a row; of one that `overflow: drop` leaves out, how many tokens it has.
 
         Raises:
@@ -222,7 +222,7 @@ class Encoder:
         """
         return self._fitted(row, with_completion=True, room=0)
 
-    def encode_prompt(self, row: Row, room: int = 0) -> Encoded | None:
+    def encode_prompt(self, row: RowFields, room: int = 0) -> Encoded | None:
         """The prompt alone, with `room` tokens left below `max_length` for what the model will write.
 
         With `room` equal to the completion's length this is exactly the prompt of `encode`.
@@ -248,7 +248,7 @@ class Encoder:
             )
         return ends[0]
 
-    def _fitted(self, row: Row, with_completion: bool, room: int) -> Encoded | int:
+    def _fitted(self, row: RowFields, with_completion: bool, room: int) -> Encoded | int:
         row = {name: canonical(value) for name, value in row.items()}  # what is cut is what the templates write
         limit = None if self.max_length is None else self.max_length - room
         if limit is not None and self.cut is not None and self._surely_longer(row, limit):
@@ -264,12 +264,12 @@ class Encoder:
         hint = "raise `max_length`, or set `overflow: structure`"
         raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
 
-    def _surely_longer(self, row: Row, limit: int) -> bool:
+    def _surely_longer(self, row: RowFields, limit: int) -> bool:
         """Whether the long field alone is too long, so that the whole need not be encoded first."""
         text = row.get(self.overflow_field)
         return isinstance(text, str) and len(text) > LONG * limit and len(self._offsets(text)) > limit + SEAM_TOKENS
 
-    def _cut(self, row: Row, with_completion: bool, limit: int, cut: Cut) -> Encoded:
+    def _cut(self, row: RowFields, with_completion: bool, limit: int, cut: Cut) -> Encoded:
         """The row with its long field shortened until everything fits."""
         text = row.get(self.overflow_field)
         if not isinstance(text, str):
@@ -300,7 +300,7 @@ class Encoder:
         offsets: Offsets = self.tokenizer.backend_tokenizer.encode_batch([text], add_special_tokens=False)[0].offsets
         return offsets
 
-    def _encode_row(self, row: Row, with_completion: bool) -> Encoded:
+    def _encode_row(self, row: RowFields, with_completion: bool) -> Encoded:
         if with_completion:
             return self._encoded(self.templates.conversation(row))
         return self._encoded(Conversation(self.templates.prompt(row), []))
@@ -388,7 +388,7 @@ def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], 
     return tuple((mark, mark + len(CUT_MARK)) for mark in marks)
 
 
-def _name(row: Row) -> str:
+def _name(row: RowFields) -> str:
     """How to name a row in a message."""
     for key in ("sample_id", "decision_id", "id"):
         if key in row:

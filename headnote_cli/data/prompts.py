@@ -39,7 +39,7 @@ FAILURES = (
 )  # fmt: skip
 LARGEST_NUMBER_BITS, LONGEST_TEXT = 10_000, 10**7
 ZERO_WIDTH = "\ufeff\u200b\u2060"  # byte order mark, zero-width space, word joiner
-Row = Mapping[str, Any]
+RowFields = Mapping[str, Any]
 Message = dict[str, str]
 
 
@@ -185,15 +185,15 @@ class PromptTemplates:
         """The row's fields that templates name, of all roles or of those given."""
         return set().union(*(self._fields.get(role, set()) for role in roles or ROLES))
 
-    def prompt(self, row: Row) -> list[Message]:
+    def prompt(self, row: RowFields) -> list[Message]:
         """The system message, unless it is blank, and the user message; neither needs a headnote."""
         return [*self._message("system", row), *self._message("user", row)]
 
-    def conversation(self, row: Row) -> Conversation:
+    def conversation(self, row: RowFields) -> Conversation:
         """The prompt and the assistant's completion."""
         return Conversation(self.prompt(row), self._message("assistant", row))
 
-    def _message(self, role: str, row: Row) -> list[Message]:
+    def _message(self, role: str, row: RowFields) -> list[Message]:
         """A role's message; none where there is nothing to say.
 
         Raises:
@@ -208,7 +208,7 @@ class PromptTemplates:
         what = "headnote" if role == "assistant" else "user message"
         raise DataError(f"the {what} is empty; fields of the template: {fields}", self._place(role))
 
-    def _render(self, role: str, row: Row) -> str:
+    def _render(self, role: str, row: RowFields) -> str:
         try:
             values = {name: _Null() if value is None else canonical(value) for name, value in row.items()}
             with time_limit(RENDER_SECONDS):
@@ -221,7 +221,7 @@ class PromptTemplates:
         # Outside of the handler, so that the frames of the error go, and with them whatever filled the memory.
         raise fault
 
-    def _told(self, error: Exception, row: Row) -> str:
+    def _told(self, error: Exception, row: RowFields) -> str:
         """Why a template did not render a row."""
         if isinstance(error, OutOfTimeError):
             return f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
@@ -242,7 +242,7 @@ class PromptTemplates:
         return f"{file}:{line}" if line else file
 
     @staticmethod
-    def _undefined(error: UndefinedError, row: Row) -> str:
+    def _undefined(error: UndefinedError, row: RowFields) -> str:
         message = error.message or "undefined variable"
         quoted = message.split("'")
         near = difflib.get_close_matches(quoted[1], list(row), n=1) if len(quoted) > 2 else []

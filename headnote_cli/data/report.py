@@ -21,7 +21,7 @@ def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Any) -> E
 
 
 def lengths_lines(rows: Rows, summary: Mapping[str, Any], cached: bool = False) -> list[str]:
-    """How many rows, how long, and how much was removed: of the split and, where there are several, of each language pair."""
+    """Rows, their lengths, how much was removed: of the split and, where there are several, of each language pair."""
     again = " (taken from the cache)" if cached else ""
     lines = [f"{rows.split}: {_lengths(summary, f'rows from {rows.source}')}{again}"]
     pairs = summary["pairs"]

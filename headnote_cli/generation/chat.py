@@ -114,7 +114,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     """What is asked, with the client's own parameters and those beyond them; `max_tokens` is always one."""
 
     messages: Messages
@@ -127,21 +127,21 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Form:
+class RequestForm:
     """How a server takes requests, as far as its refusals have shown."""
 
     limit: str = "max_tokens"
     system: bool = True
     left_out: frozenset[str] = frozenset()
 
-    def arguments(self, request: Request) -> dict[str, Any]:
+    def arguments(self, request: ChatRequest) -> dict[str, Any]:
         """The arguments of the client for a request."""
         sent = self.parameters(request)
         beyond = {name: sent.pop(name) for name in BEYOND_OPENAI if name in sent}
         messages = request.messages if self.system else _without_system(request.messages)
         return {**sent, "messages": messages, "extra_body": beyond or None}
 
-    def parameters(self, request: Request) -> dict[str, Any]:
+    def parameters(self, request: ChatRequest) -> dict[str, Any]:
         """What is sent of a request's parameters, by the names that the server wants."""
         named = {self.limit if name == "max_tokens" else name: value for name, value in request.parameters.items()}
         return {name: value for name, value in named.items() if name not in self.left_out}
@@ -217,7 +217,7 @@ class Chat:
         self.model = model
         self.emit = emit
         self.client = connect(address, timeout, retries)
-        self.form = Form()
+        self.form = RequestForm()
         self._noted: set[str] = set()
         self._lock = Lock()
 
@@ -235,13 +235,13 @@ class Chat:
         """
         import openai
 
-        request = Request(messages, parameters, dispensable)
+        request = ChatRequest(messages, parameters, dispensable)
         while True:
             form = self.form
             try:
                 created = self.client.chat.completions.create(model=self.model, **form.arguments(request))
             except openai.APIStatusError as error:
-                self._mend(form, self._refusal(error.status_code, error.body), request, error)
+                self._learn_from(form, self._refusal(error.status_code, error.body), request, error)
             except openai.OpenAIError as error:
                 raise ServerFailed(f"the server failed: {_cause(error)}", self.address) from error
             except ValueError as error:
@@ -249,14 +249,16 @@ class Chat:
             else:
                 failure = _failure(created)
                 if failure is not None:
-                    self._mend(form, self._refusal(_status(failure), failure), request)
+                    self._learn_from(form, self._refusal(_status(failure), failure), request)
                     continue
                 answer = read(created)
                 if answer.has_thoughts:
                     self._note("the server leaves the model's thinking in its answers: it is removed")
                 return answer
 
-    def _mend(self, form: Form, refusal: Refusal, request: Request, error: Exception | None = None) -> None:
+    def _learn_from(
+        self, form: RequestForm, refusal: Refusal, request: ChatRequest, error: Exception | None = None
+    ) -> None:
         """Find another form for a request that was refused in this one.
 
         Raises:
@@ -273,7 +275,7 @@ class Chat:
         named, code = (one if isinstance(one, str) else None for one in (body.get("param"), body.get("code")))
         return Refusal(status, words, named, code)
 
-    def _adapt(self, form: Form, refusal: Refusal, request: Request) -> bool:
+    def _adapt(self, form: RequestForm, refusal: Refusal, request: ChatRequest) -> bool:
         """Whether the request may be accepted in another form, which this and the next ones then have."""
         with self._lock:
             if self.form != form:  # another thread got the same refusal
@@ -284,7 +286,7 @@ class Chat:
                 self.emit(Note(note))
         return found is not None
 
-    def _other_form(self, form: Form, refusal: Refusal, request: Request) -> tuple[Form, str] | None:
+    def _other_form(self, form: RequestForm, refusal: Refusal, request: ChatRequest) -> tuple[RequestForm, str] | None:
         """How to ask instead, and what to say about it."""
         if refusal.status in (401, 403) or refusal.is_of_the_output_limit or refusal.is_too_long:
             return None
@@ -302,7 +304,7 @@ class Chat:
             return replace(form, left_out=form.left_out | {parameter}), note
         return None
 
-    def _told(self, form: Form, refusal: Refusal, request: Request) -> SldsError:
+    def _told(self, form: RequestForm, refusal: Refusal, request: ChatRequest) -> SldsError:
         """A refusal as an error: of this request alone (DataError), for now (ServerFailed), or of all there will be."""
         told = f"({refusal.status}: {refusal.words})"
         if refusal.status in (401, 403):

@@ -48,7 +48,7 @@ Prefill = tuple[DynamicCache, torch.Tensor]  # a prompt's keys and values; logit
 
 
 @dataclasses.dataclass
-class Row:
+class RowState:
     """A prompt and what is written for it. `name` is the caller's."""
 
     name: Any
@@ -110,7 +110,7 @@ class Slots:
     def __init__(self, count: int, columns: int, layers: int) -> None:
         self.count = count
         self.columns = columns
-        self.rows: list[Row] = []
+        self.rows: list[RowState] = []
         self.end = 0  # behind the last column that is full: the one that the next step writes
         self.cache = Cache(layers=[SlotLayer(self) for _ in range(layers)])
 
@@ -123,7 +123,7 @@ class Slots:
         """The first column that any row uses."""
         return self.end - max((row.length for row in self.rows), default=0)
 
-    def join(self, row: Row, prompt: DynamicCache) -> None:
+    def join(self, row: RowState, prompt: DynamicCache) -> None:
         """Take a row whose prompt was read: its keys and values go to the columns before the next one."""
         length = len(row.prompt)
         if not self.rows:
@@ -203,7 +203,7 @@ class Decoder:
         self._last = LastPrompt()
 
     @torch.inference_mode()
-    def write(self, rows: Iterable[Row], sampling: Sampling) -> Iterator[Row]:
+    def write(self, rows: Iterable[RowState], sampling: Sampling) -> Iterator[RowState]:
         """The rows with what was written for each, as they finish. Prompts of like length should follow each other."""
         chooser, rows = Chooser(sampling), list(rows)
         waiting = deque(groups_to_read(rows, self.readers))
@@ -219,14 +219,14 @@ class Decoder:
             if slots is not None and slots.used:
                 yield from self._write_a_token(slots, chooser)
 
-    def _slots(self, rows: list[Row], prompt: DynamicCache, sampling: Sampling) -> Slots:
+    def _slots(self, rows: list[RowState], prompt: DynamicCache, sampling: Sampling) -> Slots:
         """As many as fit into free memory and are needed, and not fewer than are read side by side."""
         columns = max(len(row.prompt) for row in rows) + sampling.max_new_tokens + SLACK
         fitting = rows_that_fit(columns, prompt, free_memory(self.model.device))
         count = min(len(rows), max(self.readers, min(self.count, fitting)))
         return Slots(count, columns, len(prompt.layers))
 
-    def _join(self, group: list[Row], read: list[Prefill], slots: Slots, chooser: Chooser) -> list[Row]:
+    def _join(self, group: list[RowState], read: list[Prefill], slots: Slots, chooser: Chooser) -> list[RowState]:
         """Each row takes a slot, but for those that end with their first token, which are returned."""
         ended = []
         for row in group:
@@ -238,7 +238,7 @@ class Decoder:
                 slots.join(row, prompt)
         return ended
 
-    def _write_a_token(self, slots: Slots, chooser: Chooser) -> list[Row]:
+    def _write_a_token(self, slots: Slots, chooser: Chooser) -> list[RowState]:
         """One step of all rows; those that it ends leave, and are returned."""
         slots.make_room()
         logits = self._step(slots)
@@ -251,10 +251,10 @@ class Decoder:
             slots.leave(place)
         return ended
 
-    def _has_ended(self, row: Row, chooser: Chooser) -> bool:
+    def _has_ended(self, row: RowState, chooser: Chooser) -> bool:
         return row.written[-1] in self.stop_ids or len(row.written) >= chooser.sampling.max_new_tokens
 
-    def _read(self, group: list[Row]) -> list[Prefill]:
+    def _read(self, group: list[RowState]) -> list[Prefill]:
         """The prefill of each prompt.
 
         One that goes on like the one before (the same decision, asked for in another language) is read from where they
@@ -269,7 +269,7 @@ class Decoder:
         self._last.keep(group[-1].prompt, found[-1][0])
         return found
 
-    def _read_side_by_side(self, group: list[Row]) -> list[Prefill]:
+    def _read_side_by_side(self, group: list[RowState]) -> list[Prefill]:
         """Each prompt by its share of the threads. If one fails, or on Ctrl-C, the others end at their next module."""
         threads, stopped = torch.get_num_threads(), threading.Event()
 
@@ -277,7 +277,7 @@ class Decoder:
             if stopped.is_set():
                 raise InterruptedError
 
-        def read(row: Row) -> Prefill:
+        def read(row: RowState) -> Prefill:
             torch.set_num_threads(threads // len(group))  # of this thread
             found: Prefill = self._read_from(0, row, DynamicCache())
             return found
@@ -299,7 +299,7 @@ class Decoder:
                 hook.remove()
 
     @torch.inference_mode()
-    def _read_from(self, shared: int, row: Row, cache: DynamicCache) -> Prefill:
+    def _read_from(self, shared: int, row: RowState, cache: DynamicCache) -> Prefill:
         """Read a prompt's tokens after the first `shared`, which the cache has."""
         ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
         for piece in ids.split(piece_of(self.model) or ids.shape[1], dim=1):
@@ -343,9 +343,9 @@ def readers_of(model: Any) -> int:
     return READERS if shareable and not quantized_layers(model) else 1
 
 
-def groups_to_read(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
+def groups_to_read(rows: Iterable[RowState], most: int) -> Iterator[list[RowState]]:
     """Rows in groups to read side by side: of like length, and none that goes on like the one before it."""
-    group: list[Row] = []
+    group: list[RowState] = []
     before: list[int] = []
     for row in rows:
         goes_on = shared_tokens(before, row.prompt) > 0
@@ -407,7 +407,7 @@ class Chooser:
             if sampling.top_p < 1.0:
                 self.processors.append(TopPLogitsWarper(sampling.top_p))
 
-    def choose(self, row: Row, logits: torch.Tensor) -> int:
+    def choose(self, row: RowState, logits: torch.Tensor) -> int:
         """A token for a row, from its logits (vocabulary,)."""
         scores = logits.float()[None]
         if self.processors:

@@ -41,7 +41,7 @@ SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
-class Request:
+class HeadnoteRequest:
     """One headnote to write. `place` is its row's number; `candidate` counts from 1 where there are several."""
 
     place: int
@@ -56,7 +56,7 @@ class Request:
 class Prompted:
     """A request as the model will see it."""
 
-    request: Request
+    request: HeadnoteRequest
     encoded: Encoded
 
 
@@ -173,13 +173,13 @@ def _report(output: Path, lines: list[dict[str, Any]], before: int, seconds: flo
     )
 
 
-def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> list[Request]:
+def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> list[HeadnoteRequest]:
     """What is to be written, in the order of the rows.
 
     Raises:
         DataError: A row without text, language or a name of its own.
     """
-    requests: dict[Key, Request] = {}
+    requests: dict[Key, HeadnoteRequest] = {}
     for place, (where, row) in enumerate(itertools.islice(rows, options.limit)):
         text, own = row.get(field), row.get("headnote_language")
         if not isinstance(text, str) or not text.strip():
@@ -194,7 +194,7 @@ def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> 
                 raise DataError(f"the sample {name} in {language} stands there twice", where)
             asked = {**row, "headnote_language": language}
             candidate = number + 1 if options.candidates > 1 else None
-            requests[key] = Request(place, key, asked, text, options.seed_of(place, number), candidate)
+            requests[key] = HeadnoteRequest(place, key, asked, text, options.seed_of(place, number), candidate)
     part, of = options.shard
     return list(requests.values())[part - 1 :: of]
 
@@ -267,7 +267,7 @@ def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: Man
 
 
 def _written(
-    todo: list[Request], total: int, encoder: Encoder, backend: Backend, options: ManyOptions, emit: Listener
+    todo: list[HeadnoteRequest], total: int, encoder: Encoder, backend: Backend, options: ManyOptions, emit: Listener
 ) -> Iterator[dict[str, Any]]:
     """One line for each request, as they get done.
 
@@ -310,7 +310,7 @@ def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
     return replace(written, candidate=request.candidate).to_json()
 
 
-def _failure(request: Request, error: Exception) -> dict[str, Any]:
+def _failure(request: HeadnoteRequest, error: Exception) -> dict[str, Any]:
     """A row that could not be written; the run goes on, and a later start tries it again."""
     name, language, _ = request.key
     message = error.message if isinstance(error, SldsError) else str(error)  # the line itself says where

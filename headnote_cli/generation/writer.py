@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.generation.cpu import piece_of, tune
-from headnote_cli.generation.decoder import CACHE, Decoder, LastPrompt, Row, rows_can_join
+from headnote_cli.generation.decoder import CACHE, Decoder, LastPrompt, RowState, rows_can_join
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.models.base import BaseModel
@@ -91,7 +91,7 @@ class BatchWriter:
             for prompt in prompts:
                 yield prompt.name, self.writer.write_one(prompt, sampling, _nobody)
             return
-        rows = (Row(prompt.name, prompt.ids, prompt.seed) for prompt in prompts)
+        rows = (RowState(prompt.name, prompt.ids, prompt.seed) for prompt in prompts)
         for row in self.decoder.write(rows, sampling):
             yield row.name, self.writer.headnote(row.written)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from headnote_cli.law.acts import CANTONS, base, is_known, read_act, treaties
 
-Path = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
+CitationPath = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
 
 _LATIN = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
 _MANY = r"(?:ff|ss|segg|sgg)(?!\w)"
@@ -136,7 +136,7 @@ class _Chain:
     language: str
     at: int
     anchor: str
-    done: list[Path] = field(default_factory=list)
+    done: list[CitationPath] = field(default_factory=list)
     path: list[tuple[str, str]] = field(default_factory=list)
     begins: int = 0  # where the article on the path begins
 
@@ -147,7 +147,7 @@ class _Chain:
         self._read_on()
         return True
 
-    def read_part(self, article: Path) -> Path:
+    def read_part(self, article: CitationPath) -> CitationPath:
         """Read a subdivision that names no article, and is of this one: `(Abs. 1 lit. a)`. Empty if it cannot be."""
         level = self._level(self.at)
         if level is None:
@@ -325,12 +325,12 @@ def _leading(value: str) -> int:
     return int(digits[-1]) if digits else 0
 
 
-def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[list[tuple[Path, str]], int]:
+def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[list[tuple[CitationPath, str]], int]:
     """The articles cited after an `Art.` that ends at `start`, each with its act, and where the last one ends.
 
     The act is empty where none is abbreviated.
     """
-    found: list[tuple[Path, str]] = []
+    found: list[tuple[CitationPath, str]] = []
     at, end = start, start
     while True:
         chain = _Chain(text, language, at, anchor)
@@ -351,12 +351,14 @@ def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[li
         at = join.end()
 
 
-def read_parts(text: str, start: int, end: int, article: Path, act: str, language: str) -> list[tuple[Path, int, int]]:
+def read_parts(
+    text: str, start: int, end: int, article: CitationPath, act: str, language: str
+) -> list[tuple[CitationPath, int, int]]:
     """The subdivisions between two places that stand alone and are parts of this article; where each begins and ends.
 
     Not one that is said to be of something else: `Abs. 2 von Art. 5`, `Ziff. 7 Abs. 4`, `Abs. 2 des Reglements`.
     """
-    found: list[tuple[Path, int, int]] = []
+    found: list[tuple[CitationPath, int, int]] = []
     at = start
     if not article[0][1].isalnum() or any(name not in ("Abs.", "lit.", "Satz") for name, _ in article[1:]):
         return found  # of which article of a range, under which number?
@@ -427,7 +429,7 @@ def _day(date: re.Match[str]) -> str:
     return f"{date['year']}-{month:02}-{int(date['day']):02}"
 
 
-def _form(path: Path, act: str) -> Path:
+def _form(path: CitationPath, act: str) -> CitationPath:
     """One form of what the languages call differently: the first level of a treaty's article is its paragraph."""
     if base(act) not in treaties() and not act.startswith(("VO ", "RL ")):
         return path

@@ -14,11 +14,11 @@ from itertools import zip_longest
 from typing import Literal
 
 from headnote_cli.law.acts import base, is_known
-from headnote_cli.law.articles import ANCHOR, MONTHS, Path, acts_by_date, read_articles, read_date, read_parts
+from headnote_cli.law.articles import ANCHOR, MONTHS, CitationPath, acts_by_date, read_articles, read_date, read_parts
 from headnote_cli.law.document import CITING, considerations
 from headnote_cli.law.plain import plain
 
-Kind = Literal["article", "consideration", "decision", "docket", "act"]
+CitationKind = Literal["article", "consideration", "decision", "docket", "act"]
 Status = Literal["found", "partly", "missing"]
 
 _JOIN = r"(?:\s?[,;]\s|\s(?:und|et|ed?|sowie|ainsi que|nonché|bzw\.|resp\.|ou|oder|o)\s)"
@@ -103,8 +103,8 @@ class Citation:
     """What is cited, in one form for all languages: the levels from the whole to the part, and the act; of an act
     without abbreviation its date, `1994-11-25`, if its title has one."""
 
-    kind: Kind
-    path: Path
+    kind: CitationKind
+    path: CitationPath
     act: str = ""
     dated: str = field(default="", compare=False)
 
@@ -178,7 +178,7 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
     return [Citation(kind, (whole, ("E.", value))) for value in values], of.end()
 
 
-def _judgment_of(match: re.Match[str]) -> tuple[Kind, tuple[str, str]]:
+def _judgment_of(match: re.Match[str]) -> tuple[CitationKind, tuple[str, str]]:
     """What kind of judgment is named, and the first level of its citation."""
     if match["docket"]:
         return "docket", ("", re.sub(r"(?<=_)\s", "", match["docket"]))
@@ -204,7 +204,7 @@ def _considerations(text: str, at: int) -> tuple[list[str], int]:
     return values, at
 
 
-def _pinpoints(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
+def _pinpoints(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
     """A judgment with each consideration or the page named right after it, which are no considerations of ours."""
     pinpoint = _PINPOINT.match(text, at)
     found = []
@@ -217,7 +217,7 @@ def _pinpoints(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[
     return found, page.end() if page else at
 
 
-def _decisions(text: str, at: int, kind: Kind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
+def _decisions(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
     """The leading decisions of one list: `BGE 148 III 30 E. 2.1 S. 33; 147 II 5`."""
     found: list[Citation] = []
     while True:
@@ -448,7 +448,7 @@ def _ends(value: str) -> list[str]:
     return value.split(" ")[0].split("-")[:2]
 
 
-def _simple(path: Path) -> list[Path]:
+def _simple(path: CitationPath) -> list[CitationPath]:
     """The paths without ranges that a path with ranges begins and ends with."""
     first = tuple((level, _ends(value)[0]) for level, value in path)
     last = tuple((level, _ends(value)[-1]) for level, value in path)

@@ -9,7 +9,7 @@ from headnote_cli.config.keys import Settings
 from headnote_cli.errors import UsageError
 from headnote_cli.machine.detect import AMPERE, Machine
 from headnote_cli.machine.libraries import allocator_setting
-from headnote_cli.machine.reporters import Reporter, reporters_of
+from headnote_cli.machine.reporters import Tracker, reporters_of
 
 SIXTEEN_BIT = ("bfloat16", "float16")
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Plan:
     liger: bool
     optimizer: str
     quantization: Quantization | None
-    reporters: tuple[Reporter, ...]
+    reporters: tuple[Tracker, ...]
     workers: int
     compiles: bool
     remote_code: bool
@@ -290,9 +290,9 @@ def _quantization(
     return PlanRow("quantization", asked, asked)
 
 
-def _reporters(settings: Settings, machine: Machine) -> PlanRow[tuple[Reporter, ...]]:
+def _reporters(settings: Settings, machine: Machine) -> PlanRow[tuple[Tracker, ...]]:
     names, effective, why = reporters_of(settings.report_to, machine.packages)
-    return PlanRow("report_to", tuple(map(Reporter, names)), effective, why)
+    return PlanRow("report_to", tuple(map(Tracker, names)), effective, why)
 
 
 def _workers(settings: Settings, machine: Machine) -> PlanRow[int]:

@@ -12,7 +12,7 @@ from headnote_cli.machine.detect import REPORTERS
 
 
 @dataclass(frozen=True)
-class Reporter:
+class Tracker:
     """Where metrics are sent; without a login they stay on this machine."""
 
     name: str
@@ -41,7 +41,7 @@ _LOGINS = {
 
 def reporters_of(
     report_to: str | list[str] | None, packages: frozenset[str]
-) -> tuple[list[str], tuple[Reporter, ...], str]:
+) -> tuple[list[str], tuple[Tracker, ...], str]:
     """The names asked for, the reporters that will work, and why those differ.
 
     Raises:
@@ -54,13 +54,13 @@ def reporters_of(
     if unknown := [name for name in names if name not in REPORTERS]:
         raise UsageError(f"`report_to: {', '.join(unknown)}`: write none, all, {', '.join(REPORTERS)}")
     missing = [name for name in names if REPORTERS[name] not in packages]
-    effective = [Reporter(name, name in _LOGINS and not _logged_in(name)) for name in names if name not in missing]
+    effective = [Tracker(name, name in _LOGINS and not _logged_in(name)) for name in names if name not in missing]
     reasons = [f"the `{REPORTERS[name]}` package is not installed" for name in missing]
     reasons += [f"no {one.name} login on this machine" for one in effective if one.is_offline]
     return names, tuple(effective), "; ".join(reasons)
 
 
-def offline_environment(reporters: Iterable[Reporter]) -> dict[str, str]:
+def offline_environment(reporters: Iterable[Tracker]) -> dict[str, str]:
     """The environment that keeps reporters without a login on this machine."""
     logins = [_LOGINS[one.name] for one in reporters if one.is_offline]
     return {login.mode: login.offline for login in logins}

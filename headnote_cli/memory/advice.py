@@ -21,7 +21,7 @@ GRID_LENGTHS = (1024, 2048, 4096, 8192, 16_384)
 
 
 @dataclass(frozen=True)
-class Change:
+class Advice:
     """One change of the config, the lines to write, and the peak with it."""
 
     what: str
@@ -30,7 +30,7 @@ class Change:
     saved: int
 
 
-def advice(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> list[Change]:
+def advice(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> list[Advice]:
     """Changes that lower the peak, the greatest first."""
     setup = setup_for(settings)
     now = estimate(shapes, setup).total
@@ -39,7 +39,7 @@ def advice(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> list[Chan
         total = estimate(shapes, setup_for(settings.model_copy(update=keys))).total
         if now - total > WORTH_SAYING * now:
             lines = tuple(f"{key}: {_yaml(value)}" for key, value in keys.items())
-            found.append(Change(what, lines, total, now - total))
+            found.append(Advice(what, lines, total, now - total))
     return sorted(found, key=lambda change: -change.saved)
 
 

@@ -18,7 +18,7 @@ from headnote_cli.machine.plan import Plan, PlanRow, resolve
 from headnote_cli.memory import Purpose, Stack
 from headnote_cli.memory.advice import (
     MOST_ROWS,
-    Change,
+    Advice,
     Peak,
     SetupFor,
     advice,
@@ -98,7 +98,7 @@ class MemoryCheck:
     setup: Setup
     estimate: Estimate
     cards: list[Fit]
-    advice: list[Change]
+    advice: list[Advice]
     plan: Plan
     at_batch: Callable[[int], Estimate]
     grid: dict[int, dict[int, int]] | None = None

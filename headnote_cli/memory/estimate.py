@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from headnote_cli.memory.forms import (
-    Kind,
     LayerForms,
+    StepKind,
     fullest,
     fused_tile,
     is_counted,
@@ -200,7 +200,7 @@ def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
     }  # fmt: skip
 
 
-def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
+def forms_for(shapes: Shapes, kind: StepKind) -> LayerForms:
     """The counted forms of a kind of layer, or of the nearest one."""
     if kind.repeats_keys:
         heads = {shapes.heads: "each", 1: "one"}.get(shapes.kv_heads, "shared")
@@ -209,7 +209,7 @@ def forms_for(shapes: Shapes, kind: Kind) -> LayerForms:
 
 
 @cache
-def nearest_kind(model_type: str, kind: Kind) -> Kind:
+def nearest_kind(model_type: str, kind: StepKind) -> StepKind:
     """The kind itself if it was counted, else the nearest counted one that holds no less."""
     shared = dataclasses.replace(kind, key_heads="shared")
     for nearest in (
@@ -371,7 +371,7 @@ def held_logits(shapes: Shapes, setup: Setup) -> int:
     return width * setup.batch * setup.length * shapes.vocabulary
 
 
-def loss_kind(kind: Kind) -> Kind:
+def loss_kind(kind: StepKind) -> StepKind:
     """Liger's kernels were counted under autocast only."""
     return kind if kind.amp else dataclasses.replace(kind, liger=False)
 

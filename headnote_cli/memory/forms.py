@@ -30,7 +30,7 @@ SAME_LAYERS = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class StepKind:
     """What decides which tensors a layer keeps, apart from sizes.
 
     Attributes:
@@ -139,12 +139,12 @@ def known_types() -> tuple[str, ...]:
     return tuple(sorted({*(file.stem for file in FOLDER.glob("*.json")), *SAME_LAYERS}))
 
 
-def is_counted(model_type: str, kind: Kind) -> bool:
+def is_counted(model_type: str, kind: StepKind) -> bool:
     """Whether a kind of layer was counted for a model type."""
     return kind.key in _table(model_type)["layers"]
 
 
-def layer_forms(model_type: str, kind: Kind) -> LayerForms:
+def layer_forms(model_type: str, kind: StepKind) -> LayerForms:
     """The forms of a layer.
 
     Raises:
@@ -158,7 +158,7 @@ def layer_forms(model_type: str, kind: Kind) -> LayerForms:
     return LayerForms(stored, kept, beside, beside_kept, forward, backward)
 
 
-def loss_forms(model_type: str, kind: Kind, loss: str) -> tuple[tuple[Form, ...], tuple[Form, ...]]:
+def loss_forms(model_type: str, kind: StepKind, loss: str) -> tuple[tuple[Form, ...], tuple[Form, ...]]:
     """The fullest moments of the loss's forward and of its backward, until the last layer's begins, beyond what the
     layers hold (`LayerForms`).
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from headnote_cli.config.keys import Settings
 from headnote_cli.errors import ConfigError
-from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.forms import StepKind
 from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.parallel import DIVIDED, sharding_of
 from headnote_cli.memory.shapes import SLIDING, Shapes
@@ -43,7 +43,7 @@ class Setup:
         unknown: Settings whose memory is not known; then the total is a lower bound.
     """
 
-    kind: Kind
+    kind: StepKind
     loss: str
     batch: int
     length: int
@@ -126,7 +126,7 @@ def setup_of(
     targets = _targets(settings)
     vision = settings.use_peft and not _vision_excluded(settings, stack)
     adapted = adapted_ends(shapes, targets, vision) if settings.use_peft else frozenset()
-    kind = Kind(
+    kind = StepKind(
         method=method,
         dtype="float32" if dtype == "float32" else "bfloat16",
         amp=amp,

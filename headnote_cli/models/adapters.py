@@ -47,7 +47,7 @@ class NotOurs(Exception):
 Block = Callable[[torch.Tensor, slice], torch.Tensor]  # a weight's rows → the same rows, changed
 
 
-class Change(Protocol):
+class WeightChange(Protocol):
     """What an adapter does to a weight."""
 
     def open(self) -> Block:
@@ -59,7 +59,7 @@ class Change(Protocol):
 class Edit:
     """The changes to one parameter of the base, in their order."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[WeightChange, ...]
     whole: bool = False  # the changes need all rows at once
 
 
@@ -255,7 +255,7 @@ def edits(adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None
     parts, replaced, homeless = _sorted_out(adapter, rename)
     if homeless:
         raise _homeless(adapter, homeless, shapes)
-    found: dict[str, list[Change]] = {name: [Replaced(stored)] for name, stored in replaced.items()}
+    found: dict[str, list[WeightChange]] = {name: [Replaced(stored)] for name, stored in replaced.items()}
     for name, stored in replaced.items():
         _require_shape(stored, shapes[name])
     _require_patterns_used(adapter, parts)
@@ -336,7 +336,7 @@ def _module_changes(
     layer: nn.Module,
     tensors: Mapping[str, Stored],
     shapes: Mapping[str, tuple[int, ...]],
-) -> list[tuple[str, Change]]:
+) -> list[tuple[str, WeightChange]]:
     """The changes that LoRA makes to one module's weight and bias."""
     weight, bias = f"{module}.weight", f"{module}.bias"
     scaling, rank = scaling_of(adapter.config, module)
@@ -351,7 +351,7 @@ def _module_changes(
     _require_shape(tensors[first], (rank, columns))
     _require_shape(tensors[second], (rows, rank))
     low_rank = LowRank(tensors[first], tensors[second], scaling, transposed, rounded=embedding)
-    changes: list[tuple[str, Change]] = []
+    changes: list[tuple[str, WeightChange]] = []
     magnitude = tensors.get("lora_magnitude_vector")
     if magnitude is None:
         changes.append((weight, low_rank))

@@ -18,7 +18,7 @@ from headnote_cli.screen.console import size
 
 if TYPE_CHECKING:
     from headnote_cli.machine.plan import PlanRow
-    from headnote_cli.memory.advice import Change
+    from headnote_cli.memory.advice import Advice
     from headnote_cli.memory.command import Fit, MemoryCheck
     from headnote_cli.memory.estimate import Estimate
 from headnote_cli.screen.preview import COMPLETION, PROMPT
@@ -243,7 +243,7 @@ def _advice(check: MemoryCheck, width: int) -> RenderableType:
     return table
 
 
-def _consequence(check: MemoryCheck, change: Change) -> str:
+def _consequence(check: MemoryCheck, change: Advice) -> str:
     """The change, and if it shortens rows that are at hand, how many it would cut."""
     limit = next((int(line.split(": ")[1]) for line in change.lines if line.startswith("max_length")), None)
     if check.data is None or limit not in check.data.cut:

@@ -213,7 +213,7 @@ class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
             control.should_save = True
 
 
-class Sampler:
+class SampleWriter:
     """Writes headnotes of the first evaluation rows after each evaluation, so that one sees the model learn.
 
     Greedy, so no random state is touched: the run with samples is bit for bit the run without. What goes wrong here is

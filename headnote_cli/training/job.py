@@ -54,7 +54,7 @@ from headnote_cli.training.callbacks import (
     Checkpoints,
     EarlyStopping,
     Reporter,
-    Sampler,
+    SampleWriter,
     SoundGradients,
     Stopper,
     interruption,
@@ -240,7 +240,7 @@ def _add_callbacks(
         trainer.add_callback(EarlyStopping(early_stopping_patience=job.settings.early_stopping))
     if job.samples and job.eval_rows is not None:
         ends = stop_ids(trainer.accelerator.unwrap_model(trainer.model), job.turn_end)
-        trainer.after_evaluation = Sampler(trainer, stopper, job.output_dir, job.samples, ends, emit).write
+        trainer.after_evaluation = SampleWriter(trainer, stopper, job.output_dir, job.samples, ends, emit).write
     trainer.add_callback(stopper)  # the last: what it decides stays
 
 

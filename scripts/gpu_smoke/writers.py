@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
-from headnote_cli.generation.decoder import Decoder, Row
+from headnote_cli.generation.decoder import Decoder, RowState
 from headnote_cli.generation.sampling import Sampling
 
 Prompts = list[list[int]]
@@ -24,7 +24,7 @@ Prompts = list[list[int]]
 
 def decoder(model: Any, prompts: Prompts, written: int) -> Prompts:
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    rows = [Row(place, prompts[place], 0) for place in order]
+    rows = [RowState(place, prompts[place], 0) for place in order]
     done = {row.name: row.written for row in Decoder(model, []).write(rows, Sampling(max_new_tokens=written))}
     return [done[place] for place in range(len(prompts))]
 

@@ -37,10 +37,10 @@ def _model() -> Any:
 
 
 def _rows(seed: int = 0) -> list[Any]:
-    from headnote_cli.generation.decoder import Row
+    from headnote_cli.generation.decoder import RowState
 
     dice = random.Random(seed)
-    return [Row(i, [dice.randrange(3, 500) for _ in range(length)], seed=i) for i, length in enumerate(LENGTHS)]
+    return [RowState(i, [dice.randrange(3, 500) for _ in range(length)], seed=i) for i, length in enumerate(LENGTHS)]
 
 
 def _one_by_one(model: Any, sampling: Sampling, stop_ids: list[int]) -> dict[int, list[int]]:
@@ -249,12 +249,12 @@ def test_a_linear_layer(bias: bool, shape: tuple[int, ...], dtype: str) -> None:
 
 
 def test_prompts_of_like_length_are_read_side_by_side_unless_one_goes_on_like_the_other() -> None:
-    from headnote_cli.generation.decoder import Row, groups_to_read
+    from headnote_cli.generation.decoder import RowState, groups_to_read
 
     prompts = [[1] * 9, [2] * 9, [3] * 9, [3] * 8, [3] * 8, [3, 3, 4, 4, 4], [5] * 4, [6] * 3, [7] * 3, [8], [8]]
-    groups = list(groups_to_read((Row(name, prompt, 0) for name, prompt in enumerate(prompts)), 2))
+    groups = list(groups_to_read((RowState(name, prompt, 0) for name, prompt in enumerate(prompts)), 2))
     assert [[row.name for row in group] for group in groups] == [[0, 1], [2], [3], [4], [5, 6], [7, 8], [9, 10]]
-    assert [len(group) for group in groups_to_read((Row(name, [name], 0) for name in range(5)), 1)] == [1] * 5
+    assert [len(group) for group in groups_to_read((RowState(name, [name], 0) for name in range(5)), 1)] == [1] * 5
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_when_one_reader_stops_so_do_the_others(fault: type[BaseException], mode
     """The longer prompt would be read for minutes."""
     import torch
 
-    from headnote_cli.generation.decoder import Decoder, Row
+    from headnote_cli.generation.decoder import Decoder, RowState
 
     layer, started, passed = model.model.layers[0], threading.Event(), []
 
@@ -319,7 +319,11 @@ def test_when_one_reader_stops_so_do_the_others(fault: type[BaseException], mode
     handles = [layer.register_forward_pre_hook(hook), model.model.layers[1].register_forward_pre_hook(endless)]
     try:
         with pytest.raises(fault):
-            list(Decoder(model, []).write([Row(0, [5] * 60, 0), Row(1, [7] * 50, 0)], Sampling(max_new_tokens=3)))
+            list(
+                Decoder(model, []).write(
+                    [RowState(0, [5] * 60, 0), RowState(1, [7] * 50, 0)], Sampling(max_new_tokens=3)
+                )
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -440,7 +444,7 @@ def test_one_decision_in_several_languages_is_read_once(
 
 def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(model: Any) -> None:
     """The same decision asked for in another language; one that shares little is read whole."""
-    from headnote_cli.generation.decoder import Decoder, Row
+    from headnote_cli.generation.decoder import Decoder, RowState
 
     decision = _rows()[0].prompt
     prompts = [[*decision, 7, 8, 9], [*decision, 7, 11], [*decision, 7, 11], [*decision[:100], 5, *decision[101:]]]
@@ -452,10 +456,10 @@ def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_they_part(mod
         return forward(**arguments)
 
     sampling = Sampling(max_new_tokens=6)
-    apart = [next(iter(Decoder(model, [], 1).write([Row(0, prompt, 0)], sampling))).written for prompt in prompts]
+    apart = [next(iter(Decoder(model, [], 1).write([RowState(0, prompt, 0)], sampling))).written for prompt in prompts]
     model.forward = counting
     try:
-        rows = [Row(name, prompt, 0) for name, prompt in enumerate(prompts)]
+        rows = [RowState(name, prompt, 0) for name, prompt in enumerate(prompts)]
         together = {row.name: row.written for row in Decoder(model, [], 8).write(rows, sampling)}
     finally:
         del model.forward

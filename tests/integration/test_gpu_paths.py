@@ -59,14 +59,14 @@ def test_samples_are_written_in_16_bits_with_float32_adapters(
 def test_a_sample_follows_the_saving_and_its_failure_ends_no_run(
     tiny_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = callbacks.Sampler._headnote
+    written = callbacks.SampleWriter._headnote
 
     def failing(self: Any, model: Any, row: Any) -> Any:
         if self.trainer.state.global_step == 4:
             raise RuntimeError("expected m1 and m2 to have the same dtype")
         return written(self, model, row)
 
-    monkeypatch.setattr(callbacks.Sampler, "_headnote", failing)
+    monkeypatch.setattr(callbacks.SampleWriter, "_headnote", failing)
     shown = slds("train", "--config", tiny_training(**EVALUATED), "--sample", "1")
     assert shown.exit_code == 0, shown.stderr
     assert shown.stderr.index("checkpoint-2") < shown.stderr.index("written: ")

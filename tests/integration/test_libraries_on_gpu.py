@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from headnote_cli.cli.app import app
 from headnote_cli.config.layers import load_config
 from headnote_cli.data.encoding import IGNORED
-from headnote_cli.generation.decoder import Decoder, Row
+from headnote_cli.generation.decoder import Decoder, RowState
 from headnote_cli.generation.sampling import Sampling
 from headnote_cli.machine.plan import resolve
 from headnote_cli.models.base import base_model, load_tokenizer
@@ -171,7 +171,7 @@ def test_rows_written_together_are_the_same_with_flash_attentions_masks(monkeypa
         torch.manual_seed(1)
         model = transformers.Gemma3ForCausalLM(text_config(500)).eval()
         model.set_attn_implementation(implementation)
-        rows = [Row(name, prompt, 0) for name, prompt in enumerate(prompts)]
+        rows = [RowState(name, prompt, 0) for name, prompt in enumerate(prompts)]
         done = Decoder(model, [], slots=4).write(rows, Sampling(max_new_tokens=24))
         written.append({row.name: row.written for row in done})
     assert written[0] == written[1]

@@ -24,7 +24,7 @@ from headnote_cli.errors import ConfigError, UnreachableError, UsageError
 from headnote_cli.memory.advice import advice, largest, largest_batch, longest, peaks
 from headnote_cli.memory.cards import GIB, Card, card, usual_cards
 from headnote_cli.memory.estimate import NF4, NF4_DOUBLE, estimate, loading, step_phases, trained_parameters, weights
-from headnote_cli.memory.forms import Kind, fused_tile, known_types, value
+from headnote_cli.memory.forms import StepKind, fused_tile, known_types, value
 from headnote_cli.memory.inference import generation, kv_cache
 from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.setup import Setup, setup_of
@@ -331,7 +331,7 @@ def test_every_bundled_model_has_forms_for_what_people_run() -> None:
         assert shapes is not None
         for method in ("full", "lora", "qlora"):
             for attention in ("eager", "sdpa", "sdpa_causal", "flash_attention_2"):
-                kind = Kind(method, attention=attention, dropout=method != "full")
+                kind = StepKind(method, attention=attention, dropout=method != "full")
                 step = Setup(kind, "fused", 1, 1024, 256, rank=8 if method != "full" else 0)
                 assert estimate(shapes, step).total > weights(shapes, step)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from headnote_cli.cli.app import app
 from headnote_cli.config.layers import load_config
 from headnote_cli.memory.cards import GIB
-from headnote_cli.memory.forms import Kind
+from headnote_cli.memory.forms import StepKind
 from headnote_cli.memory.inference import generation, kv_cache, kv_cache_of_prompt, merging, prefill_work
 from headnote_cli.memory.setup import Setup, setup_of
 from headnote_cli.memory.shapes import Shapes, bundled, from_config
@@ -75,7 +75,7 @@ def bytes_of(tensors: Any) -> int:
 )  # in bfloat16 the CPU's softmax makes one more float32 copy than CUDA's
 def test_generation_holds_what_a_real_model_holds(model_type: str, attention: str, dtype: str, rows: int) -> None:
     shapes, model, peak, cache = generated(model_type, attention, dtype, rows)
-    setup = Setup(Kind("full", dtype, attention=attention), "fused", rows, LENGTH, 10)
+    setup = Setup(StepKind("full", dtype, attention=attention), "fused", rows, LENGTH, 10)
     width = setup.width
     layers = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     assert bytes_of(layers) == kv_cache(shapes, rows, LENGTH + WRITTEN - 1, width)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from headnote_cli.memory.estimate import estimate, step_phases
-from headnote_cli.memory.forms import Kind, layer_forms
+from headnote_cli.memory.forms import StepKind, layer_forms
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes, bundled
 from tests.conftest import examples
@@ -43,7 +43,7 @@ def random_case(dice: random.Random) -> tuple[Shapes, Setup]:
         mlp=round(hidden * dice.uniform(2, 5) / 64) * 64, vocabulary=dice.choice([8000, 32000, 64000]),
         window=1, global_every=2,
     )  # fmt: skip
-    kind = Kind(
+    kind = StepKind(
         method, dtype, amp, "float32", attention, checkpointing=dice.random() < 0.7,
         dropout=method != "full" and dice.random() < 0.5, liger=liger,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def full_size() -> Iterator[tuple[Shapes, Setup]]:
         text = {"gemma3": "gemma3_text"}.get(found.model_type, found.model_type)
         shapes = dataclasses.replace(found, model_type=text, layers=4, window=1, global_every=2)
         for method in ("full", "lora", "qlora"):
-            kind = Kind(method, dropout=method != "full", liger=method == "qlora")
+            kind = StepKind(method, dropout=method != "full", liger=method == "qlora")
             yield shapes, Setup(kind, "fused", 4, 8192, labels=500, rank=32 if method != "full" else 0)
 
 
@@ -148,7 +148,7 @@ def test_the_backward_of_softmax_is_counted_with_the_workspace_of_cuda() -> None
 def test_logits_that_are_held_live_through_the_layers_backward(dtype: str, amp: bool) -> None:
     """A training loop that calls `outputs.loss.backward()`, with layers that hold more than the loss."""
     shapes = Shapes("held", "llama", 512, 2, 8, 2, 64, mlp=1024, vocabulary=4000, tied=False)
-    kind = Kind("qlora", dtype, amp, "float32", "eager", dropout=False)
+    kind = StepKind("qlora", dtype, amp, "float32", "eager", dropout=False)
     setup = Setup(kind, "held", batch=2, length=512, labels=511, rank=8)
     assert estimate(shapes, setup).phase == "backward of the last layer"
     formula, counted, _ = compared(shapes, setup)
