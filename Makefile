@@ -55,7 +55,7 @@ bench: $(STAMP) ## Benchmarks: both sides alternate, a ratio is printed.
 	$(BIN)/python benchmarks/overflow.py
 
 bench-memory: $(STAMP) ## The memory estimate against counted steps and against published peaks.
-	SLDS_FULL=1 $(BIN)/python -m pytest -q -s -m "not slow" tests/unit/test_memory_truth.py
+	SLDS_FULL=1 $(BIN)/python -m pytest -q -s -m "not slow" tests/unit/memory/test_memory_truth.py
 	$(BIN)/python benchmarks/published_peaks.py
 	$(BIN)/python benchmarks/estimators.py
 

@@ -43,7 +43,7 @@ ALLOCATOR_SLACK = 0.05
 # import, torch 2.13).
 LIBRARIES = 520_000_000
 # What the C library's heap and the operators' own temporaries come to there, as a share of the tensors that come and go
-# (measured on steps of SmolLM2 of 2 × 1,024 tokens, `tests/integration/test_memory_check.py`).
+# (measured on steps of SmolLM2 of 2 × 1,024 tokens, `tests/integration/memory/test_memory_check.py`).
 HEAP_SLACK = 0.25
 BESIDE = ("CUDA context", "allocator slack", "base's file, mapped", "libraries")
 # DDP sends gradients in buckets that are copies of them (torch.nn.parallel, `gradient_as_bucket_view=False`).

@@ -5,27 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from headnote_cli.cli.app import app
+from tests.commands import slds, slds_json
 from tests.conftest import sample_rows
 
 CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
-
-
-def slds(*arguments: object) -> Result:
-    """Run a command in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def slds_json(*arguments: object) -> Any:
-    """Run a command that must succeed, and read what it prints."""
-    result = slds(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr + result.stdout
-    return json.loads(result.stdout)
 
 
 @pytest.mark.parametrize("model_class", CLASSES)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from headnote_cli.runs.folders import seal
+from tests.commands import slds
 from tests.conftest import build_text_model, sample_rows
-from tests.integration.test_road import slds
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SECRETS = {
