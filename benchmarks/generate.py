@@ -1,11 +1,15 @@
 """Headnotes for many decisions: `slds generate`'s decoder and a plain loop of transformers' `generate`, in turn.
 
     python benchmarks/generate.py [--decisions 40] [--written 200] [--short] [--others] [--data FOLDER]
+    python benchmarks/generate.py --without NAME [--decisions 4] [--written 100]
 
 The demo's SmolLM2-135M in float32, greedy; the same prompts and as many new tokens on both sides, whose tokens are
 compared. Prompts are as long as those of real decisions (read from the test, validation and train split in `--data
 FOLDER`, else the quantiles below). `--short`: 40 prompts of 64 to 256 tokens with long answers. `--others`:
 transformers' pipeline with a fixed batch, and its continuous batching.
+
+`--without NAME`: one of the tricks of `generation/cpu.py` and `generation/decoder.py` is left out; both sides run in
+processes of their own, alternating, and the ratio is printed.
 
 The bound: reading at the matmul rate that this machine shows on the model's own shapes, and one pass over the weights
 for each step of all rows, with their keys and values, at the rate at which it reads memory. It is printed twice: at the
@@ -21,6 +25,8 @@ import argparse
 import json
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +37,8 @@ from rates import times_a_second
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 from transformers.utils import logging
 
+from headnote_cli.generation import cpu
+from headnote_cli.generation import decoder as decoding
 from headnote_cli.generation.cpu import product
 from headnote_cli.generation.decoder import MOST_ROWS, Decoder, Prefill, RowState
 from headnote_cli.generation.sampling import Sampling
@@ -40,6 +48,16 @@ DEMO_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "demo" / "SmolLM2-
 QUANTILES = (1200, 2800, 3600, 4500, 5400, 6307, 7300, 7680, 7680, 7680, 7680)
 LONGEST = 7680  # SmolLM2 reads 8,192 tokens, the answer among them
 SLOTS = MOST_ROWS["cpu"]
+
+# What leaves a trick out. Memory that is kept is so for the whole process.
+TRICKS: dict[str, Callable[[], object]] = {
+    "products": lambda: setattr(cpu, "ONEDNN", False),
+    "attention": lambda: setattr(cpu, "attention_of", lambda model: "another"),
+    "pieces": lambda: setattr(decoding, "piece_of", lambda model: None),
+    "readers": lambda: setattr(decoding, "READERS", 1),
+    "memory": lambda: setattr(cpu, "_keep_memory", lambda: None),
+    "rows": lambda: setattr(decoding, "MOST_ROWS", {"cpu": 1}),
+}
 
 Prompts = list[list[int]]
 Rates = tuple[float, float]  # floating-point operations and bytes a second
@@ -113,6 +131,31 @@ def slds(model: Any, prompts: Prompts, new: int) -> tuple[Prompts, float]:
     return [done[place] for place in range(len(prompts))], taken
 
 
+def seconds_of(prompts: Prompts, new: int, without: str | None) -> float:
+    """Seconds that the command's decoder takes, with a trick left out or with all of them."""
+    if without is not None:
+        TRICKS[without]()
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
+    decoder = Decoder(model, [])
+    rows = [RowState(place, prompt, 0) for place, prompt in enumerate(sorted(prompts, key=len, reverse=True))]
+    began = time.perf_counter()
+    written = sum(len(row.written) for row in decoder.write(rows, Sampling(max_new_tokens=new)))
+    assert written == new * len(prompts)
+    return time.perf_counter() - began
+
+
+def compare_without(name: str, asked: list[str], repeats: int) -> None:
+    """Alternate processes with and without a trick, and print the ratio of their medians."""
+    times: dict[str, list[float]] = {"with": [], "without": []}
+    for _ in range(repeats):
+        for side, values in times.items():
+            command = [sys.executable, __file__, *asked, "--alone", name if side == "without" else "nothing"]
+            values.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    medians = {side: statistics.median(values) for side, values in times.items()}
+    ratio = medians["without"] / medians["with"]
+    print(f"{name:10} {medians['with']:6.1f} s with, {medians['without']:6.1f} s without: {ratio:.2f} x", flush=True)
+
+
 def fixed_batch(model: Any, prompts: Prompts, new: int) -> Prompts:
     """transformers' pipeline, as many at a time, padded on the left."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL, padding_side="left")
@@ -179,15 +222,26 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--others", action="store_true")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--without", choices=[*TRICKS, "each"])
+    parser.add_argument("--alone", choices=[*TRICKS, "nothing"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.set_verbosity_error()
-    model, ours = (AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval() for _ in range(2))
+    if options.without:
+        asked = ["--decisions", str(options.decisions), "--written", str(options.written)]
+        asked += ["--data", str(options.data)] if options.data else []
+        for name in TRICKS if options.without == "each" else [options.without]:
+            compare_without(name, asked, options.repeats)
+        return
     if options.data:
         prompts = real_prompts(options.data, options.decisions)
     else:
         prompts = random_prompts(options.decisions, options.short)
+    if options.alone:
+        print(seconds_of(prompts, options.written, None if options.alone == "nothing" else options.alone))
+        return
     tokens = sum(map(len, prompts))
     print(f"{len(prompts)} prompts, {tokens:,} tokens (longest {max(map(len, prompts)):,}); {options.written} new each")
+    model, ours = (AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval() for _ in range(2))
     sides: dict[str, Callable[..., Prompts]] = {"plain loop": plain_loop}
     if options.others:
         sides |= {f"pipeline, batch of {SLOTS}": fixed_batch, "continuous batching": continuous_batching}
