@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.data.sources import stream_rows
+from headnote_cli.data.row_files import stream_rows
 from headnote_cli.law.citations import Citation, check, citations, cited_by
 from headnote_cli.law.document import considerations
 from headnote_cli.law.language import LANGUAGES

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headnote_cli.data.row_files import stream_rows
 from headnote_cli.data.shortening import CUT_MARK, Cut, shorten
-from headnote_cli.data.sources import stream_rows
 from headnote_cli.law.citations import citations
 from headnote_cli.law.document import Consideration, considerations
 

@@ -28,7 +28,8 @@ from headnote_cli.config.layers import load_config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.preparation import prepare
 from headnote_cli.data.prompts import PromptTemplates
-from headnote_cli.data.sources import load_split, stream_rows
+from headnote_cli.data.row_files import stream_rows
+from headnote_cli.data.sources import load_split
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "bge"

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.data.sources import SUFFIXES, sound, stream_rows
+from headnote_cli.data.row_files import SUFFIXES, stream_rows
+from headnote_cli.data.sources import sound
 from headnote_cli.generation.predictions import join
 from headnote_cli.review.page import Page, build
 

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from headnote_cli.data.encoding import IGNORED, Encoded, Encoder, LengthReport
-from headnote_cli.data.sources import Located, Rows, row_fault, sample_id
+from headnote_cli.data.row_files import Located
+from headnote_cli.data.sources import Rows, row_fault, sample_id
 from headnote_cli.errors import DataError
 from headnote_cli.runs.files import read_json, write_json
 

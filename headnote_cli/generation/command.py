@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.config.keys import Overflow
 from headnote_cli.config.layers import Config
-from headnote_cli.data.documents import Decision as Decision
-from headnote_cli.data.documents import read_decision as read_decision
+from headnote_cli.data.documents import Decision
 from headnote_cli.data.encoding import Encoded, Encoder
 from headnote_cli.data.prompts import PromptTemplates
-from headnote_cli.data.sources import Row, row_fault
+from headnote_cli.data.row_files import Row
+from headnote_cli.data.sources import row_fault
 from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.config.layers import Config
+from headnote_cli.data.documents import Decision
 from headnote_cli.data.encoding import Encoded, Encoder
-from headnote_cli.data.sources import Row, located_rows, sound
+from headnote_cli.data.row_files import Row
+from headnote_cli.data.sources import located_rows, sound
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.generation.command import (
-    Decision,
     GenerateOptions,
     ModelChoice,
     announce,

@@ -15,7 +15,8 @@ from headnote_cli.config.assets import assets_root
 from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates, copy_prompts
-from headnote_cli.data.sources import sound, stream_rows
+from headnote_cli.data.row_files import stream_rows
+from headnote_cli.data.sources import sound
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.libraries import version_of

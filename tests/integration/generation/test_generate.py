@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from headnote_cli.data.documents import read_decision
 from headnote_cli.errors import DataError, UsageError
-from headnote_cli.generation.command import read_decision
 from tests.commands import slds, slds_json
 from tests.conftest import sample_rows
 

@@ -18,9 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.config.layers import load_config
-from headnote_cli.data.row_files import plain
+from headnote_cli.data.row_files import SUFFIXES, plain, stream_rows
 from headnote_cli.data.sources import (
-    SUFFIXES,
     Rows,
     _Source,
     _split_off,
@@ -30,7 +29,6 @@ from headnote_cli.data.sources import (
     row_fault,
     sample_id,
     sound,
-    stream_rows,
     unreachable,
 )
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
