@@ -30,7 +30,6 @@ from headnote_cli.data.row_files import (
     stream_rows,
 )
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
-from headnote_cli.machine.libraries import quieten
 from headnote_cli.runs.files import sha256
 from headnote_cli.upstream import fingerprint_of
 
@@ -427,7 +426,6 @@ def _is_saved(path: Path) -> bool:
 
 
 def _saved_to_disk(path: Path) -> _Source:
-    quieten()
     from datasets import load_from_disk
 
     try:
@@ -438,7 +436,6 @@ def _saved_to_disk(path: Path) -> _Source:
 
 
 def _hub(name: str, subset: str | None) -> _Source:
-    quieten()
     from datasets import load_dataset
 
     label = f"{name} ({subset})" if subset else name
