@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "headnote_cli"
 PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
 BEGIN, END = "<!-- rooms: scripts/architecture.py -->", "<!-- end of rooms -->"
-WIDTH, HEIGHT, GAP, MARGIN = 1000, 78, 10, 20
+WIDTH, HEIGHT, GAP, MARGIN = 1000, 64, 10, 20
 
 
 def rooms() -> dict[str, set[str]]:
@@ -92,7 +92,7 @@ def picture() -> str:
                 f' stroke="#9aa5b1"/><text x="{left + 12:.0f}" y="{top + 22}" font-size="14" font-weight="600"'
                 f' fill="#1f2933">{room}</text>'
             )
-            lines = textwrap.wrap(description(room), int(width / 6.3), max_lines=3, placeholder=" …")
+            lines = textwrap.wrap(description(room).replace("`", ""), int(width / 6.3), max_lines=2, placeholder=" …")
             for number, line in enumerate(lines):
                 parts.append(
                     f'<text x="{left + 12:.0f}" y="{top + 40 + 15 * number}" font-size="11.5" fill="#3e4c59">'

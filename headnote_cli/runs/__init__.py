@@ -1,1 +1,1 @@
-"""Run folders: their record, their checkpoints, their metrics, and files that nobody meets half of."""
+"""Run folders: their record, their checkpoints, their metrics, and files that are whole or not there."""
