@@ -21,7 +21,7 @@ from headnote_cli.screen.console import Screen, screen_for
 
 if TYPE_CHECKING:
     from headnote_cli.data.documents import Decision
-    from headnote_cli.generation.command import GeneratedHeadnote
+    from headnote_cli.generation.headnotes import GeneratedHeadnote
     from headnote_cli.generation.sampling import Sampling
 
 

@@ -51,7 +51,8 @@ def merge(
     """Merge an adapter into its base: one model folder, loaded without PEFT."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.config.layers import load_config
-        from headnote_cli.merging.command import MergeOptions, check_merged, read_size
+        from headnote_cli.merging.check import check_merged
+        from headnote_cli.merging.command import MergeOptions, read_size
         from headnote_cli.merging.command import merge as run
         from headnote_cli.screen.merging import check_view, merge_view
 

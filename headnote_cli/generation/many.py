@@ -18,16 +18,9 @@ from headnote_cli.data.row_files import Row
 from headnote_cli.data.sources import located_rows, sound
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
-from headnote_cli.generation.command import (
-    GenerateOptions,
-    ModelChoice,
-    announce,
-    checked,
-    choose_model,
-    encoded_prompt,
-    encoder_of,
-    load_writer,
-)
+from headnote_cli.generation.choice import ModelChoice, announce, choose_model, encoder_of, load_writer
+from headnote_cli.generation.command import GenerateOptions
+from headnote_cli.generation.headnotes import checked, encoded_prompt
 from headnote_cli.generation.predictions import Key, noted_settings, part_of, sample_name, settings_of, written_id
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.models.weights import ADAPTER_WEIGHTS, fingerprint, has_weights

@@ -14,43 +14,37 @@ from typing import TYPE_CHECKING, Any
 from headnote_cli.config.assets import assets_root
 from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
-from headnote_cli.data.prompts import PromptTemplates, copy_prompts
+from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.data.row_files import stream_rows
 from headnote_cli.data.sources import sound
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
-from headnote_cli.machine.libraries import version_of
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapter_base import AdapterBase, base_of_adapter
-from headnote_cli.models.card import CARD, model_card
 from headnote_cli.models.quantization import noted_quantization
 from headnote_cli.models.weights import (
-    ADAPTER_WEIGHTS,
-    PICKLES,
     fingerprint,
     has_weights,
     known_sha256,
-    read_weights,
     weight_files,
 )
-from headnote_cli.runs.files import altered, flush, read_json, sha256, write_json, write_text
+from headnote_cli.runs.files import flush, sha256, write_json
 from headnote_cli.runs.folders import (
     ADAPTER_CONFIG,
     MERGED,
     MERGED_SUFFIX,
-    PROMPTS,
     find_checkpoint,
-    hashes_of,
     is_adapter,
-    now,
     record_of,
     replacing,
 )
 
 if TYPE_CHECKING:
-    from headnote_cli.merging.stream import MergeJob, Written
+    from headnote_cli.merging.plan import MergeJob
+    from headnote_cli.merging.stream import Written
     from headnote_cli.merging.verification import Probe, Verification
     from headnote_cli.models.base import BaseModel
+from headnote_cli.merging.folder import complete, manifest_of, prompts_of, stop_as_taught
 
 # Three lines of the court's kind of text, for prompts templates that the shipped rows do not fit.
 PROBES = (
@@ -60,12 +54,7 @@ PROBES = (
 )
 PROBE_TOKENS = 512
 PROBE_ROWS = Path("samples/slds/test.jsonl")
-SHIPPED_PROMPTS = Path("prompts/ipst/slds")
 UNVERIFIED = "-unverified"
-CHAT_TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
-# The base's files that the merged ones take the place of.
-REPLACED = (".safetensors", ".safetensors.index.json", ".gguf", ".h5", ".msgpack", ".bin.index.json", *PICKLES)
-PACKAGES = ("headnote-cli", "torch", "transformers", "safetensors", "peft")
 
 
 @dataclass(frozen=True)
@@ -157,7 +146,7 @@ class _Sources:
 
 
 def _merge(config: Config, emit: Listener, target: Path, options: MergeOptions, sources: _Sources) -> MergeReport:
-    from headnote_cli.merging.stream import MergeJob
+    from headnote_cli.merging.plan import MergeJob
     from headnote_cli.models.base import require_fitting_class, stored_quantization_of, weights_folder
 
     adapters, record, hashes = sources.adapters, sources.record, sources.hashes
@@ -174,17 +163,17 @@ def _merge(config: Config, emit: Listener, target: Path, options: MergeOptions, 
         if stored:
             job, hashes = replace(job, base=_dequantized(base, base_folder, folder, emit)), {}
         written, plan = _write(job, folder, emit, hashes)
-        prompts = _prompts(config, adapters[-1])
-        _complete(base_folder, adapters[-1], folder, record, prompts)
-        _stop_as_taught(folder, record, prompts)
+        prompts = prompts_of(config, adapters[-1])
+        complete(base_folder, adapters[-1], folder, record, prompts)
+        stop_as_taught(folder, record, prompts)
         check = None
         if options.verify or plan is None:
             from headnote_cli.merging.verification import verify
 
             with _kept_unverified(folder, target):
-                check = verify(job, plan, folder, written.dtype, _probes(folder, prompts, record), trained)
+                check = verify(job, plan, folder, written.dtype, probes_for(folder, prompts, record), trained)
             _require_passed(check, target)
-        write_json(folder / MERGED, _manifest(config, record, base.name, job, written, folder, check))
+        write_json(folder / MERGED, manifest_of(config, record, base.name, job, written, folder, check))
         flush(folder)
     if options.push:
         from headnote_cli.models.hub import push
@@ -286,7 +275,8 @@ def _onto(config: Config, onto: str, trained: Quantization | None) -> Quantizati
 
 def _write(job: MergeJob, folder: Path, emit: Listener, hashes: Mapping[str, Future[str]]) -> tuple[Written, Any]:
     """The weights: streamed, or merged by PEFT where it alone knows how; then there is no plan."""
-    from headnote_cli.merging.stream import plan_merge, require_room, write_config, write_merged
+    from headnote_cli.merging.plan import plan_merge
+    from headnote_cli.merging.stream import require_room, write_config, write_merged
     from headnote_cli.models.adapters import NotOurs
 
     try:
@@ -301,73 +291,7 @@ def _write(job: MergeJob, folder: Path, emit: Listener, hashes: Mapping[str, Fut
     return written, plan
 
 
-def _complete(base: Path, adapter: Path, folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
-    """All of the base's other files (processor, licence …), the chat template of training, prompts and model card."""
-    for file in sorted(base.iterdir()):
-        if file.is_file() and not file.name.endswith(REPLACED) and not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
-    template = _template_of(adapter)
-    if template is not None:
-        write_text(folder / CHAT_TEMPLATE, template)
-        _drop_other_templates(folder)
-    if prompts is not None:
-        copy_prompts(prompts, folder / PROMPTS)
-    write_text(folder / CARD, model_card({"base_model": base.name, **record}, merged=True))
-
-
-def _template_of(adapter: Path) -> str | None:
-    """The chat template that a checkpoint keeps: a file of its own, or in older ones a key of its tokenizer."""
-    if (adapter / CHAT_TEMPLATE).is_file():
-        return (adapter / CHAT_TEMPLATE).read_text(encoding="utf-8")
-    held = (read_json(adapter / TOKENIZER) or {}).get("chat_template")
-    return held if isinstance(held, str) else None
-
-
-def _drop_other_templates(folder: Path) -> None:
-    """One chat template, that of training: libraries and servers look for others in other places first."""
-    (folder / "chat_template.json").unlink(missing_ok=True)
-    for name in ("tokenizer_config.json", "processor_config.json"):
-        held = read_json(folder / name)
-        if held is not None and held.pop("chat_template", None) is not None:
-            write_json(folder / name, held)
-
-
-def _stop_as_taught(folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
-    """Name the token that ends a turn, and the `eos_token` of training, among those at which any server stops.
-
-    transformers and vLLM stop at the ids of generation_config.json, others at those of config.json, llama.cpp at the
-    tokenizer's `eos_token`. Of a base that is no chat model these end a text, which training never taught.
-    """
-    from headnote_cli.models.base import BaseModel, eos_ids, load_tokenizer
-
-    tokenizer = load_tokenizer(BaseModel(str(folder), "AutoModelForCausalLM"))
-    if not tokenizer.chat_template:
-        return
-    templates = PromptTemplates(prompts or assets_root() / SHIPPED_PROMPTS)
-    end = Encoder(tokenizer, templates).turn_end_id()  # type: ignore[arg-type]
-    chosen = (record.get("config") or {}).get("eos_token")
-    taught = dict.fromkeys([end, tokenizer.convert_tokens_to_ids(chosen) if chosen else end])
-    for name in ("generation_config.json", "config.json"):
-        held = read_json(folder / name) or {}
-        known = eos_ids(held.get("eos_token_id"))
-        if not taught.keys() <= set(known):
-            write_json(folder / name, held | {"eos_token_id": list(taught | dict.fromkeys(known))})
-    last = chosen or tokenizer.convert_ids_to_tokens(end)
-    tokens = read_json(folder / TOKENIZER)
-    # A template that writes the `eos_token` would write another token.
-    if tokens is not None and tokenizer.eos_token != last and "eos_token" not in str(tokenizer.chat_template):
-        write_json(folder / TOKENIZER, tokens | {"eos_token": last})
-
-
-def _prompts(config: Config, adapter: Path) -> Path | None:
-    """The templates of the adapter's run, else the config's."""
-    kept = adapter.parent / PROMPTS
-    if kept.is_dir():
-        return kept
-    return config.path_of("prompts_path") if config.settings.prompts_path else None
-
-
-def _probes(folder: Path, prompts: Path | None, record: Mapping[str, Any]) -> list[Probe]:
+def probes_for(folder: Path, prompts: Path | None, record: Mapping[str, Any]) -> list[Probe]:
     """Real prompts: the shipped rows in the run's own templates; plain lines where these do not fit."""
     from headnote_cli.merging.verification import Probe, probes_of
     from headnote_cli.models.base import BaseModel, load_tokenizer
@@ -413,70 +337,6 @@ def _require_passed(check: Verification, target: Path) -> None:
             str(target),
             "nothing was written",
         )
-
-
-def _manifest(
-    config: Config,
-    record: Mapping[str, Any],
-    base: str,
-    job: MergeJob,
-    written: Written,
-    folder: Path,
-    check: Verification | None,
-) -> dict[str, Any]:
-    """What the model was made of, how, and how it wants to be prompted."""
-    keys = ("model_class", "max_length", "overflow", "overflow_field")
-    prompting = {key: record.get(key, getattr(config.settings, key)) for key in keys}
-    return prompting | {
-        "base_model": base,
-        "base_files": written.base_files,
-        "adapters": [
-            {"path": str(path), "sha256": sha256(path / ADAPTER_WEIGHTS)}
-            for path in job.adapters
-            if (path / ADAPTER_WEIGHTS).is_file()
-        ],
-        "onto": asdict(job.onto) if job.onto else "base",
-        "dtype": written.dtype,
-        "tensors": {"copied": written.copied, "merged": written.merged},
-        "untied": written.untied,
-        "files": hashes_of(folder, written.files),
-        "verification": asdict(check) if check else None,
-        "packages": {name: version_of(name) for name in PACKAGES},
-        "data": record.get("data"),
-        "merged": now(),
-    }
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """A merged folder, looked at again."""
-
-    folder: Path
-    files: int
-    faults: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "files": self.files, "faults": self.faults, "sound": not self.faults}
-
-
-def check_merged(folder: Path) -> CheckReport:
-    """Every file of a merged folder against the hash that its `merge.json` notes, and each weight file's header.
-
-    Raises:
-        UnreachableError: The folder is no merged model of slds.
-    """
-    manifest = read_json(folder / MERGED)
-    if manifest is None:
-        raise UnreachableError(f"the folder is no merged model of slds (no {MERGED})", str(folder))
-    noted = manifest.get("files")
-    if not isinstance(noted, dict):
-        raise DataError("names no files", str(folder / MERGED))
-    faults = [fault for name, one in noted.items() if (fault := altered(folder, name, one))]
-    try:
-        read_weights(folder)
-    except SldsError as error:
-        faults.append(str(error))
-    return CheckReport(folder, len(noted), faults)
 
 
 def read_size(text: str) -> int:

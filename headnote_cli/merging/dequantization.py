@@ -11,7 +11,7 @@ import torch
 
 from headnote_cli.errors import DataError
 from headnote_cli.models.adapters import TORCH_DTYPES, load_tensor
-from headnote_cli.models.weights import SINGLE, Planned, Stored, packed, read_weights
+from headnote_cli.models.weights import SINGLE, OutputTensor, Stored, packed, read_weights
 
 # What stands beside a packed weight (bitsandbytes' `QuantState.as_dict`), the last one with its shape and dtype.
 _PARTS = r"absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__(?:nf4|fp4)"
@@ -53,14 +53,14 @@ def _parts(stored: list[Stored]) -> dict[str, dict[str, Stored]]:
     return found
 
 
-def _planned(tensor: Stored, parts: Mapping[str, Stored] | None) -> Planned:
+def _planned(tensor: Stored, parts: Mapping[str, Stored] | None) -> OutputTensor:
     if parts is None:
-        return Planned(tensor.name, tensor.dtype, tensor.shape)
+        return OutputTensor(tensor.name, tensor.dtype, tensor.shape)
     state = next((load_tensor(part) for name, part in parts.items() if name.startswith("quant_state")), None)
     if state is None:
         raise DataError(f"the 4-bit weight {tensor.name} has no quantization state", str(tensor.file))
     noted = json.loads(bytes(state.tolist()))
-    return Planned(tensor.name, _NAMES[getattr(torch, noted["dtype"])], tuple(noted["shape"]))
+    return OutputTensor(tensor.name, _NAMES[getattr(torch, noted["dtype"])], tuple(noted["shape"]))
 
 
 def _dequantized(tensor: Stored, parts: Mapping[str, Stored]) -> torch.Tensor:

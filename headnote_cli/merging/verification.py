@@ -13,10 +13,11 @@ import torch
 from headnote_cli.data.encoding import IGNORED
 from headnote_cli.machine.memory import available_memory
 from headnote_cli.machine.plan import Quantization
-from headnote_cli.merging.stream import MergeJob, MergePlan, through_four_bits
+from headnote_cli.merging.plan import MergeJob, MergePlan
+from headnote_cli.merging.stream import through_four_bits
 from headnote_cli.models.adapters import LowRank, Replaced, WeightDecomposed, as_float32, load_tensor
 from headnote_cli.models.loading import four_bits, load_model, with_adapter
-from headnote_cli.models.weights import Planned, read_weights
+from headnote_cli.models.weights import OutputTensor, read_weights
 from headnote_cli.upstream import keep_differentiable
 
 # Relative L2 distance that rounding the merged weights explains, by dtype: measured 1e-6 in float32; a bfloat16
@@ -170,12 +171,12 @@ def compare_layers(plan: MergePlan, folder: Path, dtype: str) -> Verification:
     return Verification(f"outputs of {len(chosen)} layers on random inputs", distance, LAYER_TOLERANCE[dtype])
 
 
-def _checkable(plan: MergePlan, tensor: Planned) -> bool:
+def _checkable(plan: MergePlan, tensor: OutputTensor) -> bool:
     edits = plan.edits.get(tensor.name, ())
     return len(tensor.shape) == 2 and math.prod(tensor.shape) <= LARGEST_LAYER and bool(edits)
 
 
-def _exact(plan: MergePlan, tensor: Planned) -> torch.Tensor:
+def _exact(plan: MergePlan, tensor: OutputTensor) -> torch.Tensor:
     """The merged weight in float64, by the formulas and not by the code that merged it."""
     assert tensor.source is not None
     weight = load_tensor(tensor.source)

@@ -10,7 +10,8 @@ import torch
 from headnote_cli.errors import DoesNotFitError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.memory import available_memory
-from headnote_cli.merging.stream import FLOATING, NAMES_OF_DTYPES, MergeJob, Written
+from headnote_cli.merging.plan import FLOATING, NAMES_OF_DTYPES, MergeJob
+from headnote_cli.merging.stream import Written
 from headnote_cli.models.base import weights_folder
 from headnote_cli.models.loading import load_model, torch_dtype, with_adapter
 from headnote_cli.models.weights import DTYPE_BYTES, read_header, read_weights

@@ -51,7 +51,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Planned:
+class OutputTensor:
     """A tensor to be written: its bytes come from `source` as they are, or are computed."""
 
     name: str
@@ -161,7 +161,7 @@ def known_sha256(file: Path) -> str | None:
     return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else None
 
 
-def packed(tensors: Sequence[Planned]) -> tuple[bytes, dict[str, int]]:
+def packed(tensors: Sequence[OutputTensor]) -> tuple[bytes, dict[str, int]]:
     """A safetensors header for tensors, and where in the file each begins.
 
     Wider dtypes stand first, else the order stays, so that every tensor is aligned.
@@ -178,9 +178,9 @@ def packed(tensors: Sequence[Planned]) -> tuple[bytes, dict[str, int]]:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text, {name: begin + at for name, at in starts.items()}
 
 
-def in_shards(tensors: Iterable[Planned], limit: int) -> list[list[Planned]]:
+def in_shards(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTensor]]:
     """Tensors in their order, in groups of at most `limit` bytes; one that is larger stands alone."""
-    groups: list[list[Planned]] = []
+    groups: list[list[OutputTensor]] = []
     room = 0
     for tensor in tensors:
         if not groups or tensor.size > room:

@@ -10,7 +10,7 @@ from rich.text import Text
 from headnote_cli.screen.console import duration, facts_table
 
 if TYPE_CHECKING:
-    from headnote_cli.generation.command import GeneratedHeadnote
+    from headnote_cli.generation.headnotes import GeneratedHeadnote
     from headnote_cli.generation.many import ManyReport
 
 FOUND, PARTLY, MISSING = "green", "yellow", "bold red"

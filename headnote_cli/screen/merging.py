@@ -9,7 +9,8 @@ from rich.console import RenderableType
 from headnote_cli.screen.console import facts_table, size
 
 if TYPE_CHECKING:
-    from headnote_cli.merging.command import CheckReport, MergeReport
+    from headnote_cli.merging.check import CheckReport
+    from headnote_cli.merging.command import MergeReport
     from headnote_cli.merging.verification import Distance, Verification
 
 

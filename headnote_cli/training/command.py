@@ -106,7 +106,7 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     options, laps = options or TrainOptions(), Laps()
     laps.lap("start")
     from headnote_cli.models.loading import main_process_first
-    from headnote_cli.training.job import check_arguments
+    from headnote_cli.training.arguments import check_arguments
 
     laps.lap("imports")
     require_all_processes()

@@ -21,20 +21,16 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerState,
-    get_scheduler,
 )
 from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
-from trl import SFTConfig
 
-from headnote_cli.config.keys import Settings, own_defaults
+from headnote_cli.config.keys import Settings
 from headnote_cli.errors import NO_ROOM, ConfigError, SldsError, is_out_of_memory
 from headnote_cli.events import Listener, ModelLoaded, Movement, Note
 from headnote_cli.machine.libraries import refusing_unsound_warnings
 from headnote_cli.machine.plan import Plan
 from headnote_cli.machine.processes import asked_processes
-from headnote_cli.machine.reporters import offline_environment
 from headnote_cli.models.base import BaseModel
 from headnote_cli.models.fit import VISION_MODULES
 from headnote_cli.models.loading import (
@@ -50,6 +46,7 @@ from headnote_cli.models.loading import (
 )
 from headnote_cli.runs.folders import checkpoints, newest_whole, read_metrics
 from headnote_cli.runs.timings import Laps
+from headnote_cli.training.arguments import training_arguments
 from headnote_cli.training.callbacks import (
     Checkpoints,
     EarlyStopping,
@@ -63,7 +60,7 @@ from headnote_cli.training.callbacks import (
 )
 from headnote_cli.training.movement import AdaptersMove
 from headnote_cli.training.trainer import CompletionTrainer
-from headnote_cli.upstream import attention_of, begin_token_count, compute_without_casts, train_on_one_gpu
+from headnote_cli.upstream import attention_of, begin_token_count, compute_without_casts
 
 disable_progress_bar()
 
@@ -309,79 +306,6 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
         kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
         hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
         raise SldsError(f"nothing more can be written: {error}; {kept}", str(folder), hint) from error
-
-
-def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> dict[str, Any]:
-    """Let the libraries check their own keys before anything is loaded; returns every value that will hold.
-
-    Raises:
-        ConfigError: Keys that contradict each other or need what is not there, in the library's words.
-    """
-    arguments = training_arguments(settings, plan, output_dir)
-    if arguments.activation_offloading and arguments.use_cpu:
-        raise ConfigError("`activation_offloading: true` needs a GPU, whose activations would wait in main memory")
-    with _in_our_words("optim", arguments.optim):
-        Trainer.get_optimizer_cls_and_kwargs(arguments)
-    with _in_our_words("lr_scheduler_type", arguments.lr_scheduler_type):
-        some = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
-        get_scheduler(arguments.lr_scheduler_type, some, 1, 10, arguments.lr_scheduler_kwargs)
-    effective: dict[str, Any] = arguments.to_dict()
-    return effective
-
-
-@contextmanager
-def _in_our_words(key: str, value: Any) -> Iterator[None]:
-    """What the Trainer would find out only when the model is loaded."""
-    try:
-        yield
-    except (ImportError, ValueError, TypeError, KeyError) as error:
-        name = getattr(value, "value", value)
-        raise ConfigError(f"`{key}: {name}` cannot be used: {str(error).strip().splitlines()[0]}") from error
-
-
-def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTConfig:
-    """The config's training keys for TRL, with the plan's answers in place of what cannot be done here."""
-    names = {field.name for field in dataclasses.fields(SFTConfig)}
-    values = {name: getattr(settings, name) for name in settings.model_fields_set & names}
-    values.pop("hub_token", None)  # the Trainer writes its arguments into each checkpoint
-    checkpointing = values.pop("gradient_checkpointing", settings.gradient_checkpointing)
-    checkpointing_options = values.pop("gradient_checkpointing_kwargs", None)
-    values.setdefault("activation_checkpointing", checkpointing)
-    values.setdefault("activation_checkpointing_kwargs", checkpointing_options)
-    values |= own_defaults(settings)
-    if not plan.tf32:
-        values.pop("tf32", None)
-    if plan.padding_free and not settings.packing:
-        values["max_length"] = None  # TRL wants rows that were cut before, as they are
-    os.environ.update(offline_environment(plan.reporters))
-    # FlashAttention-2's backward adds up in any order otherwise, and a resumed run would not be the same run.
-    os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
-    values.update(
-        bf16=plan.bf16,
-        fp16=plan.fp16,
-        padding_free=plan.padding_free,
-        use_liger_kernel=plan.liger,
-        torch_compile=plan.compiles,
-        trust_remote_code=plan.remote_code,
-        output_dir=str(output_dir),
-        resume_from_checkpoint=None,
-        save_total_limit=None,  # see `Checkpoints`
-        optim=plan.optimizer,
-        report_to=[one.name for one in plan.reporters] or ["none"],
-        use_cpu=plan.device == "cpu",
-        dataset_num_proc=None,  # rows come encoded
-        completion_only_loss=True,
-        chat_template_path=None,  # already in the tokenizer
-        prediction_loss_only=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=plan.device == "cuda" and settings.dataloader_pin_memory,
-    )
-    try:
-        arguments = SFTConfig(**values)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"the training keys do not go together: {error}") from error
-    train_on_one_gpu(arguments)  # of one process; a 4-bit model cannot be copied to the others
-    return arguments
 
 
 def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:

@@ -27,7 +27,7 @@ from headnote_cli.data.sources import load_split
 from headnote_cli.machine.plan import Plan, resolve
 from headnote_cli.models.base import base_model, load_model_config, load_tokenizer
 from headnote_cli.models.loading import lora_config, this_machine
-from headnote_cli.training.job import training_arguments
+from headnote_cli.training.arguments import training_arguments
 
 
 class Timer(TrainerCallback):  # type: ignore[misc]

@@ -20,7 +20,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from headnote_cli.config.layers import load_config
-from headnote_cli.generation import command as generate
+from headnote_cli.generation import choice as generate
 from headnote_cli.generation import many as generate_many
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.runs.folders import writing

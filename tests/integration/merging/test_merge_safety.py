@@ -152,7 +152,7 @@ def test_any_adapter_folder_is_merged_or_refused_in_words(
     base: Path, gemma_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
     """Headers with other lengths, ranges, dtypes and names; configs with other values: no crash, no large memory."""
-    from headnote_cli.merging.stream import MergeJob, plan_merge
+    from headnote_cli.merging.plan import MergeJob, plan_merge
     from headnote_cli.models.adapters import NotOurs
     from headnote_cli.models.base import BaseModel
 

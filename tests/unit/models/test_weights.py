@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from headnote_cli.errors import DataError, SldsError, UnreachableError
 from headnote_cli.models.weights import (
     INDEX,
-    Planned,
+    OutputTensor,
     fingerprint,
     in_shards,
     packed,
@@ -58,7 +58,7 @@ def test_a_header_is_read_as_the_library_reads_it(stored: Path) -> None:
 
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 planned = st.lists(st.tuples(st.sampled_from(["F32", "BF16", "F16", "I64", "U8"]), shapes), max_size=8).map(
-    lambda parts: [Planned(f"t{i} “ä”", dtype, shape) for i, (dtype, shape) in enumerate(parts)]
+    lambda parts: [OutputTensor(f"t{i} “ä”", dtype, shape) for i, (dtype, shape) in enumerate(parts)]
 )
 
 

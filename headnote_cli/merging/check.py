@@ -1,0 +1,51 @@
+"""`slds merge --check`: a later look at a merged folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headnote_cli.errors import DataError, SldsError, UnreachableError
+from headnote_cli.models.weights import (
+    read_weights,
+)
+from headnote_cli.runs.files import altered, read_json
+from headnote_cli.runs.folders import (
+    MERGED,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A merged folder, looked at again."""
+
+    folder: Path
+    files: int
+    faults: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"folder": str(self.folder), "files": self.files, "faults": self.faults, "sound": not self.faults}
+
+
+def check_merged(folder: Path) -> CheckReport:
+    """Every file of a merged folder against the hash that its `merge.json` notes, and each weight file's header.
+
+    Raises:
+        UnreachableError: The folder is no merged model of slds.
+    """
+    manifest = read_json(folder / MERGED)
+    if manifest is None:
+        raise UnreachableError(f"the folder is no merged model of slds (no {MERGED})", str(folder))
+    noted = manifest.get("files")
+    if not isinstance(noted, dict):
+        raise DataError("names no files", str(folder / MERGED))
+    faults = [fault for name, one in noted.items() if (fault := altered(folder, name, one))]
+    try:
+        read_weights(folder)
+    except SldsError as error:
+        faults.append(str(error))
+    return CheckReport(folder, len(noted), faults)
