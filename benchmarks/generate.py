@@ -49,13 +49,10 @@ QUANTILES = (1200, 2800, 3600, 4500, 5400, 6307, 7300, 7680, 7680, 7680, 7680)
 LONGEST = 7680  # SmolLM2 reads 8,192 tokens, the answer among them
 SLOTS = MOST_ROWS["cpu"]
 
-# What leaves a trick out. Memory that is kept is so for the whole process.
+# What leaves a trick out.
 TRICKS: dict[str, Callable[[], object]] = {
     "products": lambda: setattr(cpu, "ONEDNN", False),
     "attention": lambda: setattr(cpu, "attention_of", lambda model: "another"),
-    "pieces": lambda: setattr(decoding, "piece_of", lambda model: None),
-    "readers": lambda: setattr(decoding, "READERS", 1),
-    "memory": lambda: setattr(cpu, "_keep_memory", lambda: None),
     "rows": lambda: setattr(decoding, "MOST_ROWS", {"cpu": 1}),
 }
 
@@ -108,9 +105,9 @@ class Watched(Decoder):
         self.rates: list[dict[str, Rates]] = []
         self.aside = 0.0  # seconds that this took
 
-    def _read(self, group: list[RowState]) -> list[Prefill]:
+    def _read(self, row: RowState) -> Prefill:
         self._measure()
-        read = super()._read(group)
+        read = super()._read(row)
         self._measure()
         return read
 

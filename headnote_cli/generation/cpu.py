@@ -1,25 +1,22 @@
 """A model's layers on the CPU, computed in faster forms; what they compute stays.
 
-Measured with SmolLM2-135M in float32 on two cores (`benchmarks/generate.py` shows what they come to together):
+Each alone, left out of four decisions with 100 tokens written for each (SmolLM2-135M in float32, two cores with
+AVX-512, `benchmarks/generate.py --without each --decisions 4 --written 100`; 34.6 s with all of them):
 
-* Products are oneDNN's (`product`). PyTorch's own are MKL's, which leaves half of an AMD processor's AVX-512 idle: 206
-  against 440 GFLOPS where a prompt is read, 60 against 166 in the head where 16 rows are written. With AVX2 alone, and
-  with the AVX-512 of an Intel processor, both are alike.
-* A prompt is read in pieces (`piece_of`), whose states stay in the cache between one operation and the next.
-* A piece's attention is two such products for some of its tokens at a time: no mask is made, no key repeated, no column
-  looked at that none of them sees. 265 GFLOPS; SDPA's kernel 150.
-* A step's attention is two products for all rows. Writing twelve rows of 5,500 tokens, SDPA's kernel read their keys
-  and values at 5.8 GB/s, the products read them at 12.
-* Freed memory is kept: the C library gave large blocks back to the system and got them zeroed again, 75 pages for each
-  token that was read, a twentieth of the time.
+| | without it |
+|---|--:|
+| `products`: linear layers by oneDNN; MKL leaves half of an AMD processor's AVX-512 idle | 1.82 x |
+| `attention`: two such products for some tokens at a time; no mask is made, no key repeated | 1.29 x |
+| `rows`: many written together (`decoder`) | 1.12 x |
+
+Tried and removed, as they brought less than a tenth: prompts read in pieces (1.01 x), two prompts read side by side
+(1.00 x), the C library keeping freed memory (1.02 x).
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import itertools
-import platform
 from typing import Any
 
 import torch
@@ -27,49 +24,21 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from headnote_cli.models.loading import quantized_layers
 from headnote_cli.upstream import attention_of, linear_by_onednn
 
-PIECE = 1536  # tokens of a prompt that are read together
-BLOCK = 128  # of them whose attention is computed together
+BLOCK = 128  # tokens of a prompt whose attention is computed together
 # PyTorch has both on x86 alone; elsewhere its own products stay.
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt(3)
-KEPT = 2**30  # bytes up to which a block stays in the heap, and those that stay when all are free
-KEPT_AT_MOST = 2**25  # what an older glibc allows
 ATTEND = "slds_attend"  # its name among transformers' attention functions
 
 
 def tune(model: Any) -> None:
-    """Give the layers of a model on the CPU their faster forms, for good; a second time changes nothing.
-
-    The process keeps the memory that it frees.
-    """
-    _keep_memory()
+    """Give the layers of a model on the CPU their faster forms, for good; a second time changes nothing."""
     for module in model.modules():
         if type(module) is torch.nn.Linear and "forward" not in vars(module):
             module.forward = functools.partial(_linear, module)
     if attention_of(model) == "sdpa":
         model.set_attn_implementation(ATTEND)
-
-
-def piece_of(model: Any) -> int | None:
-    """Tokens of a prompt that a model reads at a time; None for all.
-
-    So it is without our attention, and for a quantized model, whose layers would be dequantized for each piece anew.
-    """
-    return PIECE if attention_of(model) == ATTEND and not quantized_layers(model) else None
-
-
-def _keep_memory() -> None:
-    """Let the C library keep what is freed, where it is glibc."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-    library = ctypes.CDLL(None)
-    if not library.mallopt(M_MMAP_THRESHOLD, KEPT):
-        library.mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)
-    library.mallopt(M_TRIM_THRESHOLD, KEPT)
-    library.mallopt(M_ARENA_MAX, 1)
 
 
 def product(states: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -2,22 +2,18 @@
 
 Reading a prompt (prefill) is bound by arithmetic, so reading several in one batch gains nothing and padding costs;
 writing is bound by memory, which is read once for all rows. The keys and values of all rows stand in one buffer and
-end at the same column, so that a step writes one column and copies nothing. On the CPU two prompts are read side by
-side, each by half of the threads, which then wait less for each other.
+end at the same column, so that a step writes one column and copies nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import (
@@ -29,17 +25,14 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from headnote_cli.generation.cpu import piece_of, tune
+from headnote_cli.generation.cpu import tune
 from headnote_cli.generation.sampling import Sampling
 from headnote_cli.machine.memory import available_memory
-from headnote_cli.models.loading import quantized_layers
 
 SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left
 MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
-REUSED_FROM = 0.5  # of a prompt: below, it is read whole, on a CPU beside another, on a GPU without a mask
-READERS = 2  # prompts read side by side on the CPU, if its threads can be halved
-ALIKE = 0.8  # of the longer prompt's length: a shorter one read beside it would be done too early
+REUSED_FROM = 0.5  # of a prompt: below, it is read whole, on a GPU without a mask
 # The argument that takes a cache, of models and of `generate`: transformers 5.24 renamed it, and warns of the old name.
 ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in ARGUMENTS else "past_key_values"
@@ -197,7 +190,6 @@ class Decoder:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
-        self.readers = readers_of(model) if self.count >= 2 * READERS else 1
         if model.device.type == "cpu":
             tune(model)
         self._last = LastPrompt()
@@ -206,37 +198,28 @@ class Decoder:
     def write(self, rows: Iterable[RowState], sampling: Sampling) -> Iterator[RowState]:
         """The rows with what was written for each, as they finish. Prompts of like length should follow each other."""
         chooser, rows = Chooser(sampling), list(rows)
-        waiting = deque(groups_to_read(rows, self.readers))
+        waiting = deque(rows)
         slots: Slots | None = None
         while waiting or (slots is not None and slots.used):
-            while waiting and (slots is None or slots.used + len(waiting[0]) <= slots.count):
-                group = waiting.popleft()
-                read = self._read(group)
-                slots = slots or self._slots(rows, read[0][0], sampling)
-                yield from self._join(group, read, slots, chooser)
+            while waiting and (slots is None or slots.used < slots.count):
+                row = waiting.popleft()
+                prompt, logits = self._read(row)
+                slots = slots or self._slots(rows, prompt, sampling)
+                row.written.append(chooser.choose(row, logits))
+                if self._has_ended(row, chooser):
+                    yield row
+                else:
+                    slots.join(row, prompt)
             if not waiting:
                 self._last.forget()
             if slots is not None and slots.used:
                 yield from self._write_a_token(slots, chooser)
 
     def _slots(self, rows: list[RowState], prompt: DynamicCache, sampling: Sampling) -> Slots:
-        """As many as fit into free memory and are needed, and not fewer than are read side by side."""
+        """As many as fit into free memory and are needed."""
         columns = max(len(row.prompt) for row in rows) + sampling.max_new_tokens + SLACK
         fitting = rows_that_fit(columns, prompt, free_memory(self.model.device))
-        count = min(len(rows), max(self.readers, min(self.count, fitting)))
-        return Slots(count, columns, len(prompt.layers))
-
-    def _join(self, group: list[RowState], read: list[Prefill], slots: Slots, chooser: Chooser) -> list[RowState]:
-        """Each row takes a slot, but for those that end with their first token, which are returned."""
-        ended = []
-        for row in group:
-            prompt, logits = read.pop(0)  # not held any longer
-            row.written.append(chooser.choose(row, logits))
-            if self._has_ended(row, chooser):
-                ended.append(row)
-            else:
-                slots.join(row, prompt)
-        return ended
+        return Slots(min(len(rows), self.count, fitting), columns, len(prompt.layers))
 
     def _write_a_token(self, slots: Slots, chooser: Chooser) -> list[RowState]:
         """One step of all rows; those that it ends leave, and are returned."""
@@ -254,56 +237,17 @@ class Decoder:
     def _has_ended(self, row: RowState, chooser: Chooser) -> bool:
         return row.written[-1] in self.stop_ids or len(row.written) >= chooser.sampling.max_new_tokens
 
-    def _read(self, group: list[RowState]) -> list[Prefill]:
-        """The prefill of each prompt.
+    @torch.inference_mode()
+    def _read(self, row: RowState) -> Prefill:
+        """The prefill of a prompt.
 
         One that goes on like the one before (the same decision, asked for in another language) is read from where they
         part.
         """
-        if len(group) > 1:
-            self._last.forget()  # room for two
-            found = self._read_side_by_side(group)
-        else:
-            cache = self._last.begin(group[0].prompt)
-            found = [self._read_from(cache.get_seq_length(), group[0], cache)]
-        self._last.keep(group[-1].prompt, found[-1][0])
-        return found
-
-    def _read_side_by_side(self, group: list[RowState]) -> list[Prefill]:
-        """Each prompt by its share of the threads. If one fails, or on Ctrl-C, the others end at their next module."""
-        threads, stopped = torch.get_num_threads(), threading.Event()
-
-        def end_if_stopped(*_: Any) -> None:
-            if stopped.is_set():
-                raise InterruptedError
-
-        def read(row: RowState) -> Prefill:
-            torch.set_num_threads(threads // len(group))  # of this thread
-            found: Prefill = self._read_from(0, row, DynamicCache())
-            return found
-
-        hook = register_module_forward_pre_hook(end_if_stopped)
-        reading = []
-        try:
-            with ThreadPoolExecutor(len(group)) as pool:
-                try:
-                    reading = [pool.submit(read, row) for row in group]
-                    for ended in wait(reading, return_when=FIRST_EXCEPTION).done:
-                        ended.result()
-                    return [ended.result() for ended in reading]
-                finally:
-                    stopped.set()
-                    torch.set_num_threads(threads)  # of threads to come
-        finally:
-            if all(ended.done() for ended in reading):  # a second Ctrl-C does not wait for the readers
-                hook.remove()
-
-    @torch.inference_mode()
-    def _read_from(self, shared: int, row: RowState, cache: DynamicCache) -> Prefill:
-        """Read a prompt's tokens after the first `shared`, which the cache has."""
-        ids = torch.tensor([row.prompt[shared:]], device=self.model.device)
-        for piece in ids.split(piece_of(self.model) or ids.shape[1], dim=1):
-            logits = self.model(input_ids=piece, **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
+        cache = self._last.begin(row.prompt)
+        ids = torch.tensor([row.prompt[cache.get_seq_length() :]], device=self.model.device)
+        logits = self.model(input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
+        self._last.keep(row.prompt, cache)
         return cache, logits[0, -1]
 
     def _step(self, slots: Slots) -> torch.Tensor:
@@ -332,38 +276,6 @@ def rows_can_join(model: Any) -> bool:
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
     rotations = [str(module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
     return plain and not any(name in rotation for rotation in rotations for name in ("dynamic", "longrope"))
-
-
-def readers_of(model: Any) -> int:
-    """Prompts that are read side by side: several on the CPU, if the share of each of its threads is whole.
-
-    One for a quantized model: bitsandbytes packs its layers anew, without a lock, when they are first used.
-    """
-    shareable = model.device.type == "cpu" and torch.get_num_threads() % READERS == 0
-    return READERS if shareable and not quantized_layers(model) else 1
-
-
-def groups_to_read(rows: Iterable[RowState], most: int) -> Iterator[list[RowState]]:
-    """Rows in groups to read side by side: of like length, and none that goes on like the one before it."""
-    group: list[RowState] = []
-    before: list[int] = []
-    for row in rows:
-        goes_on = shared_tokens(before, row.prompt) > 0
-        before = row.prompt
-        if group and (goes_on or len(group) == most or not alike(len(row.prompt), len(group[0].prompt))):
-            yield group
-            group = []
-        if goes_on:
-            yield [row]
-        else:
-            group.append(row)
-    if group:
-        yield group
-
-
-def alike(one: int, other: int) -> bool:
-    """Whether two lengths are near enough to be read side by side."""
-    return min(one, other) >= ALIKE * max(one, other)
 
 
 def shared_tokens(before: list[int], prompt: list[int]) -> int:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.events import Event, Listener, TextWritten
-from headnote_cli.generation.cpu import piece_of, tune
+from headnote_cli.generation.cpu import tune
 from headnote_cli.generation.decoder import CACHE, Decoder, LastPrompt, RowState, rows_can_join
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Plan, Quantization
@@ -62,7 +62,6 @@ class Writer:
             attention_mask=torch.ones_like(ids),
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
-            prefill_chunk_size=piece_of(self.model) if plain else None,
             streamer=_Pieces(self.tokenizer, emit),
             **{CACHE: cache},
             **sampling.options(),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +66,10 @@ def _one_by_one(model: Any, sampling: Sampling, stop_ids: list[int]) -> dict[int
 def test_rows_written_together_are_those_written_alone(
     slots: int, slack: int, penalty: float, model: Any, untouched: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With few slots rows join and leave; with one column of slack the buffer is moved all the time. Long prompts
-    are read in pieces."""
-    from headnote_cli.generation import cpu as on_cpu
+    """With few slots rows join and leave; with one column of slack the buffer is moved all the time."""
     from headnote_cli.generation import decoder as decoding
 
     monkeypatch.setattr(decoding, "SLACK", slack)
-    monkeypatch.setattr(on_cpu, "PIECE", 64)
     sampling = Sampling(max_new_tokens=24, repetition_penalty=penalty)
     alone = _one_by_one(untouched, sampling, [])
     stops = sorted({tokens[5 + 2 * place % 15] for place, tokens in alone.items() if place % 2})  # some end early
@@ -246,106 +241,6 @@ def test_a_linear_layer(bias: bool, shape: tuple[int, ...], dtype: str) -> None:
         after = model(states)
     torch.testing.assert_close(after, before)
     assert after.is_contiguous()
-
-
-def test_prompts_of_like_length_are_read_side_by_side_unless_one_goes_on_like_the_other() -> None:
-    from headnote_cli.generation.decoder import RowState, groups_to_read
-
-    prompts = [[1] * 9, [2] * 9, [3] * 9, [3] * 8, [3] * 8, [3, 3, 4, 4, 4], [5] * 4, [6] * 3, [7] * 3, [8], [8]]
-    groups = list(groups_to_read((RowState(name, prompt, 0) for name, prompt in enumerate(prompts)), 2))
-    assert [[row.name for row in group] for group in groups] == [[0, 1], [2], [3], [4], [5, 6], [7, 8], [9, 10]]
-    assert [len(group) for group in groups_to_read((RowState(name, [name], 0) for name in range(5)), 1)] == [1] * 5
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("slots", [4, 5])
-def test_prompts_read_side_by_side_are_those_read_alone(slots: int, model: Any, untouched: Any) -> None:
-    import torch
-
-    from headnote_cli.generation.decoder import Decoder
-
-    sampling = Sampling(max_new_tokens=12)
-    readers: set[tuple[int, int]] = set()
-    decoder = Decoder(model, [], slots)
-    read, meeting = decoder._read_from, threading.Barrier(2)
-
-    def watched(*arguments: Any) -> Any:
-        readers.add((threading.get_ident(), torch.get_num_threads()))
-        if torch.get_num_threads() == 1:
-            meeting.wait(20)  # for the other reader: else one thread could read both, one after the other
-        return read(*arguments)
-
-    decoder._read_from = watched  # type: ignore[method-assign]
-    together = {row.name: row.written for row in decoder.write(_rows(), sampling)}
-    assert together == _one_by_one(untouched, sampling, [])
-    assert {threads for _, threads in readers} == {1, 2}  # side by side, and those without a like one
-    assert len({reader for reader, threads in readers if threads == 1}) > 1
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
-def test_when_one_reader_stops_so_do_the_others(fault: type[BaseException], model: Any) -> None:
-    """The longer prompt would be read for minutes."""
-    import torch
-
-    from headnote_cli.generation.decoder import Decoder, RowState
-
-    layer, started, passed = model.model.layers[0], threading.Event(), []
-
-    def hook(_: Any, states: Any) -> None:
-        if states[0].shape[1] == 50:
-            started.wait(20)
-            raise fault
-        passed.append(0)
-        started.set()
-        time.sleep(0.2)
-
-    def endless(*_: Any) -> None:
-        while True:
-            model.model.norm(torch.zeros(1, 1, model.config.hidden_size))
-            time.sleep(0.01)
-
-    handles = [layer.register_forward_pre_hook(hook), model.model.layers[1].register_forward_pre_hook(endless)]
-    try:
-        with pytest.raises(fault):
-            list(
-                Decoder(model, []).write(
-                    [RowState(0, [5] * 60, 0), RowState(1, [7] * 50, 0)], Sampling(max_new_tokens=3)
-                )
-            )
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert passed
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_prompts_are_read_by_one_where_threads_or_quantized_layers_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bitsandbytes packs layers at their first use, without a lock."""
-    import torch
-
-    from headnote_cli.generation import decoder as decoding
-
-    model = _model()
-    assert decoding.Decoder(model, []).readers == 2
-    assert decoding.Decoder(model, [], 3).readers == 1, "half of the slots would stand idle"
-    monkeypatch.setattr(decoding, "quantized_layers", lambda _: ["q_proj"])
-    assert decoding.readers_of(model) == 1
-    monkeypatch.undo()
-    torch.set_num_threads(1)
-    assert decoding.readers_of(model) == 1
 
 
 def _other(family: str, **more: Any) -> Any:
