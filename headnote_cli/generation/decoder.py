@@ -237,7 +237,6 @@ class Decoder:
     def _has_ended(self, row: RowState, chooser: Chooser) -> bool:
         return row.written[-1] in self.stop_ids or len(row.written) >= chooser.sampling.max_new_tokens
 
-    @torch.inference_mode()
     def _read(self, row: RowState) -> Prefill:
         """The prefill of a prompt.
 

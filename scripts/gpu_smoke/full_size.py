@@ -8,7 +8,7 @@ from typing import Any
 
 from headnote_cli.config.assets import assets_root
 from scripts.gpu_smoke.models import Sizes, write_long_rows
-from scripts.gpu_smoke.processes import Done, Work, gib, record_of
+from scripts.gpu_smoke.processes import Done, Work, gib, losses_of, record_of
 
 STEPS = 4  # the first one compiles and is not timed
 OUT_OF_MEMORY = "out of memory"
@@ -59,14 +59,9 @@ def _facts(done: Done, run: Path) -> dict[str, Any]:
     return {
         "tokens_per_second": tokens * (len(done.steps) - 1) / seconds,
         "estimated": (record.get("estimated_memory") or {}).get("allocated"),
-        "losses": [json.loads(line)["loss"] for line in _logged(run)],
+        "losses": losses_of(run),
         **record["measured_memory"],
     }
-
-
-def _logged(run: Path) -> list[str]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if '"loss"' in line]
 
 
 def _printed(done: Done) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config.assets import assets_root
+from headnote_cli.memory.shapes import SIGLIP
 
 CONTROLS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 TEMPLATE = (
@@ -23,8 +24,7 @@ GEMMA_3_4B: dict[str, Any] = {
     "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 1024, "vocab_size": 262_208,
     "max_position_embeddings": 131_072,
 }  # fmt: skip
-SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
-          "image_size": 896, "patch_size": 14, "vision_use_head": False}  # fmt: skip
+VISION = SIGLIP | {"num_attention_heads": 16, "vision_use_head": False}
 # Heads as Gemma 3 4B has them (8 that share 4), a global layer beside sliding ones, a window shorter than the rows.
 FEW_LAYERS: dict[str, Any] = {
     "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 8,
@@ -54,7 +54,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    GEMMA_3_4B, SIGLIP, image_tokens=256, length=8192, batches=(4, 1, 2), written=64,
+    GEMMA_3_4B, VISION, image_tokens=256, length=8192, batches=(4, 1, 2), written=64,
     prompts=tuple(1000 + 400 * number for number in range(16)),
 )  # fmt: skip
 # By the model's name and where it is trained.

@@ -31,6 +31,7 @@ from headnote_cli.models.loading import (
 from headnote_cli.training.job import same_attention
 from scripts.generate_keys import differences
 from tests.conftest import PROMPTS, ROOT, sample_rows
+from tests.trainers import completion_trainer
 
 
 @pytest.mark.parametrize("name", ["gemma_tokenizer", "chatml_tokenizer"])
@@ -62,11 +63,10 @@ def test_ids_and_labels_are_those_that_trl_makes(
 
 
 @pytest.fixture
-def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+def trainer(tiny_training: Callable[..., Path]) -> Callable[..., Any]:
     """A CompletionTrainer on a tiny model, as `slds train` builds it."""
 
     def build(**keys: Any) -> Any:
-        import torch
 
         from headnote_cli.config.layers import load_config
         from headnote_cli.data.preparation import prepare
@@ -74,27 +74,14 @@ def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Callable[...,
         from headnote_cli.data.sources import load_split
         from headnote_cli.machine.plan import resolve
         from headnote_cli.models.base import base_model, load_tokenizer
-        from headnote_cli.models.loading import load_for_training, lora_config, this_machine
-        from headnote_cli.training import job as training
+        from headnote_cli.models.loading import this_machine
 
         config = load_config(tiny_training(**keys))
         plan = resolve(config.settings, this_machine(), "gemma3_text")
         base = base_model(config)
         encoder = encoder_for(config, PromptTemplates(PROMPTS), load_tokenizer(base))
         rows = prepare(load_split(config, "train"), encoder, workers=1).dataset.select(range(8))
-        built = training.CompletionTrainer(
-            model=load_for_training(base, config.settings, plan),
-            args=training.training_arguments(config.settings, plan, tmp_path / "run"),
-            train_dataset=rows,
-            processing_class=encoder.tokenizer,
-            peft_config=lora_config(config.settings, plan),
-        )
-        training._adapters_in_float32(built.model, autocast=False)
-        torch.manual_seed(1)
-        for parameter in built.model.parameters():  # B starts at zero, which would hide A's gradients
-            if parameter.requires_grad:
-                parameter.data.normal_(std=0.02)
-        return built
+        return completion_trainer(config, plan, rows, encoder.tokenizer)
 
     return build
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from trl import SFTTrainer
 from typer.testing import CliRunner
 
@@ -26,12 +27,12 @@ from headnote_cli.generation.decoder import Decoder, RowState
 from headnote_cli.generation.sampling import Sampling
 from headnote_cli.machine.plan import resolve
 from headnote_cli.models.base import base_model, load_tokenizer
-from headnote_cli.models.loading import load_for_training, lora_config, this_machine
+from headnote_cli.models.loading import this_machine
 from headnote_cli.training import command
-from headnote_cli.training import job as training
 from tests.commands import losses
 from tests.conftest import text_config
 from tests.flash import install
+from tests.trainers import completion_trainer
 
 Trainer = Callable[..., Any]
 
@@ -42,29 +43,16 @@ def slds(*arguments: object) -> None:
 
 
 @pytest.fixture
-def trainer(tiny_training: Callable[..., Path], tmp_path: Path) -> Trainer:
+def trainer(tiny_training: Callable[..., Path]) -> Trainer:
     """The image-text class with 4-bit weights and adapters that are not zero, and a batch with padding."""
 
     def build(**keys: Any) -> Any:
         config = load_config(tiny_training("AutoModelForImageTextToText", **keys))
         plan = dataclasses.replace(resolve(config.settings, this_machine(), "gemma3"), dtype="bfloat16")
-        base = base_model(config)
         dice = torch.Generator().manual_seed(0)
         ids = [torch.randint(5, 500, (length,), generator=dice).tolist() for length in (300, 200, 40)]
         rows = [{"input_ids": row, "labels": [IGNORED] * (len(row) - 20) + row[-20:]} for row in ids]
-        built = training.CompletionTrainer(
-            model=load_for_training(base, config.settings, plan),
-            args=training.training_arguments(config.settings, plan, tmp_path / "run"),
-            train_dataset=training.Dataset.from_list(rows),
-            processing_class=load_tokenizer(base),
-            peft_config=lora_config(config.settings, plan),
-        )
-        training._adapters_in_float32(built.model, autocast=True)
-        torch.manual_seed(1)
-        for parameter in built.model.parameters():  # B starts at zero, which would hide A's gradients
-            if parameter.requires_grad:
-                parameter.data.normal_(std=0.02)
-        return built
+        return completion_trainer(config, plan, Dataset.from_list(rows), load_tokenizer(base_model(config)))
 
     return build
 
