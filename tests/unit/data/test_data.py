@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.config.layers import load_config
@@ -433,6 +433,8 @@ def test_a_table_comes_back_as_it_was_written(
         rows, names = [{"a": "b", "c": value} for value in cells[0]], ["a", "c"]  # known by the zeros of plain letters
     text = table(rows, delimiter=delimiter, lineterminator=ending, quoting=quoting)
     content = (f"sep={delimiter}{ending}" * declared + text).encode(encoding)
+    # Windows-1252 is what is not UTF-8: "Ã¼" in it has the bytes of a "ü".
+    assume(encoding != "cp1252" or not re.search(rb"[\xc2-\xf4][\x80-\xbf]", content))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"train{suffix}"
         file.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
