@@ -82,12 +82,12 @@ def generate(
     """Write the headnote of a decision, and look its citations up in the decision."""
     with screen_for(json_mode, quiet, debug) as screen:
         from headnote_cli.config.layers import load_config
-        from headnote_cli.generation.command import GenerateOptions
         from headnote_cli.generation.command import generate as generate_here
         from headnote_cli.generation.endpoint import Server
+        from headnote_cli.generation.request import GenerateOptions
         from headnote_cli.generation.sampling import Sampling
 
-        languages = tuple(one.value for one in lang or ())
+        languages = tuple(language.value for language in lang or ())
         if (decision is None) == (split is None):
             raise UsageError("name a --decision, or a --split of the config's data")
         loaded = load_config(config, set_ or [])
@@ -115,14 +115,19 @@ def generate(
                 _show_headnote(screen, headnote)
             return
 
-        from headnote_cli.generation.many import ManyOptions, generate_many, read_shard, rows_of
+        from headnote_cli.data.sources import located_rows, sound
+        from headnote_cli.generation.many import ManyOptions, generate_many, read_shard
+        from headnote_cli.generation.request import rows_of
         from headnote_cli.screen.generation import many_view
 
         part, output = read_shard(shard, output)
         options = ManyOptions(output=output, limit=limit, shard=part, force=force, concurrency=concurrency, **asked)
-        file = Path(decision) if decision is not None and _is_rows(decision) else None
-        decisions = _decisions(screen, decision, from_ and from_.value) if decision is not None and file is None else []
-        rows = rows_of(loaded, split, file, decisions)
+        if split is not None or _is_rows(decision):
+            file = Path(decision) if decision is not None else None
+            rows = [(where, sound(row)) for where, row in located_rows(loaded, str(split), file)]
+        else:
+            decisions = _decisions(screen, str(decision), from_ and from_.value)
+            rows = rows_of(decisions, loaded.settings.overflow_field)
         report = generate_many(loaded, rows, screen.listen, options)
         screen.close()
         screen.show(many_view(report))

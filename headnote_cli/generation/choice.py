@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headnote_cli.config.keys import Overflow
 from headnote_cli.config.layers import Config
@@ -12,6 +13,7 @@ from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
+from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapter_base import base_of_adapter
 from headnote_cli.models.quantization import noted_quantization
@@ -20,7 +22,19 @@ from headnote_cli.runs.folders import MERGED, PROMPTS, is_adapter, merged_models
 
 if TYPE_CHECKING:
     from headnote_cli.generation.endpoint import Server
-    from headnote_cli.generation.writer import Writer
+
+
+class Backend(Protocol):
+    """What writes: a local model, or a server."""
+
+    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
+        """The headnotes in whatever order they are done, each with its prompt's name; a failure stands in the place of
+        its headnote."""
+        ...
+
+    def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:
+        """One headnote, its text reported as it is written."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -130,17 +144,34 @@ def encoder_of(config: Config, choice: ModelChoice) -> Encoder:
     return Encoder(tokenizer, templates, choice.max_length, choice.overflow, choice.overflow_field)
 
 
-def load_writer(config: Config, choice: ModelChoice, encoder: Encoder) -> Writer:
-    """The model itself, as this machine can run it."""
-    from headnote_cli.generation.writer import Writer
+def backend_of(
+    config: Config,
+    choice: ModelChoice,
+    encoder: Encoder,
+    server: Server | None,
+    emit: Listener,
+    concurrency: int | None = None,
+) -> Backend:
+    """What writes: the model itself, as this machine can run it, or a server.
+
+    Args:
+        concurrency: Headnotes at a time; None: as many as the machine does well.
+
+    Raises:
+        UnreachableError: No model, or no server.
+    """
+    if server is not None:
+        return server.connect(choice.name, emit, concurrency)
+    from headnote_cli.generation.writer import Writer, load_to_write
     from headnote_cli.machine.plan import resolve
     from headnote_cli.models.base import base_of, load_model_config
-    from headnote_cli.models.loading import this_machine
+    from headnote_cli.models.loading import stop_ids, this_machine
 
     base = base_of(choice.base)
     plan = resolve(config.settings, this_machine(), load_model_config(base).model_type)
+    model = load_to_write(base, choice.adapter, plan, choice.quantization)
     tokenizer: Any = encoder.tokenizer
-    return Writer(base, choice.adapter, tokenizer, plan, encoder.turn_end_id(), choice.quantization)
+    return Writer(model, tokenizer, stop_ids(model, encoder.turn_end_id()), concurrency)
 
 
 def other_prompts(config: Config, choice: ModelChoice) -> str | None:

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import (
     GenerationMixin,
+    LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -189,9 +190,9 @@ class Decoder:
         """
         self.model = model
         self.stop_ids = frozenset(stop_ids)
-        self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
         if model.device.type == "cpu":
             tune(model)
+        self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
         self._last = LastPrompt()
 
     @torch.inference_mode()
@@ -329,3 +330,18 @@ class Chooser:
             self._generators[id(row)] = torch.Generator().manual_seed(row.seed)
         shares = torch.softmax(scores[0], dim=-1).cpu()
         return int(torch.multinomial(shares, 1, generator=self._generators[id(row)]))
+
+    def of_row(self, row: RowState) -> LogitsProcessor:
+        """The same choice inside transformers' `generate`, of one row: all other tokens become impossible."""
+        return _Chosen(self, row)
+
+
+class _Chosen(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, chooser: Chooser, row: RowState) -> None:
+        self.chooser, self.row = chooser, row
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.row.written = input_ids[0, len(self.row.prompt) :].tolist()
+        chosen = torch.full_like(scores, float("-inf"))
+        chosen[0, self.chooser.choose(self.row, scores[0])] = 0.0
+        return chosen

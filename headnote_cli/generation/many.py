@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.data.documents import Decision
-from headnote_cli.data.encoding import Encoded, Encoder
+from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.row_files import Row
-from headnote_cli.data.sources import located_rows, sound
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
-from headnote_cli.generation.choice import ModelChoice, announce, choose_model, encoder_of, load_writer
-from headnote_cli.generation.command import GenerateOptions
-from headnote_cli.generation.headnotes import checked, encoded_prompt
-from headnote_cli.generation.predictions import Key, noted_settings, part_of, sample_name, settings_of, written_id
-from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
+from headnote_cli.generation.choice import Backend, ModelChoice, announce, backend_of, choose_model, encoder_of
+from headnote_cli.generation.headnotes import checked
+from headnote_cli.generation.predictions import Key, noted_settings, part_of, settings_of, written_id
+from headnote_cli.generation.request import GenerateOptions, HeadnoteRequest, Prompted, prompted, requests_of
 from headnote_cli.models.weights import ADAPTER_WEIGHTS, fingerprint, has_weights
 from headnote_cli.runs.files import Journal, sha256, write_json
 from headnote_cli.runs.folders import set_aside, writing
 
-if TYPE_CHECKING:
-    pass
-
-
 SHOWN_REASONS = 3
-
-
-@dataclass(frozen=True)
-class HeadnoteRequest:
-    """One headnote to write. `place` is its row's number; `candidate` counts from 1 where there are several."""
-
-    place: int
-    key: Key
-    row: Row
-    decision: str
-    seed: int
-    candidate: int | None
-
-
-@dataclass(frozen=True)
-class Prompted:
-    """A request as the model will see it."""
-
-    request: HeadnoteRequest
-    encoded: Encoded
-
-
-class Backend(Protocol):
-    """What writes: a local model, or a server."""
-
-    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
-        """The headnotes in whatever order they are done, each with its prompt's name; a failure stands in the place of
-        its headnote."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +59,6 @@ class ManyReport:
         return asdict(self) | {"output": str(self.output)}
 
 
-def rows_of(config: Config, split: str | None, file: Path | None, decisions: list[Decision]) -> list[tuple[str, Row]]:
-    """The rows to write for, each with its place, from a split, a file of rows, or decisions read from files.
-
-    Raises:
-        DataError: A row cannot be read.
-    """
-    if file is not None or split is not None:
-        return [(where, sound(row)) for where, row in located_rows(config, str(split), file)]
-    field = config.settings.overflow_field
-    return [
-        (one.name, {"sample_id": one.name, field: one.text, "decision_language": one.language}) for one in decisions
-    ]
-
-
 def generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, options: ManyOptions) -> ManyReport:
     """Write a headnote for each row, or finish what an earlier start left.
 
@@ -128,7 +77,8 @@ def _generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, 
     began = time.monotonic()
     choice = choose_model(config, options.model, options.prompts)
     encoder = encoder_of(config, choice)
-    requests = _requests(rows, encoder.overflow_field, options)
+    part, of = options.shard
+    requests = requests_of(rows[: options.limit], encoder.overflow_field, options)[part - 1 :: of]
     settings = _settings(choice, encoder, options)
     _require_same(settings, options, emit)
     journal = Journal(part_of(options.output))
@@ -140,7 +90,7 @@ def _generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, 
     if todo:
         write_json(settings_of(options.output), settings)
         announce(config, choice, encoder, options.server, emit)
-        backend = _backend(config, choice, encoder, options, emit)
+        backend = backend_of(config, choice, encoder, options.server, emit, options.concurrency)
         for line in _written(todo, len(requests), encoder, backend, options, emit):
             done[_key(line)] = line
             journal.append(line)
@@ -165,32 +115,6 @@ def _report(output: Path, lines: list[dict[str, Any]], before: int, seconds: flo
         cut=sum(line["tokens"]["cut"] > 0 for line in written),
         seconds=round(seconds, 3),
     )
-
-
-def _requests(rows: list[tuple[str, Row]], field: str, options: ManyOptions) -> list[HeadnoteRequest]:
-    """What is to be written, in the order of the rows.
-
-    Raises:
-        DataError: A row without text, language or a name of its own.
-    """
-    requests: dict[Key, HeadnoteRequest] = {}
-    for place, (where, row) in enumerate(itertools.islice(rows, options.limit)):
-        text, own = row.get(field), row.get("headnote_language")
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"has no text in `{field}`", where)
-        languages = options.languages or ((own,) if isinstance(own, str) else ())
-        if not languages:
-            raise DataError("has no `headnote_language`", where, "name the languages with --lang")
-        name = sample_name(row, place)
-        for language, number in itertools.product(languages, range(options.candidates)):
-            key = (name, language, number + 1)
-            if key in requests:
-                raise DataError(f"the sample {name} in {language} stands there twice", where)
-            asked = {**row, "headnote_language": language}
-            candidate = number + 1 if options.candidates > 1 else None
-            requests[key] = HeadnoteRequest(place, key, asked, text, options.seed_of(place, number), candidate)
-    part, of = options.shard
-    return list(requests.values())[part - 1 :: of]
 
 
 def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> dict[str, Any]:
@@ -252,14 +176,6 @@ def _key(line: dict[str, Any]) -> Key:
     return str(line.get("sample_id")), str(line.get("lang")), int(line.get("candidate") or 1)
 
 
-def _backend(config: Config, choice: ModelChoice, encoder: Encoder, options: ManyOptions, emit: Listener) -> Backend:
-    if options.server is not None:
-        return options.server.connect(choice.name, emit, options.concurrency)
-    from headnote_cli.generation.writer import BatchWriter
-
-    return BatchWriter(load_writer(config, choice, encoder), options.concurrency)
-
-
 def _written(
     todo: list[HeadnoteRequest], total: int, encoder: Encoder, backend: Backend, options: ManyOptions, emit: Listener
 ) -> Iterator[dict[str, Any]]:
@@ -272,36 +188,32 @@ def _written(
     finished, tokens, began = total - len(todo), 0, time.monotonic()
     for request in todo:
         try:
-            prompts.append(Prompted(request, encoded_prompt(request.row, encoder)))
+            prompts.append(prompted(request, encoder))
         except SldsError as error:
             finished += 1
             yield _failure(request, error)
-    longest: dict[str, int] = {}
-    for one in prompts:
-        longest[one.request.decision] = max(longest.get(one.request.decision, 0), len(one.encoded.prompt_ids))
-    # Of like length together, the longest first; those of one decision side by side, so that they share what they can.
-    prompts.sort(key=lambda one: (-longest[one.request.decision], one.request.decision, one.encoded.prompt_ids))
+    _sort_by_length(prompts)
     if options.server is not None and prompts:  # where even the shortest is too long, all are
         prompts.insert(0, prompts.pop())
-    asked = (Prompt(one, one.encoded.prompt_ids, one.encoded.messages(), one.request.seed) for one in prompts)
-    for prompted, result in backend.write(asked, options.sampling):
+    for asked, result in backend.write((asked.prompt() for asked in prompts), options.sampling):
         finished += 1
         if isinstance(result, Exception):
-            line = _failure(prompted.request, result)
+            line = _failure(asked.request, result)
         else:
             tokens += result.tokens
-            line = _line(prompted, result)
+            line = checked(asked, result).to_json()
         emit(RowWritten(finished, total, total - len(todo), tokens, time.monotonic() - began))
         yield line
 
 
-def _line(prompted: Prompted, headnote: Headnote) -> dict[str, Any]:
-    request = prompted.request
-    name, language, _ = request.key
-    own = request.row.get("decision_language")
-    sample_id = written_id(request.row, name)
-    written = checked(sample_id, language, prompted.encoded, headnote, request.decision, own)
-    return replace(written, candidate=request.candidate).to_json()
+def _sort_by_length(prompts: list[Prompted]) -> None:
+    """Of like length together, the longest first; those of one decision side by side, so that they share what they
+    can."""
+    longest: dict[str, int] = {}
+    for asked in prompts:
+        decision = asked.request.decision
+        longest[decision] = max(longest.get(decision, 0), len(asked.encoded.prompt_ids))
+    prompts.sort(key=lambda p: (-longest[p.request.decision], p.request.decision, p.encoded.prompt_ids))
 
 
 def _failure(request: HeadnoteRequest, error: Exception) -> dict[str, Any]:

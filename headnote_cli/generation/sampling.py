@@ -19,19 +19,6 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int = 42
 
-    def options(self) -> dict[str, Any]:
-        """Arguments of transformers' `generate`. All are given, so that a model's own generation config decides
-        nothing."""
-        drawn = self.temperature > 0
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "repetition_penalty": self.repetition_penalty,
-            "do_sample": drawn,
-            "temperature": self.temperature if drawn else None,
-            "top_p": self.top_p if drawn else None,
-            "top_k": self.top_k if drawn else None,
-        }
-
 
 # The protocol of the SLDS benchmark (arXiv 2410.13456): how it draws, and the folder with its prompts.
 PRESETS = {"slds-paper": (Sampling(512, 0.7, 0.8, 20, 1.05, 2025), "prompts/ipst/slds_paper")}

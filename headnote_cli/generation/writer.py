@@ -7,96 +7,97 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TextStreamer
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, TextStreamer
 
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.generation.cpu import tune
-from headnote_cli.generation.decoder import CACHE, Decoder, LastPrompt, RowState, rows_can_join
+from headnote_cli.generation.decoder import CACHE, Chooser, Decoder, LastPrompt, RowState, rows_can_join
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.models.base import BaseModel
-from headnote_cli.models.loading import four_bits, load_model, own_device, stop_ids, torch_dtype, with_adapter
+from headnote_cli.models.loading import four_bits, load_model, own_device, torch_dtype, with_adapter
+
+
+def load_to_write(base: BaseModel, adapter: Path | None, plan: Plan, quantization: Quantization | None) -> Any:
+    """The model as this machine can run it.
+
+    Args:
+        adapter: A checkpoint folder with an adapter to put on the base, None for a whole model.
+        quantization: The 4-bit form of the base that the adapter was trained on.
+    """
+    dtype, device = torch_dtype(plan.dtype), own_device(plan)
+    how = four_bits(quantization, dtype) if quantization is not None else None
+    model = load_model(base, dtype, device, plan.attention, how)
+    model = with_adapter(model, adapter) if adapter else model
+    return model.eval()
 
 
 class Writer:
-    """A loaded model that writes headnotes."""
+    """A loaded model that writes headnotes: one, or many together if the rows of its cache can be joined."""
 
     def __init__(
-        self,
-        base: BaseModel,
-        adapter: Path | None,
-        tokenizer: PreTrainedTokenizerBase,
-        plan: Plan,
-        stop_id: int,
-        quantization: Quantization | None = None,
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], slots: int | None = None
     ) -> None:
         """
         Args:
-            adapter: A checkpoint folder with an adapter to put on the base, None for a whole model.
-            stop_id: The token that ends the assistant's turn; the generation config's own ends count too.
-            quantization: The 4-bit form of the base that the adapter was trained on.
+            stop_ids: The tokens that end a headnote.
+            slots: Headnotes that are written together; None: as many as the machine does well.
         """
-        dtype, device = torch_dtype(plan.dtype), own_device(plan)
-        how = four_bits(quantization, dtype) if quantization is not None else None
-        model = load_model(base, dtype, device, plan.attention, how)
-        self.model: Any = with_adapter(model, adapter) if adapter else model
-        self.model.eval()
-        if device.type == "cpu":
-            tune(self.model)
+        self.model, self.tokenizer, self.stop_ids = model, tokenizer, stop_ids
+        if model.device.type == "cpu":
+            tune(model)
+        self.decoder = Decoder(model, stop_ids, slots) if rows_can_join(model) else None
         self._last = LastPrompt()
-        self.tokenizer = tokenizer
-        self.stop_ids = stop_ids(self.model, stop_id)
+
+    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
+        """The headnotes as they are done, each with its prompt's name."""
+        if self.decoder is None:
+            for prompt in prompts:
+                yield prompt.name, self.write_one(prompt, sampling, _ignore)
+            return
+        rows = (RowState(prompt.name, prompt.ids, prompt.seed) for prompt in prompts)
+        for row in self.decoder.write(rows, sampling):
+            yield row.name, self._headnote(row.written)
 
     @torch.inference_mode()
     def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:
-        """Continue a prompt until the turn ends or the limit is reached, telling each piece as it comes.
+        """Continue a prompt until the turn ends or the limit is reached, reporting each piece as it comes.
 
         Of a prompt that is `kept`, what it shares with the one before is not read again.
         """
-        torch.manual_seed(prompt.seed)
         ids = torch.tensor([prompt.ids], device=self.model.device)
-        plain = rows_can_join(self.model)
-        cache = self._last.begin(prompt.ids) if prompt.kept and plain else None
+        cache = self._last.begin(prompt.ids) if prompt.kept and self.decoder is not None else None
+        chooser = Chooser(sampling)
         output = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
+            max_new_tokens=sampling.max_new_tokens,
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
             streamer=_Pieces(self.tokenizer, emit),
+            logits_processor=LogitsProcessorList([chooser.of_row(RowState(prompt.name, prompt.ids, prompt.seed))]),
             **{CACHE: cache},
-            **sampling.options(),
+            **NOTHING_ELSE,
         )
         if cache is not None:
             self._last.keep(prompt.ids, cache)
-        return self.headnote(output[0, len(prompt.ids) :].tolist())
+        return self._headnote(output[0, len(prompt.ids) :].tolist())
 
-    def headnote(self, written: list[int]) -> Headnote:
+    def _headnote(self, written: list[int]) -> Headnote:
         """Tokens as text; one that the limit cut off says so."""
         finished = bool(written) and written[-1] in self.stop_ids
         text = str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
         return Headnote(text, "stop" if finished else "length", len(written))
 
 
-class BatchWriter:
-    """A writer of many headnotes: together, or one after the other with a model whose rows cannot be joined."""
-
-    def __init__(self, writer: Writer, slots: int | None = None) -> None:
-        self.writer = writer
-        self.decoder = Decoder(writer.model, writer.stop_ids, slots) if rows_can_join(writer.model) else None
-
-    def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
-        """The headnotes as they are done, each with its prompt's name."""
-        if self.decoder is None:
-            for prompt in prompts:
-                yield prompt.name, self.writer.write_one(prompt, sampling, _nobody)
-            return
-        rows = (RowState(prompt.name, prompt.ids, prompt.seed) for prompt in prompts)
-        for row in self.decoder.write(rows, sampling):
-            yield row.name, self.writer.headnote(row.written)
+# All are given, so that a model's own generation config decides nothing: the chooser does.
+NOTHING_ELSE: dict[str, Any] = {
+    "do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0,
+}  # fmt: skip
 
 
-def _nobody(event: Event) -> None:
-    """Tell no one."""
+def _ignore(event: Event) -> None:
+    """A listener that shows nothing."""
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]

@@ -53,7 +53,9 @@ def _one_by_one(model: Any, sampling: Sampling, stop_ids: list[int]) -> dict[int
             attention_mask=torch.ones_like(ids),
             eos_token_id=stop_ids,
             pad_token_id=0,
-            **sampling.options(),
+            max_new_tokens=sampling.max_new_tokens,
+            repetition_penalty=sampling.repetition_penalty,
+            do_sample=False,
         )
         found[row.name] = written[0, len(row.prompt) :].tolist()
     return found
@@ -290,17 +292,16 @@ def test_a_model_whose_rows_cannot_be_joined_writes_them_one_by_one(
     """Convolutions keep a state that is no keys and values; rotations of `dynamic` follow the longest row."""
     from headnote_cli.generation.decoder import rows_can_join
     from headnote_cli.generation.sampling import Prompt
-    from headnote_cli.generation.writer import BatchWriter, Writer
+    from headnote_cli.generation.writer import Writer
 
     model = _other(family, **keys)
     assert not rows_can_join(model)
-    writer = Writer.__new__(Writer)
-    writer.model, writer.tokenizer, writer.stop_ids = model, gemma_tokenizer, [499]
+    writer = Writer(model, gemma_tokenizer, [499])
     prompts = [Prompt(row.name, row.prompt, [], row.seed) for row in _rows()]
     sampling = Sampling(max_new_tokens=6)
-    written = {name: headnote.text for name, headnote in BatchWriter(writer).write(prompts, sampling)}
+    written = {name: headnote.text for name, headnote in writer.write(prompts, sampling)}
     alone = _one_by_one(model, sampling, [499])
-    assert written == {name: writer.headnote(tokens).text for name, tokens in alone.items()}
+    assert written == {name: writer._headnote(tokens).text for name, tokens in alone.items()}
 
 
 @pytest.mark.parametrize("drawn", [Sampling(6), Sampling(6, temperature=1.5, seed=3)])
@@ -308,7 +309,6 @@ def test_one_decision_in_several_languages_is_read_once(
     drawn: Sampling, model: Any, gemma_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Candidates too; and a prompt that is not kept is left to transformers."""
-    from headnote_cli.generation.decoder import LastPrompt
     from headnote_cli.generation.sampling import Prompt
     from headnote_cli.generation.writer import Writer
 
@@ -320,9 +320,7 @@ def test_one_decision_in_several_languages_is_read_once(
         return forward(*arguments, input_ids=input_ids, **options)
 
     monkeypatch.setattr(model, "forward", counting)
-    writer = Writer.__new__(Writer)
-    writer.model, writer.tokenizer, writer.stop_ids = model, gemma_tokenizer, [499]
-    writer._last = LastPrompt()
+    writer = Writer(model, gemma_tokenizer, [499])
     decision = _rows()[0].prompt
     asked = [[*decision, 7, 8, 9], [*decision, 7, 11], [*decision, 7, 11], _rows()[1].prompt]
 

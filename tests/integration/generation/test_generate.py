@@ -158,7 +158,7 @@ def test_the_papers_preset_asks_and_draws_as_published(
     assert user.startswith("Leading decision:\n```")
     assert user.endswith("```\n\nGenerate a headnote in French for the leading decision above.")
     assert slds(*arguments, "--preset", "slds-paper", "--num-candidates", 2).exit_code == 0
-    assert [drawn.seed for _, drawn in asked] == [2025, 2025, 2026]
+    assert [prompt.seed for prompt, _ in asked] == [2025, 2025, 2026]
     both = slds(*arguments, "--preset", "slds-paper", "--temperature", 0.5)
     assert both.exit_code == 2
     assert "leave the other options of sampling out" in both.stderr

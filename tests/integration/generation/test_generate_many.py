@@ -231,7 +231,7 @@ def test_each_of_a_launchers_processes_writes_on_its_own_gpu(
     for rank, index in (("2", 2), ("5", 1)):  # more processes than GPUs share them
         monkeypatch.setenv("LOCAL_RANK", rank)
         for quantization in (None, in_four_bits):
-            generation.Writer(MagicMock(), None, MagicMock(), plan, 1, quantization)
+            generation.load_to_write(MagicMock(), None, plan, quantization)
             _, _, device, _, how = loads[-1]
             assert device == torch.device("cuda", index)
             assert (how is None) == (quantization is None)
@@ -338,7 +338,7 @@ def test_a_disk_that_fails_at_any_point_loses_no_row(
 
     def write(output: Path) -> list[int]:
         backend = Echo()
-        monkeypatch.setattr(generate_many, "_backend", lambda *_: backend)
+        monkeypatch.setattr(generate_many, "backend_of", lambda *_: backend)
         with contextlib.suppress(OSError, Killed):
             options = generate_many.ManyOptions(output=output, sampling=Sampling(), model=str(model))
             generate_many.generate_many(loaded, rows, lambda _: None, options)
