@@ -313,15 +313,15 @@ def test_kill_9_and_the_same_command_end_in_the_same_file(
 
 
 class Echo:
-    """Writes the place of each row, from the last to the first; `written` are those it was done with."""
+    """Writes the seed of each row, from the last to the first; `written` are those it was done with."""
 
     def __init__(self) -> None:
         self.written: list[int] = []
 
     def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote]]:
-        for prompt in sorted(prompts, key=lambda one: -one.name.request.place):
-            yield prompt.name, Headnote(f"Regeste {prompt.name.request.place} ≤ Höhe", "stop", 3)
-            self.written.append(prompt.name.request.place)
+        for prompt in sorted(prompts, key=lambda one: -one.name.request.seed):
+            yield prompt.name, Headnote(f"Regeste {prompt.name.request.seed} ≤ Höhe", "stop", 3)
+            self.written.append(prompt.name.request.seed)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

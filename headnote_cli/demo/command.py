@@ -1,0 +1,116 @@
+"""`slds demo`: every command as a user would type it, and what came of it. Steps that were done are not done again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headnote_cli.config.assets import assets_root
+from headnote_cli.config.layers import load_config
+from headnote_cli.demo.model import PACKAGE, make_model
+from headnote_cli.errors import SldsError
+from headnote_cli.events import Listener, Note
+from headnote_cli.runs.folders import RECORD, checkpoints, output_dir, read_metrics
+
+CONFIG = "configs/demo.yaml"
+WORDS = ("--lang", "de", "--max-new-tokens", "112")
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo made, and where."""
+
+    decision: Path
+    before: str  # the headnote before training
+    after: str
+    base: Path
+    quantized_layers: int
+    losses: list[float]  # by step
+    checkpoint: Path
+    merged: Path
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+def demo(emit: Listener, shows_output: bool = True) -> DemoReport:
+    """Go from a decision to a headnote in the working directory.
+
+    Args:
+        shows_output: Whether the commands print to stdout.
+
+    Raises:
+        UsageError: The `gguf` package is not installed.
+        UnreachableError: The model cannot be fetched.
+        SldsError: A command failed; it has said why.
+    """
+    started = time.monotonic()
+    config = load_config(Path(CONFIG), [])
+    run, base = output_dir(config), Path(str(config.settings.model_name_or_path))
+    if not (base / "config.json").is_file():
+        emit(Note(f"making {base} out of {PACKAGE}"))
+        make_model(base)
+    slds = _runner(emit, shows_output)
+    decision = _decision(run.parent)
+    slds("preview-prompts", "--config", CONFIG, "-n", "1")
+    slds("check-memory", "--config", CONFIG)
+    before = _headnote(slds, decision, base, run.with_name("before.json"))
+    slds("train", "--config", CONFIG)
+    checkpoint = checkpoints(run)[-1].path
+    merged = checkpoint.with_name(f"{checkpoint.name}-merged")
+    if not merged.is_dir():
+        slds("merge", "--checkpoint", checkpoint.name, "--config", CONFIG, "--verify")
+    after = _headnote(slds, decision, merged, run.with_name("after.json"))
+    record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    return DemoReport(
+        decision=decision,
+        before=before,
+        after=after,
+        base=base,
+        quantized_layers=int(record["model"]["quantized_layers"]),
+        losses=[float(line["loss"]) for line in read_metrics(run) if "loss" in line],
+        checkpoint=checkpoint,
+        merged=merged,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _runner(emit: Listener, shows_output: bool) -> Callable[..., str]:
+    """What shows a command, runs it, and returns its JSON where it prints one."""
+
+    def slds(*arguments: str) -> str:
+        emit(Note(f"\n$ slds {shlex.join(arguments)}"))
+        captured = "--json" in arguments or not shows_output
+        command = [sys.executable, "-m", "headnote_cli", *arguments]
+        result = subprocess.run(command, stdout=subprocess.PIPE if captured else None, text=True, check=False)
+        if result.returncode:
+            raise SldsError(f"slds {arguments[0]} ended with exit code {result.returncode}")
+        return result.stdout or ""
+
+    return slds
+
+
+def _decision(folder: Path) -> Path:
+    """The first French decision of the fictional test rows, as a text file."""
+    lines = (assets_root() / "samples/slds/test.jsonl").read_text(encoding="utf-8").splitlines()
+    row = next(row for row in map(json.loads, lines) if row["decision_language"] == "fr")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "decision.txt"
+    file.write_text(row["decision"], encoding="utf-8")
+    return file
+
+
+def _headnote(slds: Callable[..., str], decision: Path, model: Path, kept: Path) -> str:
+    """The headnote that a model writes for the decision, kept in a file."""
+    if not kept.is_file():
+        arguments = ("--decision", str(decision), *WORDS, "--model", str(model), "--config", CONFIG, "--json")
+        kept.write_text(slds("generate", *arguments), encoding="utf-8")
+    return str(json.loads(kept.read_text(encoding="utf-8"))["headnote"])

@@ -1,0 +1,124 @@
+"""The README's example and pictures, out of what `make demo` made.
+
+- docs/run.svg: what `slds train` shows, replayed from the run's record by Rich's SVG export.
+- docs/review.png: the page of `slds review` in a browser (needs a chromium).
+- The block between the two marks of README.md: a decision's beginning and the headnote it became.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
+from headnote_cli.machine.plan import PlanRow
+from headnote_cli.screen.console import SMOOTHING, Screen, duration, step_facts
+from headnote_cli.screen.training import plan_view, training_view
+from headnote_cli.training.record import report_of
+
+OUTPUT = Path("demo_output")
+RUN = OUTPUT / "run"
+README = Path("README.md")
+MARKS = ("<!-- example: written by scripts/pictures.py -->\n", "<!-- end of example -->\n")
+SIZE = {"width": 1280, "height": 720}  # of the browser's window, in pixels
+
+
+def main() -> None:
+    if not (OUTPUT / "after.json").is_file():
+        sys.exit("run `make demo` first: the pictures show what it made")
+    draw_run(Path("docs/run.svg"))
+    draw_page(Path("docs/review.png"))
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    README.write_text(f"{before}{MARKS[0]}{example()}{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
+def example() -> str:
+    """A decision's beginning, and its headnote with what the decision says of its citations."""
+    headnote = json.loads((OUTPUT / "after.json").read_text(encoding="utf-8"))
+    decision = " ".join((OUTPUT / "decision.txt").read_text(encoding="utf-8").split())[:420].rsplit(" ", 1)[0]
+    cited = headnote["citations"]
+    lines = [
+        *textwrap.wrap(f"{decision} …", 100),
+        "",
+        "→ German headnote of the demo's model, which has 135 million parameters and saw ten rows:",
+        *textwrap.wrap(headnote["headnote"] + (" […]" if headnote["finish_reason"] == "length" else ""), 100),
+        "",
+        f"citations in the decision   {', '.join(cited['found']) or 'none'}",
+        f"in part                     {', '.join(cited['partly']) or 'none'}",
+        f"not in the decision         {', '.join(cited['unsupported']) or 'none'}",
+    ]
+    return "\n".join(["```text", *lines, "```", ""])
+
+
+def draw_page(target: Path) -> None:
+    """The first headnote of the demo on the page of `slds review`."""
+    from playwright.sync_api import sync_playwright
+
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.review.command import review
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        sys.exit("docs/review.png takes a chromium")
+    predictions = OUTPUT / "headnotes.jsonl"
+    if not predictions.is_file():
+        sys.exit("run the commands that `make demo` names first: the picture shows their headnotes")
+    with tempfile.TemporaryDirectory() as folder:
+        page_file = Path(folder) / "review.html"
+        review(load_config(Path("configs/demo.yaml"), []), predictions, page_file)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport=SIZE)
+            page.goto(page_file.resolve().as_uri())
+            page.wait_for_timeout(500)
+            page.screenshot(path=target)
+            browser.close()
+
+
+def draw_run(target: Path) -> None:
+    record = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
+    entries = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [entry for entry in entries if "loss" in entry]
+    metrics = record["metrics"]
+    plan = tuple(PlanRow(**row) for row in record["plan"])
+
+    screen = Screen()
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    recorder: Any = Console(file=io.StringIO(), record=True, width=96, force_terminal=False, **plain)
+    screen.err = recorder
+    recorder.print("$ slds train --config configs/demo.yaml", style="bold")
+    recorder.print(plan_view(plan))
+    screen.listen(TrainingStarted(steps[-1]["step"], 0))
+    smoothed = steps[0]["loss"]
+    for before, entry in zip([{"num_tokens": 0}, *steps], steps, strict=False):
+        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * entry["loss"]
+        share = metrics["seconds"] / len(steps)
+        rate = (entry["num_tokens"] - before["num_tokens"]) / share
+        left = share * (len(steps) - entry["step"])
+        if entry["step"] % 5 == 0:
+            event = StepDone(
+                entry["step"], len(steps), entry["loss"], entry["learning_rate"], entry["grad_norm"], rate, left
+            )
+            screen.note(
+                f"step {event.step}/{event.total_steps} · {step_facts(event, smoothed)} · {duration(left)} left"
+            )
+        if entry["step"] % 10 == 0:
+            screen.listen(Saved(entry["step"], RUN / f"checkpoint-{entry['step']}"))
+    for entry in entries:
+        if "eval_loss" in entry:
+            screen.listen(Evaluated(entry["step"], entry["eval_loss"], math.exp(entry["eval_loss"])))
+    recorder.print(training_view(report_of(RUN, record, plan), "configs/demo.yaml"))
+    target.write_text(recorder.export_svg(title="slds train"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
