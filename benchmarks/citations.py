@@ -30,7 +30,7 @@ from typing import Any
 
 from headnote_cli.data.row_files import stream_rows
 from headnote_cli.law.citations import Citation, check, citations, cited_by
-from headnote_cli.law.document import considerations
+from headnote_cli.law.document import structure
 from headnote_cli.law.language import LANGUAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +118,7 @@ def in_the_decision(rows: Rows, sample: int) -> None:
 
 def impossible(decision: str) -> list[str]:
     """Numbers of considerations that a decision cannot have; none where it shows no numbers."""
-    headings = [part.number for part in considerations(decision)]
+    headings = [part.number for part in structure(decision).considerations if re.fullmatch(r"[\d.]+", part.number)]
     parts: dict[str, int] = {}  # of each consideration, its last part; of the decision, its last consideration
     for heading in headings:
         above, _, last = heading.rpartition(".")

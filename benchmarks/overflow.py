@@ -21,7 +21,7 @@ from typing import Any
 from headnote_cli.data.row_files import stream_rows
 from headnote_cli.data.shortening import CUT_MARK, Cut, shorten
 from headnote_cli.law.citations import citations
-from headnote_cli.law.document import Consideration, considerations
+from headnote_cli.law.document import Consideration, structure
 
 CHARACTERS_A_TOKEN, PROMPT_AND_HEADNOTE = 3.56, 700
 LENGTHS = (8192, 4096, 2048)
@@ -61,7 +61,7 @@ def kept_share(part: Consideration, text: str, kept: str) -> float:
 def survival(row: dict[str, Any], kept: str) -> tuple[list[float], list[float]]:
     """Shares of the considerations and articles named in the headnote."""
     text, named = row["decision"], citations(row["headnote"])
-    parts = considerations(text)
+    parts = structure(text).considerations
     shares = []
     for citation in named:
         if citation.kind == "consideration":
@@ -99,7 +99,7 @@ def main() -> None:
         print(f"nothing to measure: the real decisions are not in {options.folder}")
         return
     rows = [(row, pseudo_tokens(row["decision"])) for row in decisions(options.folder, options.extra)]
-    structured = sum(len(considerations(row["decision"])) > 1 for row, _ in rows)
+    structured = sum(len(structure(row["decision"]).considerations) > 1 for row, _ in rows)
     print(f"{len(rows)} decisions, {structured} with numbered considerations; of those that overflow:")
     print("length  strategy    decisions  considerations  articles")
     for length in LENGTHS:

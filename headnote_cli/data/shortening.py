@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from headnote_cli.law.document import Consideration, considerations, sentence_ends
+from headnote_cli.law.document import Consideration, sentence_ends, structure
 
 Cut = Literal["structure", "middle", "end"]
 Offsets = Sequence[tuple[int, int]]  # start and end character of each token
@@ -56,9 +56,10 @@ def inserted_marks(text: str, shorter: str) -> list[int]:
 
 def _by_structure(text: str, offsets: Offsets, budget: int) -> str | None:
     """Facts out, then the longest considerations shortened to the one length at which all fit."""
-    parts = considerations(text)
-    if len(parts) < 2:
+    read = structure(text)
+    if read.law is None:
         return None
+    parts = read.considerations
     starts = [start for start, _ in offsets]
 
     def tokens(begin: int, end: int) -> int:

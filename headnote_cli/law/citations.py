@@ -14,8 +14,8 @@ from itertools import zip_longest
 from typing import Literal
 
 from headnote_cli.law.acts import base, is_known
-from headnote_cli.law.articles import ANCHOR, MONTHS, CitationPath, acts_by_date, read_articles, read_date, read_parts
-from headnote_cli.law.document import CITING, considerations
+from headnote_cli.law.articles import ANCHOR, CitationPath, acts_by_date, read_articles, read_date, read_parts
+from headnote_cli.law.document import Consideration, structure
 from headnote_cli.law.plain import plain
 
 CitationKind = Literal["article", "consideration", "decision", "docket", "act"]
@@ -77,20 +77,8 @@ _NEXT_DECISION = {
     for name, (_, number) in _COLLECTIONS.items()
 }
 _RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
-# The number of a consideration stands after a sentence or another number, and a sentence follows; one without parts
-# has its full stop: `3.`, `3. -`, `3.1`.
-_HEADING = re.compile(
-    r"(?:(?<=^)|(?<=[^\w\s,(/–-]\s)|(?<=\n)|(?<=Erwägungen\s)|(?<=\d\s)|(?<=\d\.\s))"
-    r"(?P<number>[1-9]\d?(?=\.[\s-])|[1-9]\d?(?:\.[1-9]\d?){1,6})\.?(?:\s?-)?\s"
-    rf"(?!\s?(?:{MONTHS})\b)(?=\s{{0,3}}(?![a-zà-ü]{{2}}[^)])[\w(\[\"«„….§])"
-)
-# The last word before a number that is an article's, a note's or another consideration's: `l'art`, `N`.
-_CITES = CITING | {"§", "§§", "n", "rz", "fn"}
-_LETTERED = re.compile(r"(?P<main>\d{1,2})\.?(?P<letter>[a-z]{1,2})(?:/.*)?")
 _FF = 10  # `ff.` names no end
 NEAR = 400  # characters behind an article, up to the next, where `Abs. 1` alone is one of its paragraphs
-# Other numbers between two headings; what a number left out costs, in headings, and a start after the first number.
-LOOK_BACK, GAP_COST, LATE_START = 60, 0.2, 1.0
 _FUNCTION_WORDS = {
     "de": re.compile(r"\b(?:Abs|Ziff|und|der|die|E|BGE)\b"),
     "fr": re.compile(r"\b(?:al|let|et|les?|des|ATF)\b"),
@@ -333,41 +321,33 @@ class Cited:
 
     @cached_property
     def counted(self) -> list[tuple[str, int]]:
-        """The headings of the considerations, each with its place: of all numbers the run that counts best."""
-        text = self._plain.text
-        first = next((part.start for part in considerations(text)), 0)
-        numbers = [
-            (match["number"], self._plain.place(*match.span("number"))[0])
-            for match in _HEADING.finditer(text, first)
-            if not _is_cited(text[max(0, match.start() - 20) : match.start()])
-        ]
-        return [numbers[index] for index in _counting([number for number, _ in numbers])]
+        """The numbers of the considerations, each with its place."""
+        parts = structure(self._plain.text).considerations
+        return [(part.number, self._plain.place(part.start, part.start + 1)[0]) for part in parts if part.number]
 
     @cached_property
-    def _numbers(self) -> frozenset[str]:
-        """The numbers of the decision's considerations and of those that they lie in."""
-        return frozenset(number for heading, _ in self.counted for number in _upwards(heading))
+    def _places(self) -> dict[str, int]:
+        """Where the considerations begin, by each name of theirs."""
+        places: dict[str, int] = {}
+        for number, start in self.counted:
+            for name in Consideration(number, start, start).names:
+                places.setdefault(name, start)
+        return places
 
     def _heading(self, number: str) -> tuple[int, int] | None:
         """Where a consideration begins, else the one that it lies in."""
-        letter = _LETTERED.fullmatch(number)
-        number = letter["main"] if letter else number
-        for wanted in (number, number.rpartition(".")[0]):
-            for heading, start in self.counted:
-                if wanted in _upwards(heading):
-                    return start, start + len(heading)
+        for name in (number, _above(number)):
+            if name in self._places:
+                start = self._places[name]
+                heading = next(heading for heading, place in self.counted if place == start)
+                return start, start + len(heading)
         return None
 
     def _consideration(self, citation: Citation) -> Status:
         number = citation.path[0][1]
-        letter = _LETTERED.fullmatch(number)
-        if letter:
-            lettered = re.search(rf"(?<!\w){letter['letter']}\)", self._plain.text) is not None
-            there = letter["main"] in self._numbers
-            return "found" if there and lettered else "partly" if there else "missing"
-        if number in self._numbers:
+        if number in self._places:
             return "found"
-        return "partly" if number.rpartition(".")[0] in self._numbers else "missing"
+        return "partly" if _above(number) in self._places else "missing"
 
 
 def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
@@ -382,32 +362,6 @@ def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
             for path, start, stop in read_parts(text, span.end, end, last.path, last.act, language):
                 found.append(Span(start, stop, (replace(last, path=path),)))
     return found
-
-
-def _counting(numbers: list[str]) -> list[int]:
-    """The indices of the longest run in which each number is greater than the one before, less what it leaves out."""
-    parts = [tuple(map(int, number.split("."))) for number in numbers]
-    length = [-LATE_START - GAP_COST * _left_out((), number) if index else 0.0 for index, number in enumerate(parts)]
-    before = [-1] * len(parts)
-    for index, number in enumerate(parts):
-        for other in range(max(0, index - LOOK_BACK), index):
-            if parts[other] < number and length[other] + 1 > length[index]:
-                longer = length[other] + 1 - GAP_COST * _left_out(parts[other], number)
-                if longer > length[index]:
-                    length[index], before[index] = longer, other
-    index = max(range(len(parts)), key=lambda i: length[i], default=-1)
-    run = []
-    while index >= 0:
-        run.append(index)
-        index = before[index]
-    return run[::-1]
-
-
-def _left_out(old: tuple[int, ...], new: tuple[int, ...]) -> int:
-    """How many numbers are left out up to a greater one: from 2.3 none to 2.3.1, 2.4 or 3, one to 2.5 or 3.2."""
-    same = next((depth for depth, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), len(old))
-    first = old[same] + 1 if same < len(old) else 1
-    return new[same] - first + sum(part - 1 for part in new[same + 1 :])
 
 
 def _supports(cited: Citation, citation: Citation) -> bool | None:
@@ -431,16 +385,9 @@ def _same_article(cited: Citation, first: tuple[str, str]) -> bool:
     return label == first[0] and (first[1] in _ends(number) or _covers(number, first[1]))
 
 
-def _is_cited(before: str) -> bool:
-    """Whether a number after these words is an article's, a page's or another consideration's."""
-    word = before.split()[-1:]
-    return bool(word) and re.split("[(«'’]", word[0].lower().rstrip("."))[-1] in _CITES
-
-
-def _upwards(number: str) -> list[str]:
-    """`2.3.1`, `2.3` and `2` for `2.3.1`."""
-    parts = number.split(".")
-    return [".".join(parts[: length + 1]) for length in range(len(parts))]
+def _above(number: str) -> str:
+    """The consideration that one lies in: `3.2` for `3.2.1`, `3b` for `3b/aa`, `3` for `3b`."""
+    return re.sub(r"(?:\.\d+|/?[a-z]+)$", "", number)
 
 
 def _ends(value: str) -> list[str]:

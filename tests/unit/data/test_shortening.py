@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.data.shortening import CUT_MARK, Offsets, inserted_marks, shorten
-from headnote_cli.law.document import considerations, sentence_ends
+from headnote_cli.law.document import Consideration, sentence_ends, structure
 from tests.conftest import examples, real_rows, sample_rows
+
+def considerations(text: str) -> list[Consideration]:
+    """The numbered considerations of a decision that says where they begin."""
+    read = structure(text)
+    return [part for part in read.considerations if part.number and read.law is not None]
+
 
 DECISIONS = [row["decision"] for row in sample_rows("train")[::3]]
 
