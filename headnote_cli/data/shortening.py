@@ -8,7 +8,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from headnote_cli.law.document import Consideration, sentence_ends, structure
+from headnote_cli.law.document import Consideration, structure
+from headnote_cli.law.sentences import sentence_ends
 
 Cut = Literal["structure", "middle", "end"]
 Offsets = Sequence[tuple[int, int]]  # start and end character of each token
@@ -24,20 +25,27 @@ def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
         offsets: Start and end character of each token of `text`.
         budget: Tokens that may stay, marks included.
         cut: `end` cuts the end off, `middle` the middle out. `structure` leaves out the facts, then sentences from
-            the inside of the longest considerations; a decision without numbered considerations is cut as `middle`.
+            the inside of the longest considerations; a decision that does not say where its law begins is cut as
+            `middle`.
 
     Cuts fall on sentence ends where one is near, on spaces otherwise, never inside a word.
     """
+    begin = 0
     if cut == "structure":
-        shorter = _by_structure(text, offsets, budget)
-        if shorter is not None:
-            return shorter
-    room = max(0, budget - MARK_TOKENS)
+        read = structure(text)
+        if read.law is not None:
+            shorter = _by_structure(text, offsets, budget, read.considerations)
+            if shorter is not None:
+                return shorter
+            begin = bisect_left(offsets, (read.law, read.law))  # no sentence fits: at least the facts go
+    room = max(0, budget - MARK_TOKENS * (2 if begin else 1))
     head = room if cut == "end" else (room + 1) // 2
     tail = room - head
-    start = _cut_before(text, offsets[head][0] if head < len(offsets) else len(text))
+    start = _cut_before(text, offsets[begin + head][0] if begin + head < len(offsets) else len(text))
     stop = _cut_after(text, offsets[len(offsets) - tail][0]) if tail else len(text)
-    return " ".join(part for part in (text[:start].rstrip(), CUT_MARK, text[stop:].lstrip()) if part)
+    first = offsets[begin][0] if begin < len(offsets) else len(text)
+    kept = (CUT_MARK if begin else "", text[first : max(first, start)].strip(), CUT_MARK, text[stop:].lstrip())
+    return " ".join(part for part in kept if part)
 
 
 def inserted_marks(text: str, shorter: str) -> list[int]:
@@ -54,12 +62,8 @@ def inserted_marks(text: str, shorter: str) -> list[int]:
     return found
 
 
-def _by_structure(text: str, offsets: Offsets, budget: int) -> str | None:
-    """Facts out, then the longest considerations shortened to the one length at which all fit."""
-    read = structure(text)
-    if read.law is None:
-        return None
-    parts = read.considerations
+def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Consideration]) -> str | None:
+    """Facts out, then the longest considerations shortened to the one length at which all fit; None if none does."""
     starts = [start for start, _ in offsets]
 
     def tokens(begin: int, end: int) -> int:
@@ -68,12 +72,13 @@ def _by_structure(text: str, offsets: Offsets, budget: int) -> str | None:
     pieces = [_sentences(text, part) for part in parts]
     sizes = [[tokens(begin, end) for begin, end in sentences] for sentences in pieces]
     room = budget - MARK_TOKENS  # of the facts
-    cap = _largest(max(sum(size) for size in sizes), lambda cap: sum(_kept_size(size, cap) for size in sizes) <= room)
+    longest = max((sum(size) for size in sizes), default=0)
+    cap = _largest(longest, lambda cap: sum(_kept_size(size, _keep(size, cap)) for size in sizes) <= room)
     kept = [_keep(size, cap) for size in sizes]
+    left = _fill(sizes, kept, room - sum(map(_kept_size, sizes, kept)))
     if not any(any(flags) for flags in kept):
         return None
     # What is left over goes to the facts' beginning: who quarrels about what.
-    left = room - sum(_kept_size(size, cap) for size in sizes)
     facts_end = parts[0].start
     opening = _cut_before(text, offsets[min(left, len(offsets) - 1)][0]) if tokens(0, facts_end) > left > 40 else 0
     if tokens(0, facts_end) <= left:
@@ -82,6 +87,22 @@ def _by_structure(text: str, offsets: Offsets, budget: int) -> str | None:
     for sentences, flags in zip(pieces, kept, strict=True):
         spans += [span for span, flag in zip(sentences, flags, strict=True) if flag]
     return _joined(text, spans)
+
+
+def _fill(sizes: Sequence[Sequence[int]], kept: Sequence[list[bool]], left: int) -> int:
+    """Keep further sentences beside those that are kept, the longest that fits first; what is left then, in tokens."""
+    while True:
+        beside = [
+            (size[index], place, index)
+            for place, (size, flags) in enumerate(zip(sizes, kept, strict=True))
+            for index, flag in enumerate(flags)
+            if not flag and any(flags[max(0, index - 1) : index + 2]) and size[index] <= left
+        ]
+        if not beside:
+            return left
+        size, place, index = max(beside)
+        kept[place][index] = True
+        left -= size
 
 
 def _sentences(text: str, part: Consideration) -> list[tuple[int, int]]:
@@ -112,9 +133,8 @@ def _keep(sizes: list[int], cap: int) -> list[bool]:
     return kept
 
 
-def _kept_size(sizes: list[int], cap: int) -> int:
-    """Tokens that a consideration takes under a cap, a mark included where anything is left out."""
-    kept = _keep(sizes, cap)
+def _kept_size(sizes: Sequence[int], kept: Sequence[bool]) -> int:
+    """Tokens of what is kept of a consideration, a mark included where anything is left out."""
     return sum(size for size, flag in zip(sizes, kept, strict=True) if flag) + (0 if all(kept) else MARK_TOKENS)
 
 

@@ -1,9 +1,9 @@
-"""A decision's structure: where its law begins, its considerations, and where its sentences end."""
+"""A decision's structure: where its law begins, and its considerations."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,12 +19,6 @@ from headnote_cli.law.headings import (
     is_cited,
 )
 
-# Words before a full stop that do not end a sentence, in the three languages.
-ABBREVIATIONS = frozenset(
-    "art abs al cpv lit let bst ziff ch n nr no e consid c cons bge atf dtf bzw vgl cf cfr z b d h u a p pp s ss ff f "
-    "segg sog resp etc dr prof fr chf usw ca seg par para rz cit op a.a.o recte".split()
-)
-_SENTENCE_END = re.compile(r"([\w.)»\]]*)[.!?][»\")\]]*(?=\s)|(?=\n)")
 # Of a run of headings: how many others may stand between two; what a number left out costs, in headings; what it costs
 # not to begin with the first.
 LOOK_BACK, GAP_COST, LATE_START = 60, 0.2, 1.0
@@ -240,11 +234,3 @@ def _left_out(old: Count, new: Count) -> int:
     same = next((depth for depth, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), len(old))
     first = old[same] + 1 if same < len(old) else 1
     return new[same] - first + sum(part - 1 for part in new[same + 1 :])
-
-
-def sentence_ends(text: str, start: int, stop: int) -> Iterator[int]:
-    """Positions in `[start, stop]` just after a sentence or at a line's end; legal abbreviations end none."""
-    for match in _SENTENCE_END.finditer(text, max(0, start), min(len(text), stop + 1)):
-        word = (match[1] or "").lstrip("(«").lower()
-        if match.end() <= stop and not (word in ABBREVIATIONS or word.isdigit() or (len(word) == 1 and word.isalpha())):
-            yield match.end()

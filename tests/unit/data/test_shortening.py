@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.data.shortening import CUT_MARK, Offsets, inserted_marks, shorten
-from headnote_cli.law.document import Consideration, sentence_ends, structure
+from headnote_cli.law.document import Consideration, structure
+from headnote_cli.law.sentences import sentence_ends
 from tests.conftest import examples, real_rows, sample_rows
 
 def considerations(text: str) -> list[Consideration]:
