@@ -29,7 +29,7 @@ OUTPUT = Path("demo_output")
 RUN = OUTPUT / "run"
 README = Path("README.md")
 MARKS = ("<!-- example: written by scripts/pictures.py -->\n", "<!-- end of example -->\n")
-SIZE = {"width": 1280, "height": 720}  # of the browser's window, in pixels
+WIDTH, HEIGHT = 1280, 720  # of the browser's window, in pixels
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def draw_page(target: Path) -> None:
         review(load_config(Path("configs/demo.yaml"), []), predictions, page_file)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport=SIZE)
+            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             page.goto(page_file.resolve().as_uri())
             page.wait_for_timeout(500)
             page.screenshot(path=target)

