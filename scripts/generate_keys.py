@@ -2,7 +2,7 @@
 
 Importing TRL to read a config would cost seconds, so its dataclasses are read here, once a release, with the versions
 of constraints.txt. `--check` prints how the keys of the installed versions, which may be others, differ from those that
-slds knows (headnote_cli/config/key_versions.py), and exits with 1 if they do.
+slds knows, and exits with 1 if they do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from headnote_cli.config.key_versions import AddedKeys, version_fault
 from headnote_cli.config.upstream_keys import ModelKeys, TrainingKeys
 
 TARGET = Path(__file__).resolve().parents[1] / "headnote_cli" / "config" / "upstream_keys.py"
@@ -99,8 +98,7 @@ def differences() -> list[str]:
     module: dict[str, typing.Any] = {}
     exec(compile(generated(), "generated", "exec", dont_inherit=True), module)
     installed = fields(module["ModelKeys"], module["TrainingKeys"])
-    known = fields(ModelKeys, TrainingKeys, AddedKeys)
-    known = {key: field for key, field in known.items() if version_fault(key) is None}
+    known = fields(ModelKeys, TrainingKeys)
     different = [key for key in known.keys() | installed.keys() if repr(known.get(key)) != repr(installed.get(key))]
     return [f"{key}: known as {known.get(key)}, installed as {installed.get(key)}" for key in sorted(different)]
 

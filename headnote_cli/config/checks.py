@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from headnote_cli.config.key_versions import version_fault
 from headnote_cli.config.keys import FORMS, RANGES, SHARE_OR_STEPS, Settings
 from headnote_cli.config.problems import Entry, Origin, Problems, brief
 from headnote_cli.config.renamed import RENAMED
@@ -28,7 +27,6 @@ def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
         settings = Settings.model_validate({key: value for key, value in values.items() if key not in faults})
     sound = [key for key in entries if key not in faults]
     faults |= {key: fault for key in sound if (fault := _value_fault(key, getattr(settings, key)))}
-    faults |= {key: fault for key in entries if (fault := version_fault(key))}
     for key, message in faults.items():
         problems.add(entries[key].origin, message)
     doubtful = faults.keys() | {nearest(key) for key in faults}

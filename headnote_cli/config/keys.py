@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from headnote_cli.config.key_versions import AddedKeys
 from headnote_cli.config.upstream_keys import ModelKeys, TrainingKeys
 
 Overflow = Literal["structure", "middle", "end", "drop", "error"]
@@ -40,7 +39,7 @@ class DataKeys(BaseModel):
     early_stopping: int | None = None  # evaluations without improvement after which a run ends
 
 
-class Settings(DataKeys, ModelKeys, TrainingKeys, AddedKeys):
+class Settings(DataKeys, ModelKeys, TrainingKeys):
     """Every key that a config may hold, typed. Unknown keys and other types are errors."""
 
     model_config = ConfigDict(

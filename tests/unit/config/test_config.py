@@ -15,7 +15,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.config.key_versions import VERSIONS, Versions
 from headnote_cli.config.keys import FORMS, RANGES, Settings
 from headnote_cli.config.layers import Config, as_yaml, load_config
 from headnote_cli.config.renamed import GONE, RENAMED
@@ -133,31 +132,6 @@ def test_all_faults_are_told_at_once_with_line_and_column(tmp_path: Path) -> Non
     assert "config.yaml:5:1: `lora_dropout: 3.0` is out of range: 0 to 1" in message
     assert "config.yaml:7:1: `bf16` and `fp16` exclude each other" in message
     assert "config.yaml:8:1: `warmup_ratio: 1` is not a share from 0 to below 1" in message
-
-
-@pytest.mark.parametrize("value", ["true", "7"])
-@pytest.mark.parametrize(
-    ("versions", "reason"),
-    [
-        (Versions("transformers", first="5.24"), "is known from transformers 5.24 on; 5.23.0 is installed"),
-        (Versions("transformers", end="5.23"), "was removed in transformers 5.23; 5.23.0 is installed"),
-    ],
-)
-def test_a_key_that_the_installed_version_lacks_is_reported_with_the_versions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: Versions, reason: str, value: str
-) -> None:
-    monkeypatch.setattr("headnote_cli.config.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
-    monkeypatch.setitem(VERSIONS, "use_cache", versions)
-    assert f"config.yaml:1:1: `use_cache` {reason}" in refusal(tmp_path, f"use_cache: {value}\n")
-    assert load(tmp_path, "lora_r: 8\n").settings.lora_r == 8
-
-
-def test_a_key_of_some_versions_is_taken_where_the_installed_one_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headnote_cli.config.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
-    monkeypatch.setitem(VERSIONS, "use_cache", Versions("transformers", first="5.3", end="5.24"))
-    assert load(tmp_path, "use_cache: true\n").settings.use_cache
 
 
 @pytest.mark.parametrize("line", ["use_peft: 7", "use_pef: true"])
