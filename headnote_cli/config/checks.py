@@ -5,15 +5,25 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from headnote_cli.config.keys import FORMS, RANGES, SHARE_OR_STEPS, Settings
+from headnote_cli.config.keys import FORMS, RANGES, SHARE_OR_STEPS, Settings, kinds
 from headnote_cli.config.problems import Entry, Origin, Problems, brief
 from headnote_cli.config.renamed import RENAMED
 
 YAML_1_1_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
+WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+    NoneType: "null",
+}
 
 
 def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
@@ -53,8 +63,7 @@ def _value_fault(key: str, value: Any) -> str | None:
 
 def _yaml_1_1(key: str, value: object) -> object:
     """`yes`, `on`, `no` and `off` where a key takes nothing but a boolean."""
-    info = Settings.model_fields.get(key)
-    if isinstance(value, str) and info is not None and info.annotation in (bool, bool | None):
+    if isinstance(value, str) and kinds(key) in ({bool}, {bool, NoneType}):
         return YAML_1_1_BOOLEANS.get(value.lower(), value)
     return value
 
@@ -85,26 +94,15 @@ def nearest(key: str) -> str | None:
 
 def _allowed(key: str, given: object) -> str:
     """What a key takes, in words; of a long list of choices, those near to what was given."""
-    annotation = str(Settings.model_fields[key].annotation)
-    literals = [
-        choice.strip("'") for group in re.findall(r"Literal\[([^\]]*)\]", annotation) for choice in group.split(", ")
-    ]
-    if len(literals) > 12:
-        near = difflib.get_close_matches(str(given), literals, n=5, cutoff=0.3) or literals[:5]
-        literals = [*near, f"… ({len(literals)} in all)"]
-    plain = re.sub(r"(typing\.)?Literal\[[^\]]*\]", "", annotation)
-    words = {
-        "str": "text",
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "dict": "a mapping",
-        "list": "a list",
-    }
-    names = [word for name, word in words.items() if re.search(rf"\b{name}\b", re.sub(r"\[.*?\]", "", plain) or plain)]
-    if "None" in annotation:
-        names.append("null")
-    return " or ".join(([f"one of {', '.join(literals)}"] if literals else []) + names)
+    types = kinds(key)
+    parts = {part for kind in types for part in (kind, *get_args(kind)) if get_origin(part) is Literal}
+    choices = [str(choice) for part in parts for choice in get_args(part)]
+    if len(choices) > 12:
+        near = difflib.get_close_matches(str(given), choices, n=5, cutoff=0.3) or choices[:5]
+        choices = [*near, f"… ({len(choices)} in all)"]
+    plain = {get_origin(kind) or kind for kind in types}
+    words = [word for kind, word in WORDS.items() if kind in plain]
+    return " or ".join(([f"one of {', '.join(choices)}"] if choices else []) + words)
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:

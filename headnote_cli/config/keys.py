@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,6 +46,15 @@ class Settings(DataKeys, ModelKeys, TrainingKeys):
     model_config = ConfigDict(
         extra="forbid", strict=True, defer_build=False, frozen=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+
+def kinds(key: str) -> set[Any]:
+    """The types that a key takes (`str`, `list[str]`, `Literal[…]`, `NoneType` …); none where there is no such key."""
+    info = Settings.model_fields.get(key)
+    if info is None:
+        return set()
+    is_union = get_origin(info.annotation) in (Union, UnionType)
+    return set(get_args(info.annotation)) if is_union else {info.annotation}
 
 
 def own_defaults(settings: Settings) -> dict[str, object]:

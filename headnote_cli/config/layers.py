@@ -149,9 +149,7 @@ def _layers(file: Path, problems: Problems, inside: tuple[Path, ...] = ()) -> It
     if base is not None and not isinstance(base.value, str):
         problems.add(base.origin, f"`extends: {brief(base.value)}` is not the name of a file")
     elif base is not None:
-        target = (
-            locate(base.value, file.parent) if not (file.parent / base.value).exists() else file.parent / base.value
-        )
+        target = locate(str(file.parent / base.value)) or locate(base.value)
         if target is None or not target.is_file():
             problems.add(base.origin, f"`extends`: there is no file {base.value}")
         elif target.resolve() in chain:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
-from headnote_cli.config.keys import Settings
+from headnote_cli.config.keys import kinds
 from headnote_cli.config.problems import Entry, Origin, Problems
 from headnote_cli.config.renamed import RENAMED
 from headnote_cli.errors import ConfigError
@@ -104,7 +104,8 @@ def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Pr
 def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
     """What a key is given; where it takes text, the text as written: the commit 7e44914 is not a number."""
     value = loader.construct_object(node, deep=True)
-    if not _takes_text(RENAMED.get(key, key)):
+    types = kinds(RENAMED.get(key, key))
+    if not types or not types <= {str, list[str], NoneType}:
         return value
     if isinstance(node, yaml.SequenceNode):
         return [_spelling(inner, one) for inner, one in zip(node.value, value, strict=True)]
@@ -114,13 +115,6 @@ def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
 def _spelling(node: yaml.Node, value: Any) -> Any:
     """A scalar as it is written; null stays null."""
     return node.value if isinstance(node, yaml.ScalarNode) and value is not None else value
-
-
-def _takes_text(key: str) -> bool:
-    """Whether a key takes text or a list of texts and nothing else, or null."""
-    info = Settings.model_fields.get(key)
-    kinds = get_args(info.annotation) or (info.annotation,) if info else (None,)
-    return set(kinds) <= {str, list[str], NoneType}
 
 
 def _place(file: Path, mark: yaml.Mark) -> Origin:
