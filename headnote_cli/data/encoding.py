@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
 from headnote_cli.config.keys import Overflow
+from headnote_cli.config.layers import Config
 from headnote_cli.data.prompts import Conversation, Message, PromptTemplates, RowFields, canonical
 from headnote_cli.data.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
-from headnote_cli.data.sources import language_pair
 from headnote_cli.errors import ConfigError, DataError
 
 ENCODING_VERSION = 5  # raise it whenever the same row and settings would give other ids or counts
@@ -62,91 +61,6 @@ class Encoded:
         """The row for the trainer: `input_ids` and `labels`, equally long, prompt labels ignored."""
         labels = [IGNORED] * len(self.prompt_ids) + self.completion_ids
         return {"input_ids": self.prompt_ids + self.completion_ids, "labels": labels}
-
-
-@dataclass
-class Lengths:
-    """What reading rows did to them, counted."""
-
-    prompt: list[int] = field(default_factory=list)
-    completion: list[int] = field(default_factory=list)
-    rows_cut: int = 0
-    rows_dropped: int = 0
-    rows_bad: int = 0
-    tokens_cut: int = 0
-    tokens_dropped: int = 0
-
-    def add(self, encoded: Encoded | int) -> None:
-        """Count one row; a number is the tokens of one that `overflow: drop` left out."""
-        if isinstance(encoded, int):
-            self.rows_dropped += 1
-            self.tokens_dropped += encoded
-            return
-        self.prompt.append(len(encoded.prompt_ids))
-        self.completion.append(len(encoded.completion_ids))
-        self.tokens_cut += encoded.cut
-        self.rows_cut += encoded.cut > 0
-
-    def summary(self) -> dict[str, Any]:
-        """Counts and quantiles, ready for JSON."""
-        return {
-            "rows": len(self.prompt) + self.rows_dropped + self.rows_bad,
-            "rows_cut": self.rows_cut,
-            "rows_dropped": self.rows_dropped,
-            "rows_bad": self.rows_bad,
-            "tokens_cut": self.tokens_cut,
-            "tokens_dropped": self.tokens_dropped,
-            "prompt_tokens": quantiles(self.prompt),
-            "completion_tokens": quantiles(self.completion),
-        }
-
-
-class LengthReport:
-    """Lengths of all rows, and by language pair."""
-
-    def __init__(self) -> None:
-        self.all = Lengths()
-        self.pairs: dict[str, Lengths] = {}
-
-    def add(self, row: Mapping[str, Any], encoded: Encoded | int) -> None:
-        """Count one row."""
-        for lengths in self._of(row):
-            lengths.add(encoded)
-
-    def add_bad(self, row: Mapping[str, Any]) -> None:
-        """Count a row that was skipped for its faults."""
-        for lengths in self._of(row):
-            lengths.rows_bad += 1
-
-    def _of(self, row: Mapping[str, Any]) -> list[Lengths]:
-        pair = language_pair(dict(row))
-        return [self.all] if pair is None else [self.all, self.pairs.setdefault(pair, Lengths())]
-
-    def summary(self) -> dict[str, Any]:
-        """The whole, with `pairs` and a `histogram` of sequence lengths in eight equal steps, ready for JSON."""
-        totals = [prompt + completion for prompt, completion in zip(self.all.prompt, self.all.completion, strict=True)]
-        pairs = {pair: lengths.summary() for pair, lengths in sorted(self.pairs.items())}
-        return self.all.summary() | {"pairs": pairs, "histogram": histogram(totals)}
-
-
-def histogram(values: Sequence[int], steps: int = 8) -> list[tuple[int, int]]:
-    """Upper bound and count of equal steps from 0 to the largest value."""
-    if not values:
-        return []
-    width = -(-max(values) // steps) or 1
-    counts = [0] * steps
-    for value in values:
-        counts[min(steps - 1, max(0, value - 1) // width)] += 1
-    return [(width * (index + 1), count) for index, count in enumerate(counts)]
-
-
-def quantiles(values: Sequence[int]) -> dict[str, int] | None:
-    """Median, 90th percentile and maximum (nearest rank), None for no values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    at = {"median": 0.5, "p90": 0.9, "max": 1.0}
-    return {name: ordered[max(0, -(-len(ordered) * int(share * 100) // 100) - 1)] for name, share in at.items()}
 
 
 class Encoder:
@@ -214,20 +128,12 @@ class Encoder:
         encoded = self.encode_or_measure(row)
         return None if isinstance(encoded, int) else encoded
 
-    def encode_or_measure(self, row: RowFields) -> Encoded | int:
-        """The training sequence of a row; of one that `overflow: drop` leaves out, how many tokens it has.
-
-        Raises:
-            DataError: As `encode`.
-        """
-        return self._fitted(row, with_completion=True, room=0)
-
     def encode_prompt(self, row: RowFields, room: int = 0) -> Encoded | None:
         """The prompt alone, with `room` tokens left below `max_length` for what the model will write.
 
         With `room` equal to the completion's length this is exactly the prompt of `encode`.
         """
-        encoded = self._fitted(row, with_completion=False, room=room)
+        encoded = self.encode_or_measure(row, with_completion=False, room=room)
         return None if isinstance(encoded, int) else encoded
 
     def turn_end_id(self) -> int:
@@ -248,7 +154,8 @@ class Encoder:
             )
         return ends[0]
 
-    def _fitted(self, row: RowFields, with_completion: bool, room: int) -> Encoded | int:
+    def encode_or_measure(self, row: RowFields, with_completion: bool = True, room: int = 0) -> Encoded | int:
+        """As `encode` or `encode_prompt`; of a row that `overflow: drop` leaves out, how many tokens it has."""
         row = {name: canonical(value) for name, value in row.items()}  # what is cut is what the templates write
         limit = None if self.max_length is None else self.max_length - room
         if limit is not None and self.cut is not None and self._surely_longer(row, limit):
@@ -378,6 +285,12 @@ class Encoder:
         pieces = [piece for piece in text.split(seam) if piece]
         encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         return [token for encoding in encodings for token in encoding.ids]
+
+
+def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Tokenizer) -> Encoder:
+    """The encoder that a config describes; training and preview take it, generation the one of the model's record."""
+    settings = config.settings
+    return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
 
 
 def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], ...]:

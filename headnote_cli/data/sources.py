@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
-import hashlib
-import itertools
 import os
 import random
 import re
@@ -13,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headnote_cli.config.layers import Config
 from headnote_cli.data.hub_layout import NO_DATA, declared_files, declared_subsets, default_subset, layout
@@ -77,7 +74,7 @@ def sound(row: Row | DataError) -> Row:
     return row
 
 
-def language_pair(row: Row) -> str | None:
+def language_pair(row: Mapping[str, Any]) -> str | None:
     """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
     pair = [row.get(name) for name in LANGUAGES]
     return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
@@ -130,52 +127,6 @@ def load_split(config: Config, split: str) -> Rows:
         found = ", ".join(source.splits)
         raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {found}")
     return source.read(name)
-
-
-def available_splits(config: Config) -> dict[str, Rows]:
-    """Those of train, eval and test that the config and the data set give, by role."""
-    found = {}
-    for role in ("train", "eval", "test"):
-        with contextlib.suppress(ConfigError, UnreachableError):
-            found[role] = load_split(config, role)
-    return found
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Decisions that two splits share: by `decision_id`, and by the text itself."""
-
-    splits: tuple[str, str]
-    ids: list[str]
-    texts: int
-
-    def __str__(self) -> str:
-        first, second = self.splits
-        named = f" ({', '.join(self.ids[:3])}{' …' if len(self.ids) > 3 else ''})" if self.ids else ""
-        return f"{first} and {second} share {len(self.ids)} decision_ids{named} and {self.texts} decision texts"
-
-
-def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
-    """Decisions that stand in more than one split, so that evaluation would see what training saw."""
-    ids: dict[str, set[str]] = {}
-    texts: dict[str, set[bytes]] = {}
-    for role, rows in splits.items():
-        ids[role], texts[role] = set(), set()
-        with contextlib.suppress(UnreachableError):  # no row of the language pair in this split
-            for row in (row for _, row in rows.stream() if isinstance(row, dict)):
-                named = decision_id(row)
-                if named is not None:
-                    ids[role].add(named)
-                if isinstance(row.get(text_field), str):
-                    text = row[text_field].strip().encode(errors="replace")
-                    texts[role].add(hashlib.blake2b(text, digest_size=16).digest())
-    found = []
-    for first, second in itertools.combinations(splits, 2):
-        shared = sorted(ids[first] & ids[second])
-        same = len(texts[first] & texts[second])
-        if shared or same:
-            found.append(Leak((first, second), shared, same))
-    return found
 
 
 def row_fault(

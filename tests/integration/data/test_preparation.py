@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from headnote_cli.config.layers import load_config
-from headnote_cli.data.encoding import Encoder
+from headnote_cli.data.encoding import Encoder, encoder_for
+from headnote_cli.data.leaks import leaks
 from headnote_cli.data.prompts import PromptTemplates
-from headnote_cli.data.report import encoder_for
-from headnote_cli.data.sources import leaks, load_split
+from headnote_cli.data.sources import load_split
 from headnote_cli.errors import DataError
 from tests.commands import slds
 from tests.conftest import PROMPTS, ROOT, sample_rows

@@ -69,8 +69,8 @@ def trainer(tiny_training: Callable[..., Path]) -> Callable[..., Any]:
     def build(**keys: Any) -> Any:
 
         from headnote_cli.config.layers import load_config
+        from headnote_cli.data.encoding import encoder_for
         from headnote_cli.data.preparation import prepare
-        from headnote_cli.data.report import encoder_for
         from headnote_cli.data.sources import load_split
         from headnote_cli.machine.plan import resolve
         from headnote_cli.models.base import base_model, load_tokenizer

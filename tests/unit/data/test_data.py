@@ -18,13 +18,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.config.layers import load_config
+from headnote_cli.data.leaks import leaks
 from headnote_cli.data.row_files import SUFFIXES, plain, stream_rows
 from headnote_cli.data.sources import (
     Rows,
     _Source,
     _split_off,
     decision_id,
-    leaks,
     load_split,
     row_fault,
     sample_id,
