@@ -98,7 +98,8 @@ def read_decision(path: Path, raw: bytes | None = None, language: str | None = N
 
 def _read(raw: bytes, path: Path) -> tuple[str, str | None]:
     """The text, and a note if it is not plain UTF-8."""
-    if _is_pdf(raw, path):
+    # Some PDFs have a few bytes before their mark.
+    if raw.startswith(b"%PDF-") or (path.suffix.lower() == ".pdf" and b"%PDF-" in raw[:1024]):
         return _pdf_text(raw, path)
     unmarked = raw.removeprefix(codecs.BOM_UTF8).lstrip()
     for start, content, name in OTHER_FORMATS:
@@ -115,11 +116,7 @@ def _read(raw: bytes, path: Path) -> tuple[str, str | None]:
 
 
 def _decoded(raw: bytes, path: Path) -> tuple[str, str | None]:
-    """The characters of a file, and a note if it is not sound UTF-8.
-
-    Raises:
-        DataError: It is not a text file.
-    """
+    """The characters of a file, and a note if it is not sound UTF-8."""
     wide = _wide_encodings(raw)
     for encoding in wide:
         with suppress(UnicodeDecodeError):
@@ -158,18 +155,8 @@ def _not_utf8(raw: bytes) -> tuple[str, str]:
     return raw.decode("cp1252", errors="replace"), "not UTF-8, read as Latin-1 (Windows-1252)"
 
 
-def _is_pdf(raw: bytes, path: Path) -> bool:
-    """Whether a PDF begins here; some have a few bytes before it."""
-    return raw.startswith(b"%PDF-") or (path.suffix.lower() == ".pdf" and b"%PDF-" in raw[:1024])
-
-
 def _pdf_text(raw: bytes, path: Path) -> tuple[str, str]:
-    """The text of all pages, and a note.
-
-    Raises:
-        UsageError: A package is missing.
-        DataError: It is damaged, needs a password, or is made of pictures.
-    """
+    """The text of all pages, and a note."""
     with package("pypdf", "pdf", "reading a PDF", str(path), ", or save the decision as plain text"):
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, FileNotDecryptedError
@@ -235,11 +222,7 @@ class _Page(HTMLParser):
 
 
 def _html_text(text: str, path: Path) -> str:
-    """What a page says, without its menus and scripts.
-
-    Raises:
-        DataError: It cannot be parsed.
-    """
+    """What a page says, without its menus and scripts."""
     page = _Page()
     try:
         page.feed(text)

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from headnote_cli.config.layers import Config
-from headnote_cli.data.sources import Rows, decision_id, load_split
+from headnote_cli.data.fields import decision_id
+from headnote_cli.data.sources import Rows, load_split
 from headnote_cli.errors import ConfigError, UnreachableError
 from headnote_cli.runs.files import read_json, write_json
 

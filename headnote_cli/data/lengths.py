@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headnote_cli.data.encoding import Encoded
-from headnote_cli.data.sources import Rows, language_pair
+from headnote_cli.data.fields import language_pair
+from headnote_cli.data.sources import Rows
 from headnote_cli.errors import DataError
 
 

@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from headnote_cli.data.encoding import IGNORED, Encoded, Encoder
+from headnote_cli.data.fields import row_fault, sample_id
 from headnote_cli.data.lengths import LengthReport
 from headnote_cli.data.row_files import Located
-from headnote_cli.data.sources import Rows, row_fault, sample_id
+from headnote_cli.data.sources import Rows
 from headnote_cli.errors import DataError
 from headnote_cli.runs.files import read_json, write_json
 

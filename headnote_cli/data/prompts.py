@@ -194,11 +194,7 @@ class PromptTemplates:
         return Conversation(self.prompt(row), self._message("assistant", row))
 
     def _message(self, role: str, row: RowFields) -> list[Message]:
-        """A role's message; none where there is nothing to say.
-
-        Raises:
-            DataError: There is nothing to say, and the role must.
-        """
+        """A role's message; none where there is nothing to say and the role may be silent."""
         text = self._render(role, row) if role in self._templates else ""
         if text.strip():
             return [{"role": role, "content": text}]
@@ -217,19 +213,24 @@ class PromptTemplates:
                 return text
             fault = DataError(f"the template writes more than {LONGEST_TEXT:,} characters", self._place(role))
         except FAILURES as error:
-            fault = DataError(self._told(error, row), self._place(role, error))
+            fault = DataError(self._reason(error, row), self._place(role, error))
         # Outside of the handler, so that the frames of the error go, and with them whatever filled the memory.
         raise fault
 
-    def _told(self, error: Exception, row: RowFields) -> str:
+    @staticmethod
+    def _reason(error: Exception, row: RowFields) -> str:
         """Why a template did not render a row."""
         if isinstance(error, OutOfTimeError):
             return f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
         if isinstance(error, MemoryError):
             return "the template takes more memory on this row than there is"
-        if isinstance(error, UndefinedError):
-            return self._undefined(error, row)
-        return f"the template fails on this row: {error}"
+        if not isinstance(error, UndefinedError):
+            return f"the template fails on this row: {error}"
+        message = error.message or "undefined variable"
+        quoted = message.split("'")
+        near = difflib.get_close_matches(quoted[1], list(row), n=1) if len(quoted) > 2 else []
+        hint = f"; did you mean `{near[0]}`?" if near else ""
+        return f"{message}{hint} (the row has: {', '.join(row)})"
 
     def _place(self, role: str, error: BaseException | None = None) -> str:
         """File and line of the template in which the innermost frame of the error lies."""
@@ -240,14 +241,6 @@ class PromptTemplates:
                 file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno
             trace = trace.tb_next
         return f"{file}:{line}" if line else file
-
-    @staticmethod
-    def _undefined(error: UndefinedError, row: RowFields) -> str:
-        message = error.message or "undefined variable"
-        quoted = message.split("'")
-        near = difflib.get_close_matches(quoted[1], list(row), n=1) if len(quoted) > 2 else []
-        hint = f"; did you mean `{near[0]}`?" if near else ""
-        return f"{message}{hint} (the row has: {', '.join(row)})"
 
 
 def copy_prompts(source: Path, target: Path) -> None:

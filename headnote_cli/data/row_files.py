@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -23,6 +24,7 @@ SUFFIXES = (*KINDS, *(kind + packed for kind in KINDS if kind != ".parquet" for 
 SEPARATORS = (";", "\t", ",", "|")
 KIND_HINT = f"kinds: {' '.join(KINDS)}, all but parquet also with {' or '.join(PACKED)}"
 JSON_HINT = "a JSON file is a list of objects; JSON lines hold one object on each line"
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged or missing file raises
 LFS_POINTER = b"version https://git-lfs"
 UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
@@ -55,7 +57,7 @@ def stream_rows(*files: Path) -> Iterator[Located]:
                 yield located
         except FileNotFoundError as error:
             raise UsageError("there is no such file", str(file)) from error
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+        except UNREADABLE as error:
             raise DataError(f"cannot be read: {error}", str(file)) from error
     if empty:
         raise DataError("holds no rows", ", ".join(map(str, files)))
@@ -63,11 +65,10 @@ def stream_rows(*files: Path) -> Iterator[Located]:
 
 def encoding_note(file: Path) -> str | None:
     """What is to be said about the encoding of a file; None if it is Unicode, or where reading it will fail."""
-    try:
-        told = _kind(file)[0] in TABLES and _encoding(file) == "cp1252"
-    except (OSError, EOFError, ValueError, zlib.error):
-        return None
-    return f"{file.name} is not UTF-8: it is read as Windows-1252" if told else None
+    with contextlib.suppress(*UNREADABLE):
+        if _kind(file)[0] in TABLES and _encoding(file) == "cp1252":
+            return f"{file.name} is not UTF-8: it is read as Windows-1252"
+    return None
 
 
 def plain(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
@@ -76,9 +77,7 @@ def plain(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
     Args:
         classes: The names by `ClassLabel` column; `datasets` writes a missing label as -1.
     """
-    values = {
-        column: None if isinstance(value, float) and math.isnan(value) else value for column, value in row.items()
-    }
+    values = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
     for column, names in classes.items():
         number = values.get(column)
         if isinstance(number, int) and number >= len(names):
@@ -131,9 +130,9 @@ def _encoding(file: Path) -> str:
     """UTF-8, -16 or -32 by the mark at the start or the zeros in the first characters; a table may be Windows-1252."""
     with _binary(file) as stream:
         head = stream.read(4)
-        found = json.detect_encoding(head)
-        is_1252 = found == "utf-8" and _kind(file)[0] in TABLES and not _is_utf8(head, stream)
-    return "cp1252" if is_1252 else found
+        encoding = json.detect_encoding(head)
+        is_1252 = encoding == "utf-8" and _kind(file)[0] in TABLES and not _is_utf8(head, stream)
+    return "cp1252" if is_1252 else encoding
 
 
 def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
@@ -148,23 +147,19 @@ def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """The lines of a text file with the ends that they have.
-
-    Raises:
-        DataError: One of them is not text in the file's encoding.
-    """
+    """The lines of a text file with the ends that they have."""
     encoding, number = _encoding(file), 0
-    told = "Windows-1252" if encoding == "cp1252" else encoding[:6].upper().rstrip("-")
+    name = "Windows-1252" if encoding == "cp1252" else encoding[:6].upper().rstrip("-")
     with io.TextIOWrapper(_binary(file), encoding, "surrogateescape", newline="") as stream:
         try:
             for number, line in enumerate(stream, 1):
                 if not is_encodable(line):  # bytes that cannot be decoded come as halves of surrogate pairs
-                    raise DataError(f"is not {told}", f"{file}:{number}", "save the file as UTF-8")
+                    raise DataError(f"is not {name}", f"{file}:{number}", "save the file as UTF-8")
                 if "\0" in line:
                     raise DataError("holds a zero byte, so it is no text", f"{file}:{number}", "write the file anew")
                 yield line
         except UnicodeDecodeError as error:
-            raise DataError(f"is not {told}", f"{file}:{number + 1}", "save the file as UTF-8") from error
+            raise DataError(f"is not {name}", f"{file}:{number + 1}", "save the file as UTF-8") from error
 
 
 def _read_json(file: Path) -> Iterator[Located]:
@@ -196,11 +191,7 @@ def _json_object(text: str, where: str) -> Row | DataError:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value, with None for NaN, which libraries write where a number is missing.
-
-    Raises:
-        ValueError: It is not valid, or an object names a field twice.
-    """
+    """A JSON value, with None for NaN, which libraries write where a number is missing."""
     return json.loads(text, object_pairs_hook=_fields, parse_constant=lambda _: None)
 
 

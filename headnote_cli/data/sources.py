@@ -6,13 +6,14 @@ import fnmatch
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headnote_cli.config.layers import Config
+from headnote_cli.data.fields import decision_id, language_pair
 from headnote_cli.data.hub_layout import NO_DATA, declared_files, declared_subsets, default_subset, layout
 from headnote_cli.data.row_files import (
     KIND_HINT,
@@ -20,7 +21,6 @@ from headnote_cli.data.row_files import (
     Located,
     Row,
     encoding_note,
-    is_encodable,
     is_row_file,
     plain,
     stem,
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 SPLIT_SEED = 42  # the workshop's
 READING = "2"  # raise it whenever the same files would give other rows
-LANGUAGES = ("decision_language", "headnote_language")
-CHAT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "completion")
 
 
 @dataclass(frozen=True)
@@ -74,31 +72,6 @@ def sound(row: Row | DataError) -> Row:
     return row
 
 
-def language_pair(row: Mapping[str, Any]) -> str | None:
-    """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
-    pair = [row.get(name) for name in LANGUAGES]
-    return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
-
-
-def decision_id(row: Row) -> str | None:
-    """The `decision_id` of a row as text, None where it has none."""
-    return _identifier(row.get("decision_id"))
-
-
-def sample_id(row: Row) -> str | None:
-    """The `sample_id` of a row as text, None where it has none."""
-    return _identifier(row.get("sample_id"))
-
-
-def _identifier(value: object) -> str | None:
-    """Text or a whole number. 12.0 is 12: pandas writes a column of numbers with gaps so. A blank or NaN is no id."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
-        return None
-    return re.sub(r"^(\d+)\.0$", r"\1", str(value))
-
-
 def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[Located]:
     """The rows of a file, else of a split of the config's data set, each with its place."""
     return stream_rows(file) if file is not None else load_split(config, split).stream()
@@ -121,53 +94,12 @@ def load_split(config: Config, split: str) -> Rows:
     if split not in names:
         return source.read(split)
     name = names[split]
-    if names["eval"] is None and split in _split_off_roles(names):
+    if names["eval"] is None and (split != "test" or name is None):
         return _split_off(source, names, split)
     if name is None:
         found = ", ".join(source.splits)
         raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {found}")
     return source.read(name)
-
-
-def row_fault(
-    row: Row, used: Iterable[str], text_fields: Iterable[str], overflow_field: str = "decision"
-) -> str | None:
-    """What is wrong with the fields that the templates use, None if nothing is.
-
-    A field that is missing, None or empty is left to the templates, which may not need it; but there is no row without
-    the text that may be cut, and a language is named.
-
-    Args:
-        used: Fields of the templates.
-        text_fields: Fields that must be text, as `overflow_field` must; others may be numbers.
-    """
-    text_fields = {*text_fields, overflow_field}
-    chat = _chat_column(row)
-    if chat is not None and not text_fields <= row.keys():
-        return (
-            f"the row is a chat (`{chat}`), but the templates make the messages, and need the fields "
-            f"{', '.join(sorted(used))}: write the texts of the messages into these fields"
-        )
-    for name in used:
-        value = row.get(name, "")
-        if name in (overflow_field, *LANGUAGES) and name in row and (value is None or not str(value).strip()):
-            return f"field `{name}` is empty"
-        if value is None:
-            continue
-        if isinstance(value, str) and not is_encodable(value):
-            return f"field `{name}` is not valid Unicode"
-        allowed: tuple[type, ...] = (str,) if name in text_fields or name in LANGUAGES else (str, int, float)
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            return f"field `{name}` is not text but {type(value).__name__}"
-        if name in LANGUAGES and not any(character.isalpha() for character in str(value)):
-            return f"field `{name}` is not a language but `{value}`"
-    return None
-
-
-def _chat_column(row: Row) -> str | None:
-    """The column that holds a list of chat messages, None if there is none."""
-    columns = (name for name in CHAT_COLUMNS if isinstance(row.get(name), list))
-    return next((name for name in columns if row[name] and all(isinstance(turn, dict) for turn in row[name])), None)
 
 
 @dataclass(frozen=True)
@@ -199,11 +131,6 @@ def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
     # A lone file has no split names: whatever the config calls them, it is the training split.
     alone = source.splits == ("train",) and source.other_names.isdisjoint(names.values())
     return {"train": "train", "eval": None, "test": None} if alone else names
-
-
-def _split_off_roles(names: dict[str, str | None]) -> tuple[str, ...]:
-    """The splits that come out of the training rows where no evaluation split is named."""
-    return ("train", "eval") if names["test"] else ("train", "eval", "test")
 
 
 def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows:
@@ -313,11 +240,9 @@ def _by_name(path: Path) -> _Source:
 def _row_files(path: Path) -> list[Path]:
     """The files of rows in a folder and below it; none of those that are hidden or that describe a data set."""
     files = (file for file in path.rglob("*") if is_row_file(file) and file.name not in NO_DATA and file.is_file())
-    return sorted(file for file in files if not any(map(_is_hidden, file.relative_to(path).parts)))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__"))
+    return sorted(
+        file for file in files if not any(name.startswith((".", "__")) for name in file.relative_to(path).parts)
+    )
 
 
 def _from_files(
@@ -327,13 +252,13 @@ def _from_files(
     notes: tuple[str, ...] = (),
 ) -> _Source:
     files = {**other_names, **splits}
-    told = [encoding_note(file) for file in sorted({file for of in files.values() for file in of})]
+    encodings = map(encoding_note, sorted({file for paths in files.values() for file in paths}))
     return _Source(
         name,
         tuple(splits),
         lambda split: stream_rows(*files[split]),
         lambda split: " ".join((READING, *map(sha256, files[split]))),
-        (*notes, *(note for note in told if note)),
+        (*notes, *filter(None, encodings)),
         frozenset(other_names),
     )
 

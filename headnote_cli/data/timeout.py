@@ -27,6 +27,11 @@ class _Watchdog:
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
+        """Run the body for at most `seconds`.
+
+        Raises:
+            OutOfTimeError: It took longer.
+        """
         thread = threading.get_ident()
         with self._lock:
             self._deadlines[thread] = time.monotonic() + seconds
@@ -49,15 +54,4 @@ class _Watchdog:
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
 
 
-_WATCHDOG = _Watchdog()
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Run the body for at most `seconds`.
-
-    Raises:
-        OutOfTimeError: It took longer.
-    """
-    with _WATCHDOG.limit(seconds):
-        yield
+time_limit = _Watchdog().limit

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config.layers import Config
+from headnote_cli.data.fields import decision_id
 from headnote_cli.data.row_files import Row
-from headnote_cli.data.sources import decision_id, located_rows, sound
+from headnote_cli.data.sources import located_rows, sound
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.evaluation.bootstrap import (
     REPLICATES,

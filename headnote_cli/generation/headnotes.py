@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headnote_cli.data.encoding import Encoded, Encoder
+from headnote_cli.data.fields import row_fault
 from headnote_cli.data.row_files import Row
-from headnote_cli.data.sources import row_fault
 from headnote_cli.errors import DataError
 from headnote_cli.generation.sampling import Headnote
 from headnote_cli.law.citations import Status, check

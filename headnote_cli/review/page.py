@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from headnote_cli.data.sources import decision_id
+from headnote_cli.data.fields import decision_id
 from headnote_cli.errors import DataError
 from headnote_cli.generation.predictions import Pair, key_of
 from headnote_cli.law.citations import Cited, Status, spans

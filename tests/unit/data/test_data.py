@@ -18,19 +18,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.config.layers import load_config
+from headnote_cli.data.fields import decision_id, row_fault, sample_id
 from headnote_cli.data.leaks import leaks
 from headnote_cli.data.row_files import SUFFIXES, plain, stream_rows
-from headnote_cli.data.sources import (
-    Rows,
-    _Source,
-    _split_off,
-    decision_id,
-    load_split,
-    row_fault,
-    sample_id,
-    sound,
-    unreachable,
-)
+from headnote_cli.data.sources import Rows, _Source, _split_off, load_split, sound, unreachable
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
 from tests.conftest import examples
 

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.data.encoding import IGNORED, Encoder
+from headnote_cli.data.fields import row_fault
 from headnote_cli.data.lengths import LengthReport, histogram, quantiles
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.data.shortening import CUT_MARK
-from headnote_cli.data.sources import row_fault
 from headnote_cli.errors import ConfigError, DataError
 from tests.conftest import CHAT_TEMPLATE, CHATML, PROMPTS, examples, sample_rows
 
