@@ -55,22 +55,70 @@ class Page:
 
 @dataclass
 class _Decision:
-    """A decision that one or more rows share; `linked` are the places that any of their citations need."""
+    """A decision that one or more rows share, and the segments of their headnotes that cite."""
 
-    cited: Cited
+    number: int
     language: str | None
-    linked: set[Place] = field(default_factory=set)
+    cited: Cited
+    links: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def marks(self) -> list[Place]:
+    def segments(self, headnote: object, language: str) -> list[Segment]:
+        """A headnote in pieces; those that cite know their citations and the places in the decision."""
+        segments: list[Segment] = []
+        if not isinstance(headnote, str):
+            return segments
+        at = 0
+        for span in spans(headnote, language):
+            citations = list(dict.fromkeys(span.citations))
+            cites = [(citation.text, self.cited.status(citation)) for citation in citations]
+            worst = min((status for _, status in cites), key=WORST.index)
+            places = sorted({place for citation in citations for place in self.cited.places(citation)})
+            link = {"text": headnote[span.start : span.end], "status": worst, "cites": cites, "places": places}
+            self.links.append(link)
+            segments += [headnote[at : span.start], link] if span.start > at else [link]
+            at = span.end
+        return segments + ([headnote[at:]] if at < len(headnote) else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision in paragraphs, its marks numbered; from then on, the links name the numbers of their marks."""
+        marks = self._marks()
+        starts = [start for start, _ in marks]
+        for link in self.links:  # where marks would overlap, the one that covers a place stands for it
+            link["places"] = sorted({bisect_right(starts, start) - 1 for start, _ in link["places"]})
+        return {"lang": self.language, "paragraphs": self._paragraphs(marks)}
+
+    def _marks(self) -> list[Place]:
         """All places to be marked, in order and without overlap: what is cited, what is linked, each consideration."""
-        cited = [(span.start, span.end) for span in self.cited.spans]
-        headings = [(start, start + len(number)) for number, start in self.cited.counted]
+        places = {(span.start, span.end) for span in self.cited.spans}
+        places |= {(start, start + len(number)) for number, start in self.cited.counted}
+        places |= {place for link in self.links for place in link["places"]}
         kept: list[Place] = []
-        for start, end in sorted({*cited, *headings, *self.linked}, key=lambda place: (place[0], -place[1])):
+        for start, end in sorted(places, key=lambda place: (place[0], -place[1])):
             if not kept or start >= kept[-1][1]:
                 kept.append((start, end))
         return kept
+
+    def _paragraphs(self, marks: list[Place]) -> list[list[Segment]]:
+        """Paragraphs, one for each consideration; in each, pieces with the number of their mark."""
+        text = self.cited.decision
+        heads = {start: _beginning(text, start, number) for number, start in self.cited.counted}
+        facts = min(heads, default=0)
+        breaks: set[int] = set()
+        for (_, at), (start, _) in itertools.pairwise([(0, 0), *marks, (len(text), len(text))]):
+            breaks |= {match.start() for match in _PARAGRAPH.finditer(text, at, min(start, facts))}
+            breaks.add(max(at, heads.get(start, at)))
+            breaks.discard(at)  # what follows a mark directly stays with it
+        numbers = {start: number for number, (start, _) in enumerate(marks)}
+        paragraphs: list[list[Segment]] = [[]]
+        edges = sorted({0, len(text), *breaks, *itertools.chain(*marks)})
+        for begin, end in itertools.pairwise(edges):
+            if begin in breaks:
+                paragraphs.append([])
+            piece: Segment = text[begin:end]
+            if begin in numbers:
+                piece = {"text": piece, "mark": numbers[begin]} | ({"head": True} if begin in heads else {})
+            paragraphs[-1].append(piece)
+        return paragraphs
 
 
 def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> Page:
@@ -103,37 +151,28 @@ def page_data(pairs: list[Pair], text_field: str) -> dict[str, Any]:
         DataError: A row has no decision.
     """
     decisions: dict[tuple[str, str | None], _Decision] = {}
-    of = [_decision_of(pair, text_field, decisions) for pair in pairs]
     score, scores = _scores(pairs)
-    texts = [
-        (_linked(pair.prediction["headnote"], pair.prediction["lang"], decision), _reference(pair, decision))
-        for pair, decision in zip(pairs, of, strict=True)
-    ]  # first all of these: they say which places of the decisions are linked
-    numbers = {id(decision): number for number, decision in enumerate(decisions.values())}
-    marks = [decision.marks for decision in decisions.values()]
     items = []
-    for pair, decision, (headnote, reference), value in zip(pairs, of, texts, scores, strict=True):
-        number = numbers[id(decision)]
-        shown = {"headnote": _numbered(headnote, marks[number]), "reference": _numbered(reference, marks[number])}
-        checked = {"citations": _citations(headnote), "decision": number, "score": value}
-        items.append(_item(pair) | shown | checked)
-    written = [_written(one, places) for one, places in zip(decisions.values(), marks, strict=True)]
-    return {"score": score, "decisions": written, "items": items}
+    for pair, value in zip(pairs, scores, strict=True):
+        decision = _decision_of(pair, text_field, decisions)
+        lang = pair.prediction["lang"]
+        headnote = decision.segments(pair.prediction["headnote"], lang)
+        texts = {"headnote": headnote, "reference": decision.segments(pair.row.get("headnote"), lang)}
+        cites = [cite for segment in headnote if isinstance(segment, dict) for cite in segment["cites"]]
+        facts = {"citations": list(dict.fromkeys(cites)), "decision": decision.number, "score": value}
+        items.append(_item(pair) | texts | facts)
+    return {"score": score, "decisions": [decision.to_json() for decision in decisions.values()], "items": items}
 
 
 def _decision_of(pair: Pair, text_field: str, decisions: dict[tuple[str, str | None], _Decision]) -> _Decision:
-    """The decision of a row, read once for all rows that share it.
-
-    Raises:
-        DataError: The row has none.
-    """
+    """The decision of a row, read once for all rows that share it."""
     text, language = pair.row.get(text_field), pair.row.get("decision_language")
     if not isinstance(text, str) or not text.strip():
         where = f"the row of sample {pair.prediction['sample_id']}"
         raise DataError(f"has no text in `{text_field}`", where, "`overflow_field` names the decision's field")
     key = (text, language if isinstance(language, str) else None)
     if key not in decisions:
-        decisions[key] = _Decision(Cited(*key), key[1])
+        decisions[key] = _Decision(len(decisions), key[1], Cited(*key))
     return decisions[key]
 
 
@@ -159,61 +198,6 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-def _reference(pair: Pair, decision: _Decision) -> list[Segment]:
-    text = pair.row.get("headnote")
-    return _linked(text, pair.prediction["lang"], decision) if isinstance(text, str) else []
-
-
-def _linked(text: str, language: str, decision: _Decision) -> list[Segment]:
-    """A headnote in pieces; those that cite know their citations and the places in the decision."""
-    segments: list[Segment] = []
-    at = 0
-    for span in spans(text, language):
-        cites = [(one.text, decision.cited.status(one)) for one in dict.fromkeys(span.citations)]
-        places = sorted({place for one in span.citations for place in decision.cited.places(one)})
-        decision.linked.update(places)
-        worst = next(status for status in WORST if any(status == own for _, own in cites))
-        segments += [text[at : span.start]] if span.start > at else []
-        segments.append({"text": text[span.start : span.end], "status": worst, "cites": cites, "places": places})
-        at = span.end
-    return segments + ([text[at:]] if at < len(text) else [])
-
-
-def _citations(segments: list[Segment]) -> list[tuple[str, Status]]:
-    """The citations of a headnote in order, each once, with what the decision says to them now."""
-    return list(dict.fromkeys(cite for one in segments if not isinstance(one, str) for cite in one["cites"]))
-
-
-def _numbered(segments: list[Segment], marks: list[Place]) -> list[Segment]:
-    """The pieces of a headnote with the numbers of the marks that their places became."""
-    return [one if isinstance(one, str) else one | {"places": _numbers(one["places"], marks)} for one in segments]
-
-
-def _numbers(places: list[Place], marks: list[Place]) -> list[int]:
-    """The marks that have these places; where marks would overlap, the one that covers a place stands for it."""
-    starts = [start for start, _ in marks]
-    return sorted({bisect_right(starts, start) - 1 for start, _ in places})
-
-
-def _written(decision: _Decision, marks: list[Place]) -> dict[str, Any]:
-    """A decision in paragraphs, one for each consideration; in each, pieces with the number of their mark."""
-    text = decision.cited.decision
-    heads = {start: _beginning(text, start, number) for number, start in decision.cited.counted}
-    facts = min(heads, default=0)
-    paragraphs: list[list[Segment]] = [[]]
-    at = 0
-    for number, (start, end) in enumerate([*marks, (len(text), len(text))]):
-        breaks = {*_breaks(text, at, min(start, facts)), max(at, heads.get(start, at))} - {at}
-        for begin, stop in itertools.pairwise([at, *sorted(breaks - {start}), start]):
-            paragraphs += [[]] if begin > at else []
-            paragraphs[-1] += [text[begin:stop]] if stop > begin else []
-        paragraphs += [[]] if start in breaks else []
-        head = {"head": True} if start in heads else {}
-        paragraphs[-1] += [{"text": text[start:end], "mark": number} | head] if end > start else []
-        at = end
-    return {"lang": decision.language, "paragraphs": [paragraph for paragraph in paragraphs if paragraph]}
-
-
 def _beginning(text: str, start: int, number: str) -> int:
     """Where the paragraph of a heading begins: before the numbers that it lies in, if they stand there: `4. 4.1`."""
     parts = number.split(".")
@@ -222,11 +206,6 @@ def _beginning(text: str, start: int, number: str) -> int:
         parent = re.search(rf"(?<!\S){re.escape('.'.join(parts[:length]))}\.?\s$", before)
         start -= len(parent[0]) if parent else 0
     return start
-
-
-def _breaks(text: str, start: int, stop: int) -> list[int]:
-    """Where paragraphs begin among the facts, after `start`."""
-    return [match.start() for match in _PARAGRAPH.finditer(text, start, stop) if match.start() > start]
 
 
 def _scores(pairs: list[Pair]) -> tuple[str, list[float | None]]:
