@@ -7,13 +7,16 @@ import json
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from headnote_cli.config.keys import Overflow
 from headnote_cli.config.layers import Config
 from headnote_cli.data.prompts import Conversation, Message, PromptTemplates, RowFields, canonical
 from headnote_cli.data.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
 from headnote_cli.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ENCODING_VERSION = 5  # raise it whenever the same row and settings would give other ids or counts
 IGNORED = -100  # the label that the loss leaves out
@@ -22,18 +25,6 @@ KEPT_TEXTS = 8
 SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
 PROBE = "\uf8ff"  # a character that no chat template writes by itself
 JOINED = "the chat template takes no system message: its text goes before the user message"
-
-
-class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer; this module imports none."""
-
-    chat_template: Any
-    added_tokens_decoder: Any
-    backend_tokenizer: Any  # the fast tokenizer beneath, which gives offsets and lets other threads work
-
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
-
-    def decode(self, token_ids: Any, **options: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,11 @@ class Encoded:
     @property
     def text(self) -> str:
         return self.prompt_text + self.completion_text
+
+    @property
+    def size(self) -> int:
+        """Tokens of prompt and completion."""
+        return len(self.prompt_ids) + len(self.completion_ids)
 
     def messages(self) -> list[dict[str, str]]:
         """The prompt for a server, which renders it with the model's own chat template."""
@@ -72,7 +68,7 @@ class Encoder:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: PreTrainedTokenizerFast,
         templates: PromptTemplates,
         max_length: int | None = None,
         overflow: Overflow = "structure",
@@ -101,10 +97,9 @@ class Encoder:
         self._control = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
         # One decision often stands in several rows, one for each language of the headnote.
         self._offsets = lru_cache(KEPT_TEXTS)(self._token_offsets)
-        self.joins_system = False
-        asked = {"role": "user", "content": "?"}
-        if not self._shows({"role": "system", "content": PROBE}, asked):
-            self.joins_system = self._shows({"role": "user", "content": PROBE})
+        self.joins_system = False  # as long as the template is being tried
+        takes_system = self._shows({"role": "system", "content": PROBE}, {"role": "user", "content": "?"})
+        self.joins_system = not takes_system and self._shows({"role": "user", "content": PROBE})
         self.notes = (JOINED,) if self.joins_system and templates.has_system else ()
 
     def fingerprint(self) -> str:
@@ -144,8 +139,8 @@ class Encoder:
         """
         answer = "Regeste"
         probe = Conversation([{"role": "user", "content": "?"}], [{"role": "assistant", "content": answer}])
-        _, found, after = self._encoded(probe).completion_text.partition(answer)
-        ends = [token for token in self._ids(after, seam="\ue000") if token in self.control_ids] if found else []
+        after = self._encoded(probe).completion_text.partition(answer)[2]
+        ends = [token for token in self._ids(after, seam="\ue000") if token in self.control_ids]
         if not ends:
             raise ConfigError(
                 "the chat template does not close the assistant's turn with a control token, so the model would never "
@@ -161,15 +156,14 @@ class Encoder:
         if limit is not None and self.cut is not None and self._surely_longer(row, limit):
             return self._cut(row, with_completion, limit, self.cut)
         whole = self._encode_row(row, with_completion)
-        size = len(whole.prompt_ids) + len(whole.completion_ids)
-        if limit is None or size <= limit:
+        if limit is None or whole.size <= limit:
             return whole
         if self.cut is not None:
             return self._cut(row, with_completion, limit, self.cut)
         if self.overflow == "drop":
-            return size
+            return whole.size
         hint = "raise `max_length`, or set `overflow: structure`"
-        raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
+        raise DataError(f"{whole.size} tokens are more than {limit}", _name(row), hint)
 
     def _surely_longer(self, row: RowFields, limit: int) -> bool:
         """Whether the long field alone is too long, so that the whole need not be encoded first."""
@@ -185,17 +179,16 @@ class Encoder:
             raise DataError(message, _name(row), hint)
         offsets = self._offsets(text)
         rest = self._encode_row({**row, self.overflow_field: CUT_MARK}, with_completion)
-        fixed = len(rest.prompt_ids) + len(rest.completion_ids) - len(self._offsets(CUT_MARK))
+        fixed = rest.size - len(self._offsets(CUT_MARK))
         size = fixed + len(offsets)
         budget = limit - fixed
         while budget > 0:
             shorter = shorten(text, offsets, budget, cut)
             encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
-            total = len(encoded.prompt_ids) + len(encoded.completion_ids)
-            if total <= limit:
+            if encoded.size <= limit:
                 spans = _mark_spans(encoded.prompt_text, text, shorter)
-                return replace(encoded, cut=max(1, size - total), cut_spans=spans)
-            budget -= total - limit
+                return replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
+            budget -= encoded.size - limit
         raise DataError(
             f"without any `{self.overflow_field}` it is still longer than {limit} tokens",
             _name(row),
@@ -275,9 +268,8 @@ class Encoder:
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # templates raise what they like
-            raise ConfigError(
-                f"the chat template refuses the messages: {error}", hint="see `chat_template_path`"
-            ) from error
+            message = f"the chat template refuses the messages: {error}"
+            raise ConfigError(message, hint="see `chat_template_path`") from error
         return str(text)
 
     def _ids(self, text: str, seam: str) -> list[int]:
@@ -287,7 +279,7 @@ class Encoder:
         return [token for encoding in encodings for token in encoding.ids]
 
 
-def encoder_for(config: Config, templates: PromptTemplates, tokenizer: Tokenizer) -> Encoder:
+def encoder_for(config: Config, templates: PromptTemplates, tokenizer: PreTrainedTokenizerFast) -> Encoder:
     """The encoder that a config describes; training and preview take it, generation the one of the model's record."""
     settings = config.settings
     return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
@@ -309,7 +301,7 @@ def _name(row: RowFields) -> str:
     return "a row"
 
 
-def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """Special tokens, and other added ones that the chat template itself writes, with their ids."""
     template = str(tokenizer.chat_template)
     return {

@@ -62,7 +62,8 @@ def layout(files: Mapping[str, Path], where: str) -> Layout:
         named.setdefault(_name(path), []).append(path)
     meant: dict[str, list[str]] = {}
     for name, paths in named.items():
-        meant.setdefault(_split(name, paths), []).append(name)
+        split = name if _all_in_data(paths) else _meaning(name) or name
+        meant.setdefault(split, []).append(name)
     if not any(split in KEYWORDS or _all_in_data(named[split]) for split in meant):
         meant = {"train": list(named)}
     splits: dict[str, list[str]] = {}
@@ -91,10 +92,6 @@ def _meaning(name: str) -> str | None:
     return next((split for split, pattern in MEANINGS.items() if pattern.fullmatch(name)), None)
 
 
-def _split(name: str, paths: list[str]) -> str:
-    return name if _all_in_data(paths) else _meaning(name) or name
-
-
 def _all_in_data(paths: list[str]) -> bool:
     """Whether the files are shards in `data/`, where the hub writes them: there a name is the split itself."""
     return all(path.startswith("data/") and SHARD.fullmatch(path.removeprefix("data/")) for path in paths)
@@ -108,10 +105,10 @@ def _uppermost(paths: list[str]) -> list[str]:
 
 def _check_shards(paths: list[str], where: str) -> None:
     shards = [(shard["name"], int(shard["count"])) for path in paths if (shard := SHARD.fullmatch(path))]
-    for (name, count), found in Counter(shards).items():
-        if found < count:
+    for (name, count), present in Counter(shards).items():
+        if present < count:
             hint = "the download is not complete: download the data set again"
-            raise DataError(f"only {found} of the {count} shards of {name} are there", where, hint)
+            raise DataError(f"only {present} of the {count} shards of {name} are there", where, hint)
 
 
 def declared_subsets(folder: Path) -> dict[str, Subset]:
@@ -156,11 +153,11 @@ def declared_files(folder: Path, subset: Subset) -> dict[str, list[Path]]:
         DataError: A pattern finds none.
     """
     found: dict[str, list[Path]] = {}
+    root = folder / subset.folder
     for split, patterns in subset.files.items():
         for pattern in patterns:
-            paths = sorted(glob.glob(pattern, root_dir=folder / subset.folder, recursive=True))
-            files = [folder / subset.folder / path for path in paths]
-            files = [file for file in files if file.is_file()]
+            paths = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+            files = [file for path in paths if (file := root / path).is_file()]
             if not files:
                 hint = "the download may not be complete: download the data set again"
                 raise DataError(f"there are no files {pattern}, which README.md declares", str(folder), hint)

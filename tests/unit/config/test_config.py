@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from headnote_cli.config.keys import FORMS, RANGES, Settings
 from headnote_cli.config.layers import Config, as_yaml, load_config
 from headnote_cli.config.renamed import GONE, RENAMED
-from headnote_cli.config.schema import json_schema
 from headnote_cli.errors import ConfigError, UsageError
 from headnote_cli.screen.console import printable
+from scripts.generate_schema import json_schema
 from tests.conftest import ROOT, examples
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
