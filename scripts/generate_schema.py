@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headnote_cli.config.keys import FORMS, RANGES, Settings
+from headnote_cli.config.keys import RULES, Settings
 from headnote_cli.config.renamed import GONE, RENAMED
 
 TARGET = Path(__file__).resolve().parents[1] / "configs" / "schema.json"
@@ -23,10 +23,12 @@ def json_schema() -> dict[str, Any]:
     schema["title"] = "slds configuration"
     schema.pop("description", None)
     properties = schema["properties"]
-    for key, (low, high) in RANGES.items():
-        properties[key] |= {"minimum": low, "maximum": high}
-    for key, (pattern, words) in FORMS.items():
-        properties[key] |= {"pattern": f"^({pattern.removeprefix('(?s)')})$", "description": words}
+    for key, rule in RULES.items():
+        if rule.range:
+            properties[key] |= {"minimum": rule.range[0], "maximum": rule.range[1]}
+        if rule.form:
+            pattern, words = rule.form
+            properties[key] |= {"pattern": f"^({pattern.removeprefix('(?s)')})$", "description": words}
     properties["lora_target_modules"]["minItems"] = 1
     for old, new in RENAMED.items():
         properties[old] = properties[new] | {"deprecated": True, "description": f"now `{new}`"}

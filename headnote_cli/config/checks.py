@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from headnote_cli.config.keys import FORMS, RANGES, SHARE_OR_STEPS, Settings, kinds
+from headnote_cli.config.keys import RULES, Rule, Settings, kinds
 from headnote_cli.config.problems import Entry, Origin, Problems, brief
 from headnote_cli.config.renamed import RENAMED
 
@@ -48,14 +48,15 @@ def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
 
 def _value_fault(key: str, value: Any) -> str | None:
     """What is wrong with a value of the right type, None if nothing is."""
-    if isinstance(value, int | float) and key in RANGES:
-        low, high = RANGES[key]
+    rule = RULES.get(key, Rule())
+    if isinstance(value, int | float) and rule.range:
+        low, high = rule.range
         if not low <= value <= high:
             return f"`{key}: {value}` is out of range: {low:g} to {high:g}"
-        if key in SHARE_OR_STEPS and value > 1 and value != int(value):
+        if rule.is_share_or_steps and value > 1 and value != int(value):
             return f"`{key}: {value}` is neither a share of the steps below 1 nor a whole number of steps"
-    if isinstance(value, str) and key in FORMS and not re.fullmatch(FORMS[key][0], value):
-        return f"`{key}: {brief(value)}` is not {FORMS[key][1]}"
+    if isinstance(value, str) and rule.form and not re.fullmatch(rule.form[0], value):
+        return f"`{key}: {brief(value)}` is not {rule.form[1]}"
     if value == [] and key == "lora_target_modules":
         return f"`{key}: []` names no module; leave the key out for the model's default"
     return None

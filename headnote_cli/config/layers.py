@@ -12,7 +12,7 @@ from typing import Any
 
 from headnote_cli.config.assets import assets_root, locate
 from headnote_cli.config.checks import checked
-from headnote_cli.config.keys import LOCATED, SECRETS, Settings
+from headnote_cli.config.keys import RULES, SECRETS, Rule, Settings
 from headnote_cli.config.problems import Entry, Origin, Problems, brief
 from headnote_cli.config.renamed import DONE_OTHERWISE, done_otherwise, translated
 from headnote_cli.config.yaml import Loader, read_entries, value_of
@@ -46,7 +46,7 @@ class Config:
                 lines.append(f"# {key} is set and not shown  # {self.origins[key]}")
                 continue
             value = getattr(self.settings, key)
-            line = f"{key}: {as_yaml(self._found(value) if key in LOCATED and value else value)}"
+            line = f"{key}: {as_yaml(self._found(value) if RULES.get(key, Rule()).is_located and value else value)}"
             lines.append(f"{line}  # {self.origins[key]}" if self.is_set(key) else f"# {line}  # default")
         return "\n".join(lines) + "\n"
 

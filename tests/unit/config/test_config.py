@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.config.keys import FORMS, RANGES, Settings
+from headnote_cli.config.keys import RULES, Settings
 from headnote_cli.config.layers import Config, as_yaml, load_config
 from headnote_cli.config.renamed import GONE, RENAMED
 from headnote_cli.errors import ConfigError, UsageError
@@ -149,8 +149,9 @@ def takes_a_number(key: str) -> bool:
 
 
 def test_every_key_that_takes_a_number_has_a_range_that_holds_its_default() -> None:
-    assert set(RANGES) == {key for key in Settings.model_fields if takes_a_number(key)}
-    for key, (low, high) in RANGES.items():
+    ranges = {key: rule.range for key, rule in RULES.items() if rule.range}
+    assert set(ranges) == {key for key in Settings.model_fields if takes_a_number(key)}
+    for key, (low, high) in ranges.items():
         default = Settings.model_fields[key].default
         assert default is None or isinstance(default, str) or low <= default <= high
 
@@ -189,13 +190,14 @@ def test_forms_are_those_of_the_installed_libraries() -> None:
     from transformers import BitsAndBytesConfig
     from transformers.modeling_utils import AttentionInterface
 
+    forms = {key: rule.form for key, rule in RULES.items() if rule.form}
     theirs = [
         name for name, function in AttentionInterface._global_mapping.items() if "headnote" not in function.__module__
     ]
     assert len(theirs) > 5
     for name in [*theirs, "eager"]:
-        assert re.fullmatch(FORMS["attn_implementation"][0], name)
-    for name in FORMS["bnb_4bit_quant_storage"][0].split("|"):
+        assert re.fullmatch(forms["attn_implementation"][0], name)
+    for name in forms["bnb_4bit_quant_storage"][0].split("|"):
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=name)
 
 
