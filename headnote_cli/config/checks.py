@@ -39,7 +39,7 @@ def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
     faults |= {key: fault for key in sound if (fault := _value_fault(key, getattr(settings, key)))}
     for key, message in faults.items():
         problems.add(entries[key].origin, message)
-    doubtful = faults.keys() | {nearest(key) for key in faults}
+    doubtful = faults.keys() | {_nearest(key) for key in faults}
     for keys, message in _contradictions(settings):
         if not doubtful & set(keys):
             problems.add(entries[keys[0]].origin if keys[0] in entries else Origin("configuration"), message)
@@ -78,17 +78,13 @@ def _validation_messages(error: ValidationError) -> Iterator[tuple[str, str]]:
             continue
         seen.add(key)
         if fault["type"] == "extra_forbidden":
-            yield key, f"unknown key `{key}`{_suggestion(key)}"
+            near = _nearest(key)
+            yield key, f"unknown key `{key}`" + (f"; did you mean `{near}`?" if near else "")
         else:
             yield key, f"`{key}: {brief(fault['input'])}` is not {_allowed(key, fault['input'])}"
 
 
-def _suggestion(key: str) -> str:
-    near = nearest(key)
-    return f"; did you mean `{near}`?" if near else ""
-
-
-def nearest(key: str) -> str | None:
+def _nearest(key: str) -> str | None:
     """The known key that a misspelt one is nearest to."""
     return next(iter(difflib.get_close_matches(key, [*Settings.model_fields, *RENAMED], n=1, cutoff=0.6)), None)
 

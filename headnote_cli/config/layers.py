@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from headnote_cli.config.assets import assets_root, locate
 from headnote_cli.config.checks import checked
@@ -46,14 +45,14 @@ class Config:
                 lines.append(f"# {key} is set and not shown  # {self.origins[key]}")
                 continue
             value = getattr(self.settings, key)
-            line = f"{key}: {as_yaml(self._found(value) if RULES.get(key, Rule()).is_located and value else value)}"
+            line = f"{key}: {as_yaml(self._absolute(value) if RULES.get(key, Rule()).is_located and value else value)}"
             lines.append(f"{line}  # {self.origins[key]}" if self.is_set(key) else f"# {line}  # default")
         return "\n".join(lines) + "\n"
 
-    def _found(self, name: str) -> str:
+    def _absolute(self, name: str) -> str:
         """A path that means the same in a config that lies elsewhere."""
-        found = self.locate(name)
-        return name if found in (None, Path(name).expanduser()) else str(found.resolve())
+        path = self.locate(name)
+        return name if path in (None, Path(name).expanduser()) else str(path.resolve())
 
     def where(self, key: str) -> str:
         """The place to name in a message about `key`."""
@@ -181,15 +180,14 @@ def _with_overrides(
         if key == "extends":
             problems.add(origin, "`extends` belongs into a file")
             continue
-        given = dict(entries)
-        if subs:
-            outer = given.pop(key, Entry(None, origin)).value
-            value = _nested(outer if isinstance(outer, dict) else {}, subs, value)
-        entries = given | translated({key: Entry(value, origin)}, problems, notes)
+        outer = entries[key].value if key in entries else None
+        entries = entries | translated({key: Entry(_nested(outer, subs, value), origin)}, problems, notes)
     return entries
 
 
-def _nested(mapping: dict[str, Any], subs: list[str], value: object) -> dict[str, Any]:
-    first, *rest = subs
-    inner = mapping.get(first)
-    return mapping | {first: _nested(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+def _nested(outer: object, subs: list[str], value: object) -> object:
+    """The mapping `outer` with a value at the path `subs`; the value itself where there is no path."""
+    if not subs:
+        return value
+    mapping = outer if isinstance(outer, dict) else {}
+    return mapping | {subs[0]: _nested(mapping.get(subs[0]), subs[1:], value)}

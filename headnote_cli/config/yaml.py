@@ -71,17 +71,13 @@ def read_entries(file: Path, problems: Problems) -> dict[str, Entry]:
     try:
         loader = Loader(text)
         node = loader.get_single_node()
-        if node is None:
-            return {}
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError("a config is a list of `key: value` lines", f"{file}:{node.start_mark.line + 1}")
-        return _entries_of(loader, node, file, problems)
-    except ConfigError:
-        raise
+        if node is None or isinstance(node, yaml.MappingNode):
+            return _entries_of(loader, node, file, problems) if node else {}
     except Exception as error:  # a YAML constructor raises what it likes
         mark = getattr(error, "problem_mark", None)
         origin = Origin(str(file), mark.line + 1, mark.column + 1) if mark else Origin(str(file))
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', None) or error}", str(origin)) from error
+    raise ConfigError("a config is a list of `key: value` lines", f"{file}:{node.start_mark.line + 1}")
 
 
 def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Problems) -> dict[str, Entry]:
@@ -108,7 +104,7 @@ def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
     if not types or not types <= {str, list[str], NoneType}:
         return value
     if isinstance(node, yaml.SequenceNode):
-        return [_spelling(inner, one) for inner, one in zip(node.value, value, strict=True)]
+        return [_spelling(inner, item) for inner, item in zip(node.value, value, strict=True)]
     return _spelling(node, value)
 
 

@@ -28,14 +28,6 @@ NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_di
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The files of each split, and of the names that the files have where those are not the split's."""
-
-    splits: dict[str, list[Path]]
-    names: dict[str, list[Path]]
-
-
-@dataclass(frozen=True)
 class Subset:
     """A subset that a data set's README.md declares."""
 
@@ -44,8 +36,8 @@ class Subset:
     is_default: bool = False
 
 
-def layout(files: Mapping[str, Path], where: str) -> Layout:
-    """Files by split.
+def layout(files: Mapping[str, Path], where: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The files of each split, and of each name that the files have where it is not the split's.
 
     A folder's or file's name means a split if it holds one of the split's keywords. Of several names for one split,
     the split's own is that split, and the others are splits of their own. If no name means a split, all is `train`.
@@ -74,7 +66,7 @@ def layout(files: Mapping[str, Path], where: str) -> Layout:
             splits[split] = [path for name in names for path in named[name]]
     for paths in splits.values():
         _check_shards(paths, where)
-    return Layout(
+    return (
         {split: [files[path] for path in _uppermost(paths)] for split, paths in splits.items()},
         {name: [files[path] for path in paths] for name, paths in named.items() if name not in splits},
     )

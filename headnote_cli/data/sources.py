@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from headnote_cli.config.layers import Config
@@ -225,16 +224,16 @@ def _by_name(path: Path) -> _Source:
     listed = _row_files(path)
     files = {(file.parent / stem(file)).relative_to(path).as_posix(): file for file in listed}
     if len(files) < len(listed):
-        names = ", ".join(str(file.relative_to(path)) for file in listed)
-        raise DataError("two files are of the same split", str(path), f"keep one of each: {names}")
+        hint = f"keep one of each: {', '.join(str(file.relative_to(path)) for file in listed)}"
+        raise DataError("two files are of the same split", str(path), hint)
     if not files:
         hint = f"name them by split: train{SUFFIXES[0]}; {KIND_HINT}"
         raise UnreachableError("the folder holds no data files", str(path), hint)
-    found = layout(files, str(path))
-    unread = set(listed).difference(*found.splits.values())
+    splits, names = layout(files, str(path))
+    unread = set(listed).difference(*splits.values())
     left = sorted(str(file.relative_to(path)) for file in unread)
     note = f"not part of any split: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}"
-    return _from_files(str(path), found.splits, found.names, (note,) if left else ())
+    return _from_files(str(path), splits, names, (note,) if left else ())
 
 
 def _row_files(path: Path) -> list[Path]:
@@ -248,10 +247,10 @@ def _row_files(path: Path) -> list[Path]:
 def _from_files(
     name: str,
     splits: Mapping[str, Sequence[Path]],
-    other_names: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+    other_names: Mapping[str, Sequence[Path]] | None = None,
     notes: tuple[str, ...] = (),
 ) -> _Source:
-    files = {**other_names, **splits}
+    files = {**(other_names or {}), **splits}
     encodings = map(encoding_note, sorted({file for paths in files.values() for file in paths}))
     return _Source(
         name,
@@ -259,7 +258,7 @@ def _from_files(
         lambda split: stream_rows(*files[split]),
         lambda split: " ".join((READING, *map(sha256, files[split]))),
         (*notes, *filter(None, encodings)),
-        frozenset(other_names),
+        frozenset(other_names or ()),
     )
 
 
@@ -274,15 +273,11 @@ def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _So
     def read(split: str) -> Iterator[Located]:
         others: set[str] = set()
         any_kept = False
-        for located in source.reader(split):
-            row = located[1]
-            if isinstance(row, DataError):  # of what pair it is nobody knows
-                yield located
-                continue
-            pair = language_pair(row) or ""
-            if fnmatch.fnmatchcase(pair, subset):
-                any_kept = True
-                yield located
+        for where, row in source.reader(split):
+            pair = language_pair(row) or "" if isinstance(row, dict) else None
+            if pair is None or fnmatch.fnmatchcase(pair, subset):  # a fault may be of any pair
+                any_kept |= pair is not None
+                yield where, row
             else:
                 others.add(pair)
         if not any_kept and others:
@@ -340,8 +335,8 @@ def unreachable(error: Exception, kind: str, name: str) -> SldsError:
     if "BuilderConfig" in str(error):
         hint = "the hub has the data set, but not this `dataset_subset`"
     elif "Config name is missing" in str(error):
-        found = re.search(r"\[.*?\]", str(error))
-        hint = f"the data set has several subsets: set `dataset_subset` to one of {found[0] if found else 'them'}"
+        listed = re.search(r"\[.*?\]", str(error))
+        hint = f"the data set has several subsets: set `dataset_subset` to one of {listed[0] if listed else 'them'}"
     else:
         access = f"if {name} is gated, ask for access on its page, then run `hf auth login`"
         hint = f"check the name and the network; {access}; a local folder works too, offline"

@@ -42,17 +42,6 @@ _PARAGRAPH = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Page:
-    """The page, and what is on it."""
-
-    html: str
-    rows: int
-    decisions: int
-    unsupported: int  # headnotes with a citation that the decision does not contain
-    unfinished: int
-
-
 @dataclass
 class _Decision:
     """A decision that one or more rows share, and the segments of their headnotes that cite."""
@@ -121,8 +110,8 @@ class _Decision:
         return paragraphs
 
 
-def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> Page:
-    """The page for predictions and their rows.
+def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> tuple[str, dict[str, int]]:
+    """The page for predictions and their rows as HTML, and how many of what it shows.
 
     Args:
         text_field: The field of a row that holds the decision.
@@ -135,13 +124,13 @@ def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> Pa
     name = title.encode(errors="replace").decode()  # of a file whose name is no Unicode
     data = page_data(list(pairs), text_field) | {"title": name, "digest": digest}
     items = data["items"]
-    return Page(
-        html=render(data),
-        rows=len(items),
-        decisions=len(data["decisions"]),
-        unsupported=sum("missing" in (status for _, status in item["citations"]) for item in items),
-        unfinished=sum(item["finish"] == "length" for item in items),
-    )
+    counts = {
+        "rows": len(items),
+        "decisions": len(data["decisions"]),
+        "unsupported": sum("missing" in (status for _, status in item["citations"]) for item in items),
+        "unfinished": sum(item["finish"] == "length" for item in items),
+    }
+    return _render(data), counts
 
 
 def page_data(pairs: list[Pair], text_field: str) -> dict[str, Any]:
@@ -218,8 +207,8 @@ def _scores(pairs: list[Pair]) -> tuple[str, list[float | None]]:
 
 
 def _rouge(scores: Any) -> float | None:
-    found = (scores.get(name) for name in ROUGE_L) if isinstance(scores, dict) else ()
-    return next((float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)), None)
+    values = (scores.get(name) for name in ROUGE_L) if isinstance(scores, dict) else ()
+    return next((float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)), None)
 
 
 def overlap(headnote: str, reference: str) -> float:
@@ -236,7 +225,7 @@ def embedded(value: object) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def render(data: dict[str, Any]) -> str:
+def _render(data: dict[str, Any]) -> str:
     """The page as HTML; its policy allows its own style and script, by their hashes, and nothing else."""
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in (STYLE, SCRIPT))
     environment = Environment(
