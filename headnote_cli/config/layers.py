@@ -71,14 +71,14 @@ class Config:
         name = getattr(self.settings, key)
         if name is None:
             raise ConfigError(f"`{key}` is not set", str(self.path), f"add a line `{key}: …`")
-        found = self.locate(name)
-        if found is None:
+        path = self.locate(name)
+        if path is None:
             raise ConfigError(
                 f"`{key}`: there is no {name}",
                 self.where(key),
                 "looked in the working directory, beside the config file and in the shipped files",
             )
-        return found
+        return path
 
 
 def as_yaml(value: object) -> str:
@@ -132,12 +132,12 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
 
 
 def _find(path: Path) -> Path:
-    found = locate(str(path))
-    if found is None or not found.is_file():
+    file = locate(str(path))
+    if file is None or not file.is_file():
         shipped = sorted(str(p.relative_to(assets_root())) for p in (assets_root() / "configs").rglob("*.yaml"))
-        kind = "is a folder, not a file" if found else "there is no such file"
+        kind = "is a folder, not a file" if file else "there is no such file"
         raise ConfigError(kind, str(path), f"shipped configs: {', '.join(shipped)}")
-    return found
+    return file
 
 
 def _layers(file: Path, problems: Problems, inside: tuple[Path, ...] = ()) -> Iterator[dict[str, Entry]]:

@@ -206,12 +206,12 @@ class Encoder:
         return self._encoded(Conversation(self.templates.prompt(row), []))
 
     def _encoded(self, conversation: Conversation) -> Encoded:
-        asked = self._turns(conversation.prompt)
-        everything = [*asked, *conversation.completion]
+        turns = self._turns(conversation.prompt)
+        everything = [*turns, *conversation.completion]
         seam = next(
             chr(code) for code in range(0xE000, 0xF8FF) if all(chr(code) not in m["content"] for m in everything)
         )
-        prompt = self._rendered([self._broken(m, seam) for m in asked], add_generation_prompt=True)
+        prompt = self._rendered([self._broken(m, seam) for m in turns], add_generation_prompt=True)
         completion = ""
         if conversation.completion:
             whole = self._rendered([self._broken(m, seam) for m in everything], add_generation_prompt=False)
@@ -288,8 +288,10 @@ def encoder_for(config: Config, templates: PromptTemplates, tokenizer: PreTraine
 def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], ...]:
     """Where a prompt shows that something was left out; every mark, where the template changed the text itself."""
     start = prompt.find(shorter)
-    found = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
-    marks = found if start < 0 else [start + mark for mark in inserted_marks(text, shorter)]
+    if start < 0:
+        marks = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
+    else:
+        marks = [start + mark for mark in inserted_marks(text, shorter)]
     return tuple((mark, mark + len(CUT_MARK)) for mark in marks)
 
 

@@ -49,26 +49,26 @@ def layout(files: Mapping[str, Path], where: str) -> tuple[dict[str, list[Path]]
     Raises:
         DataError: Some of a split's shards are missing.
     """
-    named: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for path in sorted(files):
-        named.setdefault(_name(path), []).append(path)
-    meant: dict[str, list[str]] = {}
-    for name, paths in named.items():
+        by_name.setdefault(_name(path), []).append(path)
+    by_split: dict[str, list[str]] = {}
+    for name, paths in by_name.items():
         split = name if _all_in_data(paths) else _meaning(name) or name
-        meant.setdefault(split, []).append(name)
-    if not any(split in KEYWORDS or _all_in_data(named[split]) for split in meant):
-        meant = {"train": list(named)}
+        by_split.setdefault(split, []).append(name)
+    if not any(split in KEYWORDS or _all_in_data(by_name[split]) for split in by_split):
+        by_split = {"train": list(by_name)}
     splits: dict[str, list[str]] = {}
-    for split, names in meant.items():
+    for split, names in by_split.items():
         if split in names:
-            splits |= {name: named[name] for name in names}
+            splits |= {name: by_name[name] for name in names}
         else:
-            splits[split] = [path for name in names for path in named[name]]
+            splits[split] = [path for name in names for path in by_name[name]]
     for paths in splits.values():
         _check_shards(paths, where)
     return (
         {split: [files[path] for path in _uppermost(paths)] for split, paths in splits.items()},
-        {name: [files[path] for path in paths] for name, paths in named.items() if name not in splits},
+        {name: [files[path] for path in paths] for name, paths in by_name.items() if name not in splits},
     )
 
 
@@ -144,7 +144,7 @@ def declared_files(folder: Path, subset: Subset) -> dict[str, list[Path]]:
     Raises:
         DataError: A pattern finds none.
     """
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     root = folder / subset.folder
     for split, patterns in subset.files.items():
         for pattern in patterns:
@@ -153,5 +153,5 @@ def declared_files(folder: Path, subset: Subset) -> dict[str, list[Path]]:
             if not files:
                 hint = "the download may not be complete: download the data set again"
                 raise DataError(f"there are no files {pattern}, which README.md declares", str(folder), hint)
-            found.setdefault(split, []).extend(files)
-    return found
+            by_split.setdefault(split, []).extend(files)
+    return by_split

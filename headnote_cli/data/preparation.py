@@ -43,9 +43,9 @@ class Prepared:
 
 def cache_root() -> Path:
     """Where prepared splits are kept: `$SLDS_CACHE`, else `slds` in the user's cache folder."""
-    named = os.environ.get("SLDS_CACHE")
+    own = os.environ.get("SLDS_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "slds"
+    return Path(own) if own else Path(base) / "slds"
 
 
 def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) -> Prepared:

@@ -132,18 +132,18 @@ def template_files(folder: Path) -> list[str]:
     """
     environment = SandboxedEnvironment()
     loader = _loader(folder)
-    found: set[str] = set()
-    waiting = [f"{role}.jinja" for role in ROLES]
-    while waiting:
+    names: set[str] = set()
+    unread = [f"{role}.jinja" for role in ROLES]
+    while unread:
         with _loading(folder), suppress(TemplateNotFound):  # some are included only where they are
-            name = "/".join(split_template_path(waiting.pop()))
+            name = "/".join(split_template_path(unread.pop()))
             source, file, _ = loader.get_source(environment, name)
-            named = list(find_referenced_templates(environment.parse(source, name, file)))
-            if None in named:
+            others = list(find_referenced_templates(environment.parse(source, name, file)))
+            if None in others:
                 return loader.list_templates()
-            waiting += [other for other in named if other is not None and name not in found]
-            found.add(name)
-    return sorted(found)
+            unread += [other for other in others if other is not None and name not in names]
+            names.add(name)
+    return sorted(names)
 
 
 def _as_read(raw: bytes) -> bytes:

@@ -308,8 +308,8 @@ def _read_parquet(file: Path) -> Iterator[Located]:
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """The names of the `ClassLabel` columns, which `datasets` notes in a parquet file's schema."""
-    noted = json.loads(metadata.get(b"huggingface", b"{}"))
-    features = noted.get("info", {}).get("features") or {}
+    info = json.loads(metadata.get(b"huggingface", b"{}"))
+    features = info.get("info", {}).get("features") or {}
     return {
         column: feature["names"]
         for column, feature in features.items()

@@ -54,11 +54,6 @@ class Rows:
         """
         return (sound(row) for _, row in self.stream())
 
-    @property
-    def rows(self) -> list[Row]:
-        """All rows in memory."""
-        return list(self)
-
 
 def sound(row: Row | DataError) -> Row:
     """A row that could be read.
@@ -96,8 +91,8 @@ def load_split(config: Config, split: str) -> Rows:
     if names["eval"] is None and (split != "test" or name is None):
         return _split_off(source, names, split)
     if name is None:
-        found = ", ".join(source.splits)
-        raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {found}")
+        hint = f"splits found: {', '.join(source.splits)}"
+        raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), hint)
     return source.read(name)
 
 
@@ -114,8 +109,8 @@ class _Source:
 
     def read(self, split: str) -> Rows:
         if split not in self.splits and split not in self.other_names:
-            found = ", ".join(self.splits) or "none"
-            raise UnreachableError(f"there is no split `{split}`", self.name, f"splits found: {found}")
+            hint = f"splits found: {', '.join(self.splits) or 'none'}"
+            raise UnreachableError(f"there is no split `{split}`", self.name, hint)
         return Rows(split, self.name, lambda: self.reader(split), lambda: self.identity(split), self.notes)
 
 
@@ -139,8 +134,8 @@ def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows
     groups: dict[str | int, list[int]] = {}
     count = 0
     for _, row in train.stream():
-        named = decision_id(row) if isinstance(row, dict) else None
-        groups.setdefault(count if named is None else named, []).append(count)
+        identifier = decision_id(row) if isinstance(row, dict) else None
+        groups.setdefault(count if identifier is None else identifier, []).append(count)
         count += 1
     order = list(groups.values())
     random.Random(SPLIT_SEED).shuffle(order)

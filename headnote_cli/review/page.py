@@ -214,9 +214,9 @@ def _rouge(scores: Any) -> float | None:
 def overlap(headnote: str, reference: str) -> float:
     """The F1 of the words of two texts, from 0 to 100, each word as often as it occurs, wherever it stands: a rough
     guide."""
-    one, other = (Counter(_WORD.findall(text.casefold())) for text in (headnote, reference))
-    total = one.total() + other.total()
-    return round(200 * (one & other).total() / total, 2) if total else 0.0
+    words, other = (Counter(_WORD.findall(text.casefold())) for text in (headnote, reference))
+    total = words.total() + other.total()
+    return round(200 * (words & other).total() / total, 2) if total else 0.0
 
 
 def embedded(value: object) -> str:

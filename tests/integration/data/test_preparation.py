@@ -173,8 +173,8 @@ def test_rows_of_one_decision_are_never_split_off_apart(write_config: Callable[.
     config = load_config(write_config(dataset_name=str(tmp_path / "rows.jsonl")))
     splits = {role: load_split(config, role) for role in ("train", "eval", "test")}
     assert leaks(splits, "decision") == []
-    assert sum(len(part.rows) for part in splits.values()) == 90
-    assert all(part.rows for part in splits.values())
+    assert sum(len(list(part)) for part in splits.values()) == 90
+    assert all(list(part) for part in splits.values())
 
 
 def test_another_task_needs_a_config_and_a_prompts_folder_alone(
