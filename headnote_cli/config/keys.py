@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-from headnote_cli.config.upstream_keys import ModelKeys, TrainingKeys
+from headnote_cli.config.upstream_keys import UpstreamKeys
 
 Overflow = Literal["structure", "middle", "end", "drop", "error"]
 # Never written to a record, a screen or an error.
 SECRETS = frozenset({"hub_token"})
 
 
-class DataKeys(BaseModel):
-    """The keys of the data, the prompts and the paths: the workshop's own, then ours."""
+class Settings(UpstreamKeys):
+    """Every key that a config may hold, typed. Unknown keys and other types are errors."""
 
-    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone
+    model_config = ConfigDict(
+        extra="forbid", strict=True, defer_build=False, frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     mode: Literal["train", "evaluate", "interact"] | None = None
     model_class: Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"] = "AutoModelForCausalLM"
@@ -39,14 +41,6 @@ class DataKeys(BaseModel):
     overflow: Overflow = "structure"
     overflow_field: str = "decision"
     early_stopping: int | None = None  # evaluations without improvement after which a run ends
-
-
-class Settings(DataKeys, ModelKeys, TrainingKeys):
-    """Every key that a config may hold, typed. Unknown keys and other types are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, defer_build=False, frozen=True, protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 def kinds(key: str) -> set[Any]:

@@ -105,9 +105,7 @@ def translated(entries: dict[str, Entry], problems: Problems, notes: list[str]) 
             notes.append(f"{entry.origin}: `{key}` is now `{new}`")
         elif key in GONE:
             harmless, reason = GONE[key]
-            if ANY in harmless or any(
-                value is same or (value == same and type(value) is type(same)) for same in harmless
-            ):
+            if ANY in harmless or any(value == same and type(value) is type(same) for same in harmless):
                 notes.append(f"{entry.origin}: `{key}` is ignored: {reason}")
             else:
                 problems.add(entry.origin, f"`{key}: {brief(value)}` is gone: {reason}")

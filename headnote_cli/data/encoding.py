@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -152,18 +153,17 @@ class Encoder:
     def encode_or_measure(self, row: RowFields, with_completion: bool = True, room: int = 0) -> Encoded | int:
         """As `encode` or `encode_prompt`; of a row that `overflow: drop` leaves out, how many tokens it has."""
         row = {name: canonical(value) for name, value in row.items()}  # what is cut is what the templates write
-        limit = None if self.max_length is None else self.max_length - room
-        if limit is not None and self.cut is not None and self._surely_longer(row, limit):
-            return self._cut(row, with_completion, limit, self.cut)
-        whole = self._encode_row(row, with_completion)
-        if limit is None or whole.size <= limit:
-            return whole
-        if self.cut is not None:
-            return self._cut(row, with_completion, limit, self.cut)
-        if self.overflow == "drop":
-            return whole.size
-        hint = "raise `max_length`, or set `overflow: structure`"
-        raise DataError(f"{whole.size} tokens are more than {limit}", _name(row), hint)
+        limit = sys.maxsize if self.max_length is None else self.max_length - room
+        if self.cut is None or not self._surely_longer(row, limit):
+            whole = self._encode_row(row, with_completion)
+            if whole.size <= limit:
+                return whole
+            if self.overflow == "drop":
+                return whole.size
+            if self.cut is None:
+                hint = "raise `max_length`, or set `overflow: structure`"
+                raise DataError(f"{whole.size} tokens are more than {limit}", _name(row), hint)
+        return self._cut(row, with_completion, limit, self.cut)
 
     def _surely_longer(self, row: RowFields, limit: int) -> bool:
         """Whether the long field alone is too long, so that the whole need not be encoded first."""

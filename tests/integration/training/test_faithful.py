@@ -13,7 +13,7 @@ from pydantic import create_model
 
 from headnote_cli.config import upstream_keys
 from headnote_cli.config.layers import load_config
-from headnote_cli.config.upstream_keys import ModelKeys
+from headnote_cli.config.upstream_keys import UpstreamKeys
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.errors import ConfigError
@@ -233,8 +233,10 @@ def test_the_key_table_is_that_of_the_installed_versions() -> None:
 
 
 def test_a_key_that_the_installed_version_should_lack_or_lacks_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields: dict[str, Any] = {name: (f.annotation, f) for name, f in ModelKeys.model_fields.items() if name != "lora_r"}
-    monkeypatch.setattr("scripts.generate_keys.ModelKeys", create_model("Known", **fields, new_key=(int, 3)))
+    fields: dict[str, Any] = {
+        name: (f.annotation, f) for name, f in UpstreamKeys.model_fields.items() if name != "lora_r"
+    }
+    monkeypatch.setattr("scripts.generate_keys.UpstreamKeys", create_model("Known", new_key=(int, 3), **fields))
     assert [line.partition(":")[0] for line in differences()] == ["lora_r", "new_key"]
 
 
