@@ -73,11 +73,8 @@ class Config:
             raise ConfigError(f"`{key}` is not set", str(self.path), f"add a line `{key}: …`")
         path = self.locate(name)
         if path is None:
-            raise ConfigError(
-                f"`{key}`: there is no {name}",
-                self.where(key),
-                "looked in the working directory, beside the config file and in the shipped files",
-            )
+            hint = "looked in the working directory, beside the config file and in the shipped files"
+            raise ConfigError(f"`{key}`: there is no {name}", self.where(key), hint)
         return path
 
 

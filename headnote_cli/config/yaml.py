@@ -20,13 +20,12 @@ class Loader(yaml.SafeLoader):
     """YAML 1.2's scalars (2e-4 is a number, `no` is a word), and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        for key_node, first in self.repeated_keys(node):
-            message = f"`{key_node.value}` is given twice, first in line {first}"
-            raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
+        for mark, message in self.repeated_keys(node):
+            raise yaml.constructor.ConstructorError(None, None, message, mark)
         return super().construct_mapping(node, deep)
 
-    def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, int]]:
-        """Keys that stand in the mapping itself more than once, with the line of the first."""
+    def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Mark, str]]:
+        """Where keys stand that the mapping itself gives more than once, and what to say about each."""
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
@@ -34,7 +33,7 @@ class Loader(yaml.SafeLoader):
                     continue
                 raise yaml.constructor.ConstructorError(None, None, "a key is not text", key_node.start_mark)
             if key_node.value in seen:
-                yield key_node, seen[key_node.value]
+                yield key_node.start_mark, f"`{key_node.value}` is given twice, first in line {seen[key_node.value]}"
             seen.setdefault(key_node.value, key_node.start_mark.line + 1)
 
 
@@ -81,9 +80,8 @@ def read_entries(file: Path, problems: Problems) -> dict[str, Entry]:
 
 
 def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Problems) -> dict[str, Entry]:
-    for key_node, first in loader.repeated_keys(node):
-        message = f"`{key_node.value}` is given twice, first in line {first}"
-        problems.add(_place(file, key_node.start_mark), message)
+    for mark, message in loader.repeated_keys(node):
+        problems.add(_place(file, mark), message)
     loader.flatten_mapping(node)
     entries: dict[str, Entry] = {}
     for key_node, value_node in node.value:

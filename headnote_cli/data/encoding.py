@@ -25,6 +25,7 @@ LONG = 2  # characters a token that a text has at least, unless it is no prose
 KEPT_TEXTS = 8
 SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
 PROBE = "\uf8ff"  # a character that no chat template writes by itself
+OTHER_TEMPLATE = "name another template with `chat_template_path`"
 JOINED = "the chat template takes no system message: its text goes before the user message"
 
 
@@ -80,10 +81,8 @@ class Encoder:
             ConfigError: The tokenizer has no chat template.
         """
         if not tokenizer.chat_template:
-            raise ConfigError(
-                "the tokenizer has no chat template",
-                hint="name a model or a .jinja file that has one with `chat_template_path`",
-            )
+            hint = "name a model or a .jinja file that has one with `chat_template_path`"
+            raise ConfigError("the tokenizer has no chat template", hint=hint)
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         self.tokenizer = tokenizer
@@ -143,11 +142,8 @@ class Encoder:
         after = self._encoded(probe).completion_text.partition(answer)[2]
         ends = [token for token in self._ids(after, seam="\ue000") if token in self.control_ids]
         if not ends:
-            raise ConfigError(
-                "the chat template does not close the assistant's turn with a control token, so the model would never "
-                "learn to stop",
-                hint="name another template with `chat_template_path`",
-            )
+            fault = "the chat template does not close the assistant's turn with a control token"
+            raise ConfigError(f"{fault}, so the model would never learn to stop", hint=OTHER_TEMPLATE)
         return ends[0]
 
     def encode_or_measure(self, row: RowFields, with_completion: bool = True, room: int = 0) -> Encoded | int:
@@ -189,11 +185,8 @@ class Encoder:
                 spans = _mark_spans(encoded.prompt_text, text, shorter)
                 return replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
             budget -= encoded.size - limit
-        raise DataError(
-            f"without any `{self.overflow_field}` it is still longer than {limit} tokens",
-            _name(row),
-            "raise `max_length` or shorten the prompt templates",
-        )
+        message = f"without any `{self.overflow_field}` it is still longer than {limit} tokens"
+        raise DataError(message, _name(row), "raise `max_length` or shorten the prompt templates")
 
     def _token_offsets(self, text: str) -> Offsets:
         """Start and end character of each token of a text."""
@@ -216,11 +209,8 @@ class Encoder:
         if conversation.completion:
             whole = self._rendered([self._broken(m, seam) for m in everything], add_generation_prompt=False)
             if not whole.startswith(prompt):
-                raise ConfigError(
-                    "the chat template writes the prompt differently when an answer follows, so generation would not "
-                    "see what training saw",
-                    hint="name another template with `chat_template_path`",
-                )
+                fault = "the chat template writes the prompt differently when an answer follows"
+                raise ConfigError(f"{fault}, so generation would not see what training saw", hint=OTHER_TEMPLATE)
             completion = whole.removeprefix(prompt)
         return Encoded(
             prompt_ids=self._ids(prompt, seam),

@@ -93,19 +93,12 @@ def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Pat
                     kept.append(result.example() | {"name": sample_id(fields) or where})
             if kept:
                 writer.write_batch(pa.RecordBatch.from_pylist(kept, SCHEMA))
+    summary = report.summary() | {"faults": faults[:SHOWN_FAULTS]}
     if faults and not skip_bad:
-        raise _refusal(faults, report)
-    return report.summary() | {"faults": faults[:SHOWN_FAULTS]}
-
-
-def _refusal(faults: list[str], report: LengthReport) -> DataError:
-    rest = f"\n  … and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-    listed = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
-    total = report.summary()["rows"]
-    return DataError(
-        f"{len(faults)} of {total} rows cannot be used:\n{listed}{rest}",
-        hint="correct them, or leave them out with --skip-bad-rows",
-    )
+        rest = [f"… and {len(faults) - SHOWN_FAULTS} more"] if len(faults) > SHOWN_FAULTS else []
+        lines = [f"{len(faults)} of {summary['rows']} rows cannot be used:", *summary["faults"], *rest]
+        raise DataError("\n  ".join(lines), hint="correct them, or leave them out with --skip-bad-rows")
+    return summary
 
 
 Result = Encoded | DataError | int  # a row, its fault, or the tokens of one that is left out

@@ -267,9 +267,8 @@ def _header(file: Path, lines: Iterator[str]) -> tuple[str, str]:
 def _check_names(file: Path, names: Sequence[str]) -> None:
     twice = _first_twice(name for name in names if name)
     if twice is not None:
-        raise DataError(
-            f"the column `{twice}` stands twice in the header", str(file), "rename or remove one of the two"
-        )
+        hint = "rename or remove one of the two"
+        raise DataError(f"the column `{twice}` stands twice in the header", str(file), hint)
     if names and not any(names):
         raise DataError("the header names no column", str(file), "the first line of a table names its columns")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from headnote_cli.config.layers import Config
 from headnote_cli.data.fields import decision_id, language_pair
-from headnote_cli.data.hub_layout import NO_DATA, declared_files, declared_subsets, default_subset, layout
+from headnote_cli.data.hub_layout import NO_DATA, Subset, declared_files, declared_subsets, default_subset, layout
 from headnote_cli.data.row_files import (
     KIND_HINT,
     SUFFIXES,
@@ -167,36 +167,37 @@ def _open(config: Config) -> _Source:
         return _hub(name, subset)
     if subset is None:
         return _local(local)
-    return _subset(local, subset) or _only_pair(_whole(local), subset, _subsets(local))
+    return _subset(local, subset) or _only_pair(_local(local, any_subset=True), subset, _subsets(local))
 
 
-def _local(path: Path) -> _Source:
-    """A file or a folder of which no subset is asked for.
+def _local(path: Path, any_subset: bool = False) -> _Source:
+    """A file; or a folder's default subset, else all of its files.
+
+    Args:
+        any_subset: A folder with several subsets and no default is read whole.
 
     Raises:
         ConfigError: The folder has several subsets, and its README.md says of none that it is the default.
     """
-    declared = declared_subsets(path)
-    if declared and default_subset(declared) is None and not _is_saved(path):
-        hint = f"set `dataset_subset` to one of: {', '.join(declared)}"
-        raise ConfigError("the data set has several subsets", str(path), hint)
-    return _whole(path)
-
-
-def _whole(path: Path) -> _Source:
-    """A file; or a folder's default subset, else all of its files."""
     if path.is_file():
         return _from_files(str(path), {"train": [path]})
     if _is_saved(path):
         return _saved_to_disk(path)
-    default = default_subset(declared_subsets(path))
-    return _declared(path, default) if default is not None else _by_name(path)
+    subsets = declared_subsets(path)
+    default = default_subset(subsets)
+    if default is not None:
+        return _declared(path, default, subsets[default])
+    if subsets and not any_subset:
+        hint = f"set `dataset_subset` to one of: {', '.join(subsets)}"
+        raise ConfigError("the data set has several subsets", str(path), hint)
+    return _by_name(path)
 
 
 def _subset(path: Path, name: str) -> _Source | None:
     """The subset that a folder's README.md declares, or that lies in a folder of its own; None if there is none."""
-    if name in declared_subsets(path):
-        return _declared(path, name)
+    declared = declared_subsets(path).get(name)
+    if declared is not None:
+        return _declared(path, name, declared)
     folder = next((inner for inner in (path / name, path / "data" / name) if inner.is_dir()), None)
     return _local(folder) if folder else None
 
@@ -207,8 +208,7 @@ def _subsets(path: Path) -> list[str]:
     return sorted({*declared_subsets(path), *folders})
 
 
-def _declared(path: Path, name: str) -> _Source:
-    subset = declared_subsets(path)[name]
+def _declared(path: Path, name: str, subset: Subset) -> _Source:
     if not subset.files:
         return _by_name(path / subset.folder)
     return _from_files(f"{path} ({name})", declared_files(path, subset))
@@ -276,11 +276,9 @@ def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _So
             else:
                 others.add(pair)
         if not any_kept and others:
-            raise UnreachableError(
-                f"`dataset_subset: {subset}` is neither a subset nor a language pair of the rows",
-                source.name,
-                f"{named}language pairs found: {', '.join(sorted(others - {''})) or 'none'}",
-            )
+            message = f"`dataset_subset: {subset}` is neither a subset nor a language pair of the rows"
+            hint = f"{named}language pairs found: {', '.join(sorted(others - {''})) or 'none'}"
+            raise UnreachableError(message, source.name, hint)
 
     notes = (*source.notes, f"language pairs {subset} only")
     return replace(source, reader=read, identity=lambda split: f"{source.identity(split)} {subset}", notes=notes)
