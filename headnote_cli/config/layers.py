@@ -52,7 +52,7 @@ class Config:
     def _absolute(self, name: str) -> str:
         """A path that means the same in a config that lies elsewhere."""
         path = self.locate(name)
-        return name if path in (None, Path(name).expanduser()) else str(path.resolve())
+        return name if path in (None, Path(os.path.expanduser(name))) else str(path.resolve())
 
     def where(self, key: str) -> str:
         """The place to name in a message about `key`."""
@@ -86,15 +86,8 @@ def as_yaml(value: object) -> str:
         return f"[{', '.join(map(as_yaml, value))}]"
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
-    if isinstance(value, str):
-        return f'"{"".join(map(_escaped, value))}"'
-    return json.dumps(value)
-
-
-def _escaped(character: str) -> str:
-    if character in '"\\':
-        return f"\\{character}"
-    return character if character.isprintable() else f"\\U{ord(character):08x}"
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(character if character.isprintable() else f"\\U{ord(character):08x}" for character in text)
 
 
 def default_config_path() -> Path:

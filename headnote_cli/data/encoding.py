@@ -287,10 +287,8 @@ def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], 
 
 def _name(row: RowFields) -> str:
     """How to name a row in a message."""
-    for key in ("sample_id", "decision_id", "id"):
-        if key in row:
-            return f"row with {key} {row[key]}"
-    return "a row"
+    keys = ("sample_id", "decision_id", "id")
+    return next((f"row with {key} {row[key]}" for key in keys if key in row), "a row")
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import shutil
+import traceback
 import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sized
@@ -234,13 +235,10 @@ class PromptTemplates:
 
     def _place(self, role: str, error: BaseException | None = None) -> str:
         """File and line of the template in which the innermost frame of the error lies."""
-        file, line = str(self.folder / f"{role}.jinja"), None
-        trace = error.__traceback__ if error else None
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename.endswith(".jinja"):
-                file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno
-            trace = trace.tb_next
-        return f"{file}:{line}" if line else file
+        frames = traceback.walk_tb(error.__traceback__) if error else ()
+        places = [(frame.f_code.co_filename, line) for frame, line in frames]
+        in_templates = [f"{file}:{line}" for file, line in places if file.endswith(".jinja")]
+        return in_templates[-1] if in_templates else str(self.folder / f"{role}.jinja")
 
 
 def copy_prompts(source: Path, target: Path) -> None:
