@@ -1,4 +1,4 @@
-"""Where the shipped configs, prompts and samples lie: inside the wheel, or in the checkout."""
+"""The place of the shipped configs, prompts and samples: inside the wheel, or in the checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def assets_root() -> Path:
 
 def locate(name: str, beside: Path | None = None) -> Path | None:
     """An existing file or folder called `name`: in the working directory, beside a file, or shipped."""
-    # Those of os.path take a name of no user and one that is too long for what is not there.
+    # Unlike pathlib, os.path raises neither for an unknown user nor for a name that is too long.
     path = os.path.expanduser(name)
     candidates = [folder / path for folder in (Path(), beside, assets_root()) if folder]
     return next((candidate for candidate in candidates if os.path.exists(candidate)), None)

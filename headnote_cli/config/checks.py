@@ -27,7 +27,7 @@ WORDS = {
 
 
 def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
-    """The settings, with every fault of keys and values noted; faulty keys are left at their defaults."""
+    """The settings. All faults of keys and values are added to `problems`; faulty keys keep their defaults."""
     values = {key: _yaml_1_1(key, entry.value) for key, entry in entries.items()}
     faults: dict[str, str] = {}
     try:
@@ -103,7 +103,7 @@ def _allowed(key: str, given: object) -> str:
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys that cannot hold together, the one to name first."""
+    """Keys that contradict each other, the one to report first, and the message."""
     if settings.load_in_4bit and settings.load_in_8bit:
         yield ("load_in_8bit", "load_in_4bit"), "`load_in_4bit` and `load_in_8bit` exclude each other"
     if (settings.load_in_4bit or settings.load_in_8bit) and not settings.use_peft:

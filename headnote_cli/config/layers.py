@@ -1,4 +1,4 @@
-"""A config out of its files and overrides, each value with its origin."""
+"""A config from its files and overrides, each value with its origin."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Config:
         return "\n".join(lines) + "\n"
 
     def _absolute(self, name: str) -> str:
-        """A path that means the same in a config that lies elsewhere."""
+        """A path that stays valid when the config is saved elsewhere."""
         path = self.locate(name)
         return name if path in (None, Path(os.path.expanduser(name))) else str(path.resolve())
 
@@ -79,7 +79,7 @@ class Config:
 
 
 def as_yaml(value: object) -> str:
-    """A value as YAML that `Loader` reads back, on one line and in characters that every screen shows."""
+    """A value as YAML that `Loader` reads back, on one line and in printable characters."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{as_yaml(key)}: {as_yaml(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list):

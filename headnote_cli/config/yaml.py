@@ -25,7 +25,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Mark, str]]:
-        """Where keys stand that the mapping itself gives more than once, and what to say about each."""
+        """The place of each key that is given again in the mapping itself, and a message."""
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
@@ -96,7 +96,7 @@ def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Pr
 
 
 def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
-    """What a key is given; where it takes text, the text as written: the commit 7e44914 is not a number."""
+    """The value of a key; if it takes text, the text as written: the commit 7e44914 is not a number."""
     value = loader.construct_object(node, deep=True)
     types = kinds(RENAMED.get(key, key))
     if not types or not types <= {str, list[str], NoneType}:

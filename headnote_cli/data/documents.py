@@ -1,4 +1,4 @@
-"""A decision from a file: plain text, HTML or a PDF. Whatever else a file is, it is refused by its name."""
+"""Read a decision from plain text, HTML or a PDF. Other formats are refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 SUFFIXES = (".txt", ".pdf", *HTML_SUFFIXES)  # what is read of a folder
 SAVE = "save it as plain text or PDF"
-# How files begin that are neither text nor PDF, what else they hold, and what they are.
+# Other formats: their first bytes, bytes anywhere in the file, and what to call them.
 OTHER_FORMATS = (
     (b"PK\x03\x04", b"word/", "a Word document"),
     (b"PK\x03\x04", b"opendocument.text", "an OpenDocument text"),
@@ -33,7 +33,7 @@ OTHER_FORMATS = (
     (b"MM\0*", b"", "a picture"),
     (b"\x1f\x8b", b"", "a gzip archive"),
 )
-# The longer mark first: that of UTF-32 begins like that of UTF-16.
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -142,7 +142,7 @@ def _wide_encodings(raw: bytes) -> list[str]:
 
 
 def _not_utf8(raw: bytes) -> tuple[str, str]:
-    """A text with bytes that are not UTF-8: a few of them are damage, else it is in an older encoding."""
+    """A text that is not valid UTF-8: with few invalid bytes it is damaged, with many it has an older encoding."""
     text = raw.decode("utf-8-sig", errors="replace")
     damaged = text.count("\ufffd")
     if sum(character > "\x7f" for character in text) > 2 * damaged:
@@ -208,7 +208,7 @@ class _Page(HTMLParser):
             self.pieces.append(data if self.preformatted else re.sub(r"[ \t\r\n\f]+", " ", data))
 
     def _drop(self, tag: str) -> None:
-        """Forget what the innermost open element of this name holds."""
+        """Remove the text of the innermost open element of this name."""
         places = [place for place, (name, _) in enumerate(self.unread) if name == tag]
         if places:
             del self.pieces[self.unread[places[-1]][1] :]
@@ -222,7 +222,7 @@ class _Page(HTMLParser):
 
 
 def _html_text(text: str, path: Path) -> str:
-    """What a page says, without its menus and scripts."""
+    """The text of a page without its menus and scripts."""
     page = _Page()
     try:
         page.feed(text)

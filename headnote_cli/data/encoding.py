@@ -162,7 +162,7 @@ class Encoder:
         return self._cut(row, with_completion, limit, self.cut)
 
     def _surely_longer(self, row: RowFields, limit: int) -> bool:
-        """Whether the long field alone is too long, so that the whole need not be encoded first."""
+        """Whether the long field alone exceeds the limit, so that encoding the whole row can be skipped."""
         text = row.get(self.overflow_field)
         return isinstance(text, str) and len(text) > LONG * limit and len(self._offsets(text)) > limit + SEAM_TOKENS
 
@@ -244,7 +244,7 @@ class Encoder:
         return {**message, "content": content}
 
     def _control_spans(self, text: str, seam: str) -> tuple[tuple[int, int], ...]:
-        """Where control tokens stand once the seams are out; a broken one matches no more."""
+        """Spans of the control tokens after the seams are removed; a broken one no longer matches."""
         spans, seams, position = [], 0, 0
         for match in self._control.finditer(text):
             seams += text.count(seam, position, match.start())
@@ -276,7 +276,7 @@ def encoder_for(config: Config, templates: PromptTemplates, tokenizer: PreTraine
 
 
 def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], ...]:
-    """Where a prompt shows that something was left out; every mark, where the template changed the text itself."""
+    """Spans of the marks that stand for removed text; of all marks if the template changed the text itself."""
     start = prompt.find(shorter)
     if start < 0:
         marks = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
@@ -286,13 +286,13 @@ def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], 
 
 
 def _name(row: RowFields) -> str:
-    """How to name a row in a message."""
+    """The name of a row in messages."""
     keys = ("sample_id", "decision_id", "id")
     return next((f"row with {key} {row[key]}" for key in keys if key in row), "a row")
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Special tokens, and other added ones that the chat template itself writes, with their ids."""
+    """Special tokens, and other added tokens that the chat template writes, with their ids."""
     template = str(tokenizer.chat_template)
     return {
         token.content: index

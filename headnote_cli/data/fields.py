@@ -29,7 +29,7 @@ def sample_id(row: Row) -> str | None:
 
 
 def _identifier(value: object) -> str | None:
-    """Text or a whole number. 12.0 is 12: pandas writes a column of numbers with gaps so. A blank or NaN is no id."""
+    """Text or a whole number as an id; blanks and NaN are none. pandas writes 12.0 for 12 if others are missing."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():

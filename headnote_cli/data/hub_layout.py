@@ -1,4 +1,4 @@
-"""Which files of a folder make up which split, by the rules of `datasets` for a folder that comes from the hub."""
+"""The files of each split of a folder that comes from the hub, by the rules of `datasets`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def layout(files: Mapping[str, Path], where: str) -> tuple[dict[str, list[Path]]
 
 
 def _name(path: str) -> str:
-    """What names a file's split: the innermost folder that means one, else the file's name without its shard number."""
+    """The innermost folder whose name means a split, else the file's name without its shard number."""
     *folders, last = path.split("/")
     meaning = [folder for folder in folders if _meaning(folder)]
     shard = SHARD.fullmatch(last)
@@ -90,7 +90,7 @@ def _all_in_data(paths: list[str]) -> bool:
 
 
 def _uppermost(paths: list[str]) -> list[str]:
-    """The files that lie nearest to the top: a sub-folder may hold a subset or an older copy."""
+    """The files with the shortest path: a sub-folder may hold a subset or an older copy."""
     depth = min(path.count("/") for path in paths)
     return [path for path in paths if path.count("/") == depth]
 

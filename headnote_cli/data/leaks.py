@@ -1,4 +1,4 @@
-"""Decisions that stand in more than one split, so that evaluation would see what training saw."""
+"""Decisions that are in more than one split, so that evaluation would see what training saw."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Leak:
 
 
 def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
-    """What each two splits share, of those that share anything."""
+    """The shared decisions of each pair of splits that has any."""
     decisions = {role: _decisions(rows, text_field) for role, rows in splits.items()}
     pairs = []
     for (first, (ids, texts)), (second, (other_ids, other_texts)) in itertools.combinations(decisions.items(), 2):
@@ -53,7 +53,7 @@ def _decisions(rows: Rows, text_field: str) -> tuple[set[str], set[bytes]]:
 
 
 def leak_warnings(config: Config) -> list[str]:
-    """One line for each two splits that share decisions; the answer is kept by content."""
+    """One line for each pair of splits that shares decisions; cached by content."""
     from headnote_cli.data.preparation import cached_json
 
     splits = {}

@@ -1,4 +1,4 @@
-"""How long the rows of a split are, and what was done to those that were too long."""
+"""Lengths of the rows of a split, and counts of what was cut or left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows → an Arrow file of token ids: in parallel, streamed, and kept by content, so that a second start takes it."""
+"""Rows → an Arrow file of token ids: encoded in parallel, streamed, and cached by content."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) 
 
 
 def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Path) -> dict[str, Any]:
-    """Stream a split into an Arrow file; returns what that did to the rows."""
+    """Stream a split into an Arrow file; returns the summary."""
     report = LengthReport()
     faults: list[str] = []
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
@@ -134,7 +134,7 @@ def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list
 
 
 def cached_json(name: str, *identities: str) -> Path:
-    """Where a small result about rows of these identities is kept."""
+    """The cache file of a small result about rows with these identities."""
     key = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
     return cache_root() / name / f"{key}.json"
 

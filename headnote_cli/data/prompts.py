@@ -1,4 +1,4 @@
-"""Jinja templates → chat messages. All that is special to a data set lives in the templates."""
+"""Jinja templates → chat messages. Only the templates know the data set."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Conversation:
 
 
 class _Null(str):
-    """A field of a row that is null: it renders as nothing, and equals none as well as an empty text."""
+    """A null field of a row: renders as nothing and equals both none and the empty text."""
 
     __hash__ = str.__hash__
 
@@ -80,7 +80,7 @@ class _Environment(SandboxedEnvironment):
 
 
 def _too_large(operator: str, left: Any, right: Any) -> bool:
-    """Whether an integer or a text, list or tuple would come out longer than any row needs."""
+    """Whether the resulting integer, text, list or tuple would be longer than any row needs."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
         return bits > LARGEST_NUMBER_BITS
@@ -92,7 +92,7 @@ def _too_large(operator: str, left: Any, right: Any) -> bool:
 
 
 def canonical(value: Any) -> Any:
-    """A text in the one form that prompts hold: NFC, lines that end in LF, no unseen mark at its start.
+    """A text in the form that prompts have: NFC, LF line endings, no invisible characters at its start.
 
     All that has a width stays, no-break spaces too: published checkpoints were trained with them.
     """
@@ -108,7 +108,7 @@ def _loader(folder: Path) -> FileSystemLoader:
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Say in words why templates cannot be loaded; Jinja computes constants then, so the time limit holds as well."""
+    """Turn failures to load templates into ConfigErrors. Jinja evaluates constants here, hence the time limit."""
     try:
         with time_limit(RENDER_SECONDS):
             yield
@@ -148,7 +148,7 @@ def template_files(folder: Path) -> list[str]:
 
 
 def _as_read(raw: bytes) -> bytes:
-    """A template's bytes as Jinja reads them, without mark and with one line ending: what renders alike is the same."""
+    """A template's bytes as Jinja reads them: without byte order mark, with LF line endings."""
     return raw.removeprefix(BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
@@ -234,7 +234,7 @@ class PromptTemplates:
         return f"{message}{hint} (the row has: {', '.join(row)})"
 
     def _place(self, role: str, error: BaseException | None = None) -> str:
-        """File and line of the template in which the innermost frame of the error lies."""
+        """File and line of the innermost template frame of the error."""
         frames = traceback.walk_tb(error.__traceback__) if error else ()
         places = [(frame.f_code.co_filename, line) for frame, line in frames]
         in_templates = [f"{file}:{line}" for file, line in places if file.endswith(".jinja")]

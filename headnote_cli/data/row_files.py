@@ -39,7 +39,7 @@ def is_row_file(path: Path) -> bool:
 
 
 def stem(file: Path) -> str:
-    """The name of a file of rows without what says its kind: `train` of `train.jsonl.gz`."""
+    """The name of a file of rows without its suffixes: `train` of `train.jsonl.gz`."""
     return file.name[: -len("".join(_kind(file)))]
 
 
@@ -65,7 +65,7 @@ def stream_rows(*files: Path) -> Iterator[Located]:
 
 
 def encoding_note(file: Path) -> str | None:
-    """What is to be said about the encoding of a file; None if it is Unicode, or where reading it will fail."""
+    """A note on the encoding of a file; None if it is Unicode or cannot be read."""
     with contextlib.suppress(*UNREADABLE):
         if _kind(file)[0] in TABLES and _encoding(file) == "cp1252":
             return f"{file.name} is not UTF-8: it is read as Windows-1252"
@@ -137,7 +137,7 @@ def _encoding(file: Path) -> str:
 
 
 def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
-    """By the first character beyond ASCII: those of another encoding hardly ever form one of UTF-8."""
+    """Decides by the first non-ASCII character: in another encoding its bytes are hardly ever valid UTF-8."""
     chunk = head
     while chunk:
         beyond = re.search(rb"[\x80-\xff]", chunk)
@@ -148,7 +148,7 @@ def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """The lines of a text file with the ends that they have."""
+    """The lines of a text file with their line endings."""
     encoding, number = _encoding(file), 0
     name = "Windows-1252" if encoding == "cp1252" else encoding[:6].upper().rstrip("-")
     with io.TextIOWrapper(_binary(file), encoding, "surrogateescape", newline="") as stream:
@@ -279,7 +279,7 @@ def _first_twice(names: Iterable[str]) -> str | None:
 
 
 def _table_row(names: list[str], cells: list[str], where: str) -> Row | DataError:
-    """The named cells of a line; those that it lacks are None. A column without a name is left out."""
+    """The cells by column name; missing cells are None, columns without a name are left out."""
     if any(cells[len(names) :]):
         fault = f"the row has more cells than the header: {len(cells)} instead of {len(names)}"
         return DataError(fault, where, "put a cell that holds a separator into quotation marks")

@@ -38,7 +38,7 @@ READING = "2"  # raise it whenever the same files would give other rows
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one split: read anew on each iteration, so that nothing is held."""
+    """The rows of one split, read anew on each iteration, so that none are kept in memory."""
 
     split: str
     source: str
@@ -324,7 +324,7 @@ def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
 
 
 def unreachable(error: Exception, kind: str, name: str) -> SldsError:
-    """The message for a model or data set that the hub did not give."""
+    """The error for a model or data set that could not be loaded from the hub."""
     if "BuilderConfig" in str(error):
         hint = "the hub has the data set, but not this `dataset_subset`"
     elif "Config name is missing" in str(error):

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 
 class OutOfTimeError(Exception):
-    """What runs inside `time_limit` did not come to an end."""
+    """The body of `time_limit` took too long."""
 
 
 class _Watchdog:
-    """Ends what takes too long, in whatever thread it runs.
+    """Stops code that takes too long, in any thread.
 
     A loop in a template is Python code, so an exception that another thread sets there is met at its next step
     (`PyThreadState_SetAsyncExc`, Python/C API). A single operation in C is not interrupted.

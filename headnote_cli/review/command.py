@@ -68,7 +68,7 @@ def _require_free(output: Path, force: bool, predictions: Path, references: Path
 
 
 def _hint(joined: Joined) -> str:
-    """Names from both sides, so that one sees why none is equal."""
+    """Some names from both sides, to show why none are equal."""
     here = ", ".join(f"{line['sample_id']} ({line['lang']})" for line in joined.missing[:3]) or "none with a headnote"
     there = ", ".join(f"{row.get('sample_id')} ({row.get('headnote_language')})" for row in joined.extra[:3])
     return f"predictions: {here}; rows: {there or 'none'}; another --split or --references?"

@@ -30,7 +30,7 @@ WORST: tuple[Status, ...] = ("missing", "partly", "found")
 Place = tuple[int, int]  # start and end character in the decision
 Segment = str | dict[str, Any]  # plain text, or text that cites
 
-# What would end or open something in HTML, turn the direction of writing in a viewer, or is no character at all.
+# Markup, characters that change the direction of writing, and code points that are no characters.
 _UNSAFE = re.compile(
     "[<>&\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
@@ -166,7 +166,7 @@ def _decision_of(pair: Pair, text_field: str, decisions: dict[tuple[str, str | N
 
 
 def _item(pair: Pair) -> dict[str, Any]:
-    """What the prediction and its row say about a headnote, without its text."""
+    """The facts about a headnote, without its text."""
     prediction, row = pair.prediction, pair.row
     sample, lang, candidate = key_of(prediction)
     tokens, detected = prediction.get("tokens"), prediction.get("language")
@@ -188,7 +188,7 @@ def _text(value: Any) -> str | None:
 
 
 def _beginning(text: str, start: int, number: str) -> int:
-    """Where the paragraph of a heading begins: before the numbers that it lies in, if they stand there: `4. 4.1`."""
+    """Where the paragraph of a heading begins: before the numbers of its parents if they precede it, as in `4. 4.1`."""
     parts = number.split(".")
     for length in range(len(parts) - 1, 0, -1):
         before = text[max(0, start - 20) : start]
@@ -198,7 +198,7 @@ def _beginning(text: str, start: int, number: str) -> int:
 
 
 def _scores(pairs: list[Pair]) -> tuple[str, list[float | None]]:
-    """What the score is called, and that of each headnote: ROUGE-L where every line brings it, else word overlap."""
+    """The name of the score and the score of each headnote: ROUGE-L if every line has it, else word overlap."""
     brought = [_rouge(pair.prediction.get("scores")) for pair in pairs]
     if all(value is not None for value in brought):
         return "ROUGE-L", [*brought]
@@ -212,8 +212,7 @@ def _rouge(scores: Any) -> float | None:
 
 
 def overlap(headnote: str, reference: str) -> float:
-    """The F1 of the words of two texts, from 0 to 100, each word as often as it occurs, wherever it stands: a rough
-    guide."""
+    """The F1 of the words of two texts as multisets, from 0 to 100: a rough guide."""
     words, other = (Counter(_WORD.findall(text.casefold())) for text in (headnote, reference))
     total = words.total() + other.total()
     return round(200 * (words & other).total() / total, 2) if total else 0.0
@@ -242,5 +241,5 @@ def _render(data: dict[str, Any]) -> str:
 
 
 def _hash(text: str) -> str:
-    """A source as a Content-Security-Policy names it."""
+    """The hash of a source in the form of a Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
