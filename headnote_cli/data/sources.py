@@ -66,9 +66,14 @@ def sound(row: Row | DataError) -> Row:
     return row
 
 
-def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[Located]:
-    """The rows of a file, else of a split of the config's data set, each with its place."""
-    return stream_rows(file) if file is not None else load_split(config, split).stream()
+def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[tuple[str, Row]]:
+    """The rows of a file, else of a split of the config's data set, each with its place.
+
+    Raises:
+        DataError: One of them cannot be read.
+    """
+    located = stream_rows(file) if file is not None else load_split(config, split).stream()
+    return ((where, sound(row)) for where, row in located)
 
 
 def load_split(config: Config, split: str) -> Rows:

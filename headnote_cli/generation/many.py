@@ -15,7 +15,7 @@ from headnote_cli.config.layers import Config
 from headnote_cli.data.documents import Decision
 from headnote_cli.data.encoding import Encoded, Encoder
 from headnote_cli.data.row_files import Row
-from headnote_cli.data.sources import located_rows, sound
+from headnote_cli.data.sources import located_rows
 from headnote_cli.errors import DataError, SldsError, UsageError
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.generation.choice import ModelChoice, announce, choose_model, encoder_of, load_writer
@@ -103,7 +103,7 @@ def rows_of(config: Config, split: str | None, file: Path | None, decisions: lis
         DataError: A row cannot be read.
     """
     if file is not None or split is not None:
-        return [(where, sound(row)) for where, row in located_rows(config, str(split), file)]
+        return list(located_rows(config, str(split), file))
     field = config.settings.overflow_field
     return [
         (one.name, {"sample_id": one.name, field: one.text, "decision_language": one.language}) for one in decisions

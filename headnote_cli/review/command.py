@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.data.sources import located_rows, sound
+from headnote_cli.data.sources import located_rows
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.generation.predictions import Joined, join, read_predictions
 from headnote_cli.review.page import build
@@ -49,7 +49,7 @@ def review(
     _require_free(output, force, predictions, references)
     written = read_predictions(predictions)
     source = str(references) if references is not None else f"split {split} of {config.settings.dataset_name}"
-    joined = join(written, (sound(row) for _, row in located_rows(config, split, references)))
+    joined = join(written, (row for _, row in located_rows(config, split, references)))
     if not joined.pairs:
         raise DataError(f"no headnote finds its row in {source}", str(predictions), _hint(joined))
     html, counts = build(joined.pairs, config.settings.overflow_field, predictions.name, sha256(predictions))
