@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from headnote_cli.config.layers import Config
 from headnote_cli.data.fields import decision_id
-from headnote_cli.data.sources import Rows, load_split
+from headnote_cli.data.sources import ROLES, Rows, load_split
 from headnote_cli.errors import ConfigError, UnreachableError
 from headnote_cli.runs.files import read_json, write_json
 
@@ -57,7 +57,7 @@ def leak_warnings(config: Config) -> list[str]:
     from headnote_cli.data.preparation import cached_json
 
     splits = {}
-    for role in ("train", "eval", "test"):
+    for role in ROLES:
         with suppress(ConfigError, UnreachableError):
             splits[role] = load_split(config, role)
     field = config.settings.overflow_field

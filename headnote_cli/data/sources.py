@@ -32,6 +32,7 @@ from headnote_cli.upstream import fingerprint_of
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+ROLES = ("train", "eval", "test")
 SPLIT_SEED = 42  # the workshop's
 READING = "2"  # raise it whenever the same files would give other rows
 
@@ -121,12 +122,7 @@ class _Source:
 
 def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
     """The split that plays each role; None where one has to be split off."""
-    settings = config.settings
-    names = {
-        "train": settings.dataset_train_split,
-        "eval": settings.dataset_eval_split,
-        "test": settings.dataset_test_split,
-    }
+    names = {role: getattr(config.settings, f"dataset_{role}_split") for role in ROLES}
     # A lone file has no split names: whatever the config calls them, it is the training split.
     alone = source.splits == ("train",) and source.other_names.isdisjoint(names.values())
     return {"train": "train", "eval": None, "test": None} if alone else names
