@@ -21,7 +21,7 @@ from typing import Any
 from headnote_cli.data.row_files import SUFFIXES, stream_rows
 from headnote_cli.data.sources import sound
 from headnote_cli.generation.predictions import join
-from headnote_cli.review.page import Page, build
+from headnote_cli.review.page import build
 
 LAID_OUT = "document.getElementById('paragraphs').getBoundingClientRect().height > 0 && performance.now()"
 
@@ -33,15 +33,15 @@ def rows_of(folder: Path, count: int) -> list[dict[str, Any]]:
     return list(itertools.islice(({**row, "sample_id": number} for number, row in enumerate(rows)), count))
 
 
-def written(rows: list[dict[str, Any]], file: Path) -> tuple[Page, float]:
-    """The page, and the seconds that it took."""
+def written(rows: list[dict[str, Any]], file: Path) -> tuple[dict[str, int], float]:
+    """What the page shows, counted, and the seconds that it took."""
     predictions = [
         {"sample_id": row["sample_id"], "lang": row["headnote_language"], "headnote": row["headnote"]} for row in rows
     ]
     began = time.perf_counter()
-    page = build(join(predictions, rows).pairs, "decision", "predictions.jsonl", "0" * 64)
-    file.write_text(page.html, encoding="utf-8")
-    return page, time.perf_counter() - began
+    html, counts = build(join(predictions, rows).pairs, "decision", "predictions.jsonl", "0" * 64)
+    file.write_text(html, encoding="utf-8")
+    return counts, time.perf_counter() - began
 
 
 def opened(file: Path, rounds: int) -> tuple[list[float], list[float]]:
@@ -80,8 +80,8 @@ def main() -> None:
     rows = rows_of(options.data, options.rows)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "review.html"
-        page, seconds = written(rows, file)
-        print(f"{page.rows} headnotes of {page.decisions} decisions: {file.stat().st_size / 1e6:.2f} MB")
+        counts, seconds = written(rows, file)
+        print(f"{counts['rows']} headnotes of {counts['decisions']} decisions: {file.stat().st_size / 1e6:.2f} MB")
         print(f"written in {seconds:.2f} s")
         opening, moving = opened(file, options.rounds)
     print(f"opened in {statistics.median(opening):.0f} ms (median of {options.rounds}; most {max(opening):.0f} ms)")

@@ -2,7 +2,7 @@
 
 Importing TRL to read a config would cost seconds, so its dataclasses are read here, once a release, with the versions
 of constraints.txt. `--check` prints how the keys of the installed versions, which may be others, differ from those that
-slds knows (headnote_cli/config/key_versions.py), and exits with 1 if they do.
+slds knows, and exits with 1 if they do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ import typing
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from headnote_cli.config.key_versions import AddedKeys, version_fault
-from headnote_cli.config.upstream_keys import ModelKeys, TrainingKeys
+from headnote_cli.config.upstream_keys import UpstreamKeys
 
 TARGET = Path(__file__).resolve().parents[1] / "headnote_cli" / "config" / "upstream_keys.py"
 # The dataclass says str or list, the command line and the YAML of the recipe also give the other.
@@ -79,28 +75,27 @@ def generated() -> str:
         "from typing import Literal",
         "",
         "from pydantic import BaseModel, ConfigDict",
+        "",
+        "",
+        "class UpstreamKeys(BaseModel):",
+        '    """The fields of TRL\'s `SFTConfig` and `ModelConfig`."""',
+        "",
+        "    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone",
+        "",
     ]
-    for name, source in (("ModelKeys", trl.ModelConfig), ("TrainingKeys", trl.SFTConfig)):
+    for source in (trl.SFTConfig, trl.ModelConfig):
         hints = typing.get_type_hints(source)
-        lines += ["", "", f"class {name}(BaseModel):", f'    """The fields of TRL\'s `{source.__name__}`."""', ""]
-        lines += ["    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone", ""]
         for field in dataclasses.fields(source):
             default = field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[operator]
             lines.append(f"    {field.name}: {annotation(field, hints[field.name])} = {plain(default)!r}")
     return "\n".join(lines) + "\n"
 
 
-def fields(*classes: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {name: field for one in classes for name, field in one.model_fields.items()}
-
-
 def differences() -> list[str]:
     """The keys whose presence, type or default in the installed versions is not what slds knows, one a line."""
     module: dict[str, typing.Any] = {}
     exec(compile(generated(), "generated", "exec", dont_inherit=True), module)
-    installed = fields(module["ModelKeys"], module["TrainingKeys"])
-    known = fields(ModelKeys, TrainingKeys, AddedKeys)
-    known = {key: field for key, field in known.items() if version_fault(key) is None}
+    installed, known = module["UpstreamKeys"].model_fields, UpstreamKeys.model_fields
     different = [key for key in known.keys() | installed.keys() if repr(known.get(key)) != repr(installed.get(key))]
     return [f"{key}: known as {known.get(key)}, installed as {installed.get(key)}" for key in sorted(different)]
 

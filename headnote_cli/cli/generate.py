@@ -115,7 +115,7 @@ def generate(
                 _show_headnote(screen, headnote)
             return
 
-        from headnote_cli.data.sources import located_rows, sound
+        from headnote_cli.data.sources import located_rows
         from headnote_cli.generation.many import ManyOptions, generate_many, read_shard
         from headnote_cli.generation.request import rows_of
         from headnote_cli.screen.generation import many_view
@@ -124,7 +124,7 @@ def generate(
         options = ManyOptions(output=output, limit=limit, shard=part, force=force, concurrency=concurrency, **asked)
         if split is not None or _is_rows(decision):
             file = Path(decision) if decision is not None else None
-            rows = [(where, sound(row)) for where, row in located_rows(loaded, str(split), file)]
+            rows = list(located_rows(loaded, str(split), file))
         else:
             decisions = _decisions(screen, str(decision), from_ and from_.value)
             rows = rows_of(decisions, loaded.settings.overflow_field)

@@ -1,7 +1,8 @@
-"""Where the shipped configs, prompts and samples lie: inside the wheel, or in the checkout."""
+"""The place of the shipped configs, prompts and samples: inside the wheel, or in the checkout."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -15,17 +16,7 @@ def assets_root() -> Path:
 
 def locate(name: str, beside: Path | None = None) -> Path | None:
     """An existing file or folder called `name`: in the working directory, beside a file, or shipped."""
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError:  # no such user's home
-        return None
-    folders = [Path(), *([beside] if beside else []), assets_root()]
-    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
-    return next((candidate for candidate in candidates if _exists(candidate)), None)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long for a name
-        return False
+    # Unlike pathlib, os.path raises neither for an unknown user nor for a name that is too long.
+    path = os.path.expanduser(name)
+    candidates = [folder / path for folder in (Path(), beside, assets_root()) if folder]
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), None)

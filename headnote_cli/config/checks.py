@@ -5,20 +5,29 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from headnote_cli.config.key_versions import version_fault
-from headnote_cli.config.keys import FORMS, RANGES, SHARE_OR_STEPS, Settings
+from headnote_cli.config.keys import RULES, Rule, Settings, kinds
 from headnote_cli.config.problems import Entry, Origin, Problems, brief
 from headnote_cli.config.renamed import RENAMED
 
 YAML_1_1_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
+WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+    NoneType: "null",
+}
 
 
 def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
-    """The settings, with every fault of keys and values noted; faulty keys are left at their defaults."""
+    """The settings. All faults of keys and values are added to `problems`; faulty keys keep their defaults."""
     values = {key: _yaml_1_1(key, entry.value) for key, entry in entries.items()}
     faults: dict[str, str] = {}
     try:
@@ -28,10 +37,9 @@ def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
         settings = Settings.model_validate({key: value for key, value in values.items() if key not in faults})
     sound = [key for key in entries if key not in faults]
     faults |= {key: fault for key in sound if (fault := _value_fault(key, getattr(settings, key)))}
-    faults |= {key: fault for key in entries if (fault := version_fault(key))}
     for key, message in faults.items():
         problems.add(entries[key].origin, message)
-    doubtful = faults.keys() | {nearest(key) for key in faults}
+    doubtful = faults.keys() | {_nearest(key) for key in faults}
     for keys, message in _contradictions(settings):
         if not doubtful & set(keys):
             problems.add(entries[keys[0]].origin if keys[0] in entries else Origin("configuration"), message)
@@ -40,14 +48,15 @@ def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
 
 def _value_fault(key: str, value: Any) -> str | None:
     """What is wrong with a value of the right type, None if nothing is."""
-    if isinstance(value, int | float) and key in RANGES:
-        low, high = RANGES[key]
+    rule = RULES.get(key, Rule())
+    if isinstance(value, int | float) and rule.range:
+        low, high = rule.range
         if not low <= value <= high:
             return f"`{key}: {value}` is out of range: {low:g} to {high:g}"
-        if key in SHARE_OR_STEPS and value > 1 and value != int(value):
+        if rule.is_share_or_steps and value > 1 and value != int(value):
             return f"`{key}: {value}` is neither a share of the steps below 1 nor a whole number of steps"
-    if isinstance(value, str) and key in FORMS and not re.fullmatch(FORMS[key][0], value):
-        return f"`{key}: {brief(value)}` is not {FORMS[key][1]}"
+    if isinstance(value, str) and rule.form and not re.fullmatch(rule.form[0], value):
+        return f"`{key}: {brief(value)}` is not {rule.form[1]}"
     if value == [] and key == "lora_target_modules":
         return f"`{key}: []` names no module; leave the key out for the model's default"
     return None
@@ -55,8 +64,7 @@ def _value_fault(key: str, value: Any) -> str | None:
 
 def _yaml_1_1(key: str, value: object) -> object:
     """`yes`, `on`, `no` and `off` where a key takes nothing but a boolean."""
-    info = Settings.model_fields.get(key)
-    if isinstance(value, str) and info is not None and info.annotation in (bool, bool | None):
+    if isinstance(value, str) and kinds(key) in ({bool}, {bool, NoneType}):
         return YAML_1_1_BOOLEANS.get(value.lower(), value)
     return value
 
@@ -70,47 +78,32 @@ def _validation_messages(error: ValidationError) -> Iterator[tuple[str, str]]:
             continue
         seen.add(key)
         if fault["type"] == "extra_forbidden":
-            yield key, f"unknown key `{key}`{_suggestion(key)}"
+            near = _nearest(key)
+            yield key, f"unknown key `{key}`" + (f"; did you mean `{near}`?" if near else "")
         else:
             yield key, f"`{key}: {brief(fault['input'])}` is not {_allowed(key, fault['input'])}"
 
 
-def _suggestion(key: str) -> str:
-    near = nearest(key)
-    return f"; did you mean `{near}`?" if near else ""
-
-
-def nearest(key: str) -> str | None:
+def _nearest(key: str) -> str | None:
     """The known key that a misspelt one is nearest to."""
     return next(iter(difflib.get_close_matches(key, [*Settings.model_fields, *RENAMED], n=1, cutoff=0.6)), None)
 
 
 def _allowed(key: str, given: object) -> str:
     """What a key takes, in words; of a long list of choices, those near to what was given."""
-    annotation = str(Settings.model_fields[key].annotation)
-    literals = [
-        choice.strip("'") for group in re.findall(r"Literal\[([^\]]*)\]", annotation) for choice in group.split(", ")
-    ]
-    if len(literals) > 12:
-        near = difflib.get_close_matches(str(given), literals, n=5, cutoff=0.3) or literals[:5]
-        literals = [*near, f"… ({len(literals)} in all)"]
-    plain = re.sub(r"(typing\.)?Literal\[[^\]]*\]", "", annotation)
-    words = {
-        "str": "text",
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "dict": "a mapping",
-        "list": "a list",
-    }
-    names = [word for name, word in words.items() if re.search(rf"\b{name}\b", re.sub(r"\[.*?\]", "", plain) or plain)]
-    if "None" in annotation:
-        names.append("null")
-    return " or ".join(([f"one of {', '.join(literals)}"] if literals else []) + names)
+    types = kinds(key)
+    parts = {part for kind in types for part in (kind, *get_args(kind)) if get_origin(part) is Literal}
+    choices = [str(choice) for part in parts for choice in get_args(part)]
+    if len(choices) > 12:
+        near = difflib.get_close_matches(str(given), choices, n=5, cutoff=0.3) or choices[:5]
+        choices = [*near, f"… ({len(choices)} in all)"]
+    plain = {get_origin(kind) or kind for kind in types}
+    words = [word for kind, word in WORDS.items() if kind in plain]
+    return " or ".join(([f"one of {', '.join(choices)}"] if choices else []) + words)
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys that cannot hold together, the one to name first."""
+    """Keys that contradict each other, the one to report first, and the message."""
     if settings.load_in_4bit and settings.load_in_8bit:
         yield ("load_in_8bit", "load_in_4bit"), "`load_in_4bit` and `load_in_8bit` exclude each other"
     if (settings.load_in_4bit or settings.load_in_8bit) and not settings.use_peft:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-from headnote_cli.config.key_versions import AddedKeys
-from headnote_cli.config.upstream_keys import ModelKeys, TrainingKeys
+from headnote_cli.config.upstream_keys import UpstreamKeys
 
 Overflow = Literal["structure", "middle", "end", "drop", "error"]
 # Never written to a record, a screen or an error.
 SECRETS = frozenset({"hub_token"})
 
 
-class DataKeys(BaseModel):
-    """The keys of the data, the prompts and the paths: the workshop's own, then ours."""
+class Settings(UpstreamKeys):
+    """Every key that a config may hold, typed. Unknown keys and other types are errors."""
 
-    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone
+    model_config = ConfigDict(
+        extra="forbid", strict=True, defer_build=False, frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     mode: Literal["train", "evaluate", "interact"] | None = None
     model_class: Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"] = "AutoModelForCausalLM"
@@ -40,12 +43,13 @@ class DataKeys(BaseModel):
     early_stopping: int | None = None  # evaluations without improvement after which a run ends
 
 
-class Settings(DataKeys, ModelKeys, TrainingKeys, AddedKeys):
-    """Every key that a config may hold, typed. Unknown keys and other types are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, defer_build=False, frozen=True, protected_namespaces=(), allow_inf_nan=False
-    )
+def kinds(key: str) -> set[Any]:
+    """The types that a key takes (`str`, `list[str]`, `Literal[…]`, `NoneType` …); none where there is no such key."""
+    info = Settings.model_fields.get(key)
+    if info is None:
+        return set()
+    is_union = get_origin(info.annotation) in (Union, UnionType)
+    return set(get_args(info.annotation)) if is_union else {info.annotation}
 
 
 def own_defaults(settings: Settings) -> dict[str, object]:
@@ -64,68 +68,87 @@ def effective_values(settings: Settings) -> dict[str, object]:
     return settings.model_dump() | own_defaults(settings)
 
 
-# Smallest and largest value that makes sense, both included, of every key that takes a number.
-RANGES: dict[str, tuple[float, float]] = {
-    "adam_beta1": (0, 1),
-    "adam_beta2": (0, 1),
-    "adam_epsilon": (0, 1),
-    "data_seed": (0, 2**32 - 1),
-    "dataloader_num_workers": (0, 1024),
-    "dataloader_prefetch_factor": (1, 10**6),
-    "dataset_num_proc": (1, 1024),
-    "ddp_bucket_cap_mb": (1, 10**6),
-    "ddp_timeout": (1, 10**9),
-    "early_stopping": (1, 10**6),
-    "eval_accumulation_steps": (1, 10**9),
-    "eval_delay": (0, 10**9),
-    "eval_steps": (1e-6, 10**9),
-    "evaluate_vllm_sampling_params_max_tokens": (1, 10**7),
-    "evaluate_vllm_tensor_parallel_size": (1, 1024),
-    "gradient_accumulation_steps": (1, 10**6),
-    "label_smoothing_factor": (0, 1),
-    "learning_rate": (0, 100),
-    "local_rank": (-1, 10**6),
-    "logging_steps": (1e-6, 10**9),
-    "lora_alpha": (1, 10**6),
-    "lora_dropout": (0, 1),
-    "lora_r": (1, 10**5),
-    "max_grad_norm": (0, 10**9),
-    "max_length": (8, 10**8),
-    "max_steps": (-1, 10**9),
-    "neftune_noise_alpha": (0, 10**6),
-    "num_train_epochs": (0, 10**6),
-    "pad_to_multiple_of": (1, 10**6),
-    "per_device_eval_batch_size": (1, 10**6),
-    "per_device_train_batch_size": (1, 10**6),
-    "router_aux_loss_coef": (0, 10**3),
-    "save_steps": (1e-6, 10**9),
-    "save_total_limit": (1, 10**6),
-    "seed": (0, 2**32 - 1),
-    "torch_empty_cache_steps": (1, 10**9),
-    "warmup_steps": (0, 10**9),
-    "weight_decay": (0, 10**3),
-}
-# Below 1 a share of all steps, from 1 on a number of steps.
-SHARE_OR_STEPS = ("eval_steps", "logging_steps", "save_steps", "warmup_steps")
-# What a text may be where upstream's type says no more than text: a pattern for all of it, and words for it.
-FORMS = {
-    "attn_implementation": (
-        r"eager|sdpa|flex_attention|flash_attention_[234]|paged\|\w+|[^/:]+/[^/:]+(@[^/:]+)?(:[^/:]+)?",
-        "eager, sdpa, flex_attention, flash_attention_2, _3 or _4, or a kernel of the hub (owner/name)",
+@dataclass(frozen=True)
+class Rule:
+    """What slds asks of a key's value beside its type, and what a resumed run may do with it."""
+
+    range: tuple[float, float] | None = None  # smallest and largest number that makes sense, both included
+    is_share_or_steps: bool = False  # below 1 a share of all steps, from 1 on a number of steps
+    form: tuple[str, str] | None = None  # a pattern for all of a text, and words for it
+    is_located: bool = False  # names a file or folder which `locate` looks for in several places
+    # "free" decides what is shown and kept, not what is learnt; "evaluation" when a run is evaluated. Any other key
+    # makes another run.
+    resume: Literal["free", "evaluation"] | None = None
+
+
+# Every key that takes a number has a range.
+RULES = {
+    "adam_beta1": Rule((0, 1)),
+    "adam_beta2": Rule((0, 1)),
+    "adam_epsilon": Rule((0, 1)),
+    "attn_implementation": Rule(
+        form=(
+            r"eager|sdpa|flex_attention|flash_attention_[234]|paged\|\w+|[^/:]+/[^/:]+(@[^/:]+)?(:[^/:]+)?",
+            "eager, sdpa, flex_attention, flash_attention_2, _3 or _4, or a kernel of the hub (owner/name)",
+        )
     ),
-    "bnb_4bit_quant_storage": (
-        "float16|float32|int8|uint8|float64|bfloat16",
-        "one of float16, float32, int8, uint8, float64, bfloat16",
+    "bnb_4bit_quant_storage": Rule(
+        form=("float16|float32|int8|uint8|float64|bfloat16", "one of float16, float32, int8, uint8, float64, bfloat16")
     ),
-    "lora_target_modules": (r"(?s).+", "a name or pattern of modules"),
-    "pad_to_multiple_of": (r"auto|none|null|[1-9][0-9]{0,5}", "auto, none or a number of tokens"),
+    "chat_template_path": Rule(is_located=True),
+    "data_seed": Rule((0, 2**32 - 1)),
+    "dataloader_num_workers": Rule((0, 1024)),
+    "dataloader_prefetch_factor": Rule((1, 10**6)),
+    "dataset_eval_split": Rule(resume="evaluation"),
+    "dataset_name": Rule(is_located=True),
+    "dataset_num_proc": Rule((1, 1024), resume="free"),
+    "ddp_bucket_cap_mb": Rule((1, 10**6)),
+    "ddp_timeout": Rule((1, 10**9)),
+    "early_stopping": Rule((1, 10**6)),
+    "eval_accumulation_steps": Rule((1, 10**9), resume="free"),
+    "eval_delay": Rule((0, 10**9), resume="evaluation"),
+    "eval_on_start": Rule(resume="evaluation"),
+    "eval_steps": Rule((1e-6, 10**9), is_share_or_steps=True, resume="evaluation"),
+    "eval_strategy": Rule(resume="evaluation"),
+    "evaluate_vllm_sampling_params_max_tokens": Rule((1, 10**7), resume="free"),
+    "evaluate_vllm_tensor_parallel_size": Rule((1, 1024), resume="free"),
+    "gradient_accumulation_steps": Rule((1, 10**6)),
+    "label_smoothing_factor": Rule((0, 1)),
+    "learning_rate": Rule((0, 100)),
+    "local_rank": Rule((-1, 10**6)),
+    "logging_steps": Rule((1e-6, 10**9), is_share_or_steps=True, resume="free"),
+    "lora_alpha": Rule((1, 10**6)),
+    "lora_dropout": Rule((0, 1)),
+    "lora_r": Rule((1, 10**5)),
+    "lora_target_modules": Rule(form=(r"(?s).+", "a name or pattern of modules")),
+    "max_grad_norm": Rule((0, 10**9)),
+    "max_length": Rule((8, 10**8)),
+    "max_steps": Rule((-1, 10**9)),
+    "metric_for_best_model": Rule(resume="evaluation"),
+    "model_name_or_path": Rule(is_located=True),
+    "neftune_noise_alpha": Rule((0, 10**6)),
+    "num_train_epochs": Rule((0, 10**6)),
+    "pad_to_multiple_of": Rule(
+        (1, 10**6), form=(r"auto|none|null|[1-9][0-9]{0,5}", "auto, none or a number of tokens")
+    ),
+    "peft_base_model_path": Rule(is_located=True, resume="free"),
+    "peft_peft_model_path": Rule(is_located=True, resume="free"),
+    "per_device_eval_batch_size": Rule((1, 10**6), resume="free"),
+    "per_device_train_batch_size": Rule((1, 10**6)),
+    "prompts_path": Rule(is_located=True),
+    "router_aux_loss_coef": Rule((0, 10**3)),
+    "save_steps": Rule((1e-6, 10**9), is_share_or_steps=True, resume="free"),
+    "save_total_limit": Rule((1, 10**6), resume="free"),
+    "seed": Rule((0, 2**32 - 1)),
+    "torch_empty_cache_steps": Rule((1, 10**9)),
+    "warmup_steps": Rule((0, 10**9), is_share_or_steps=True),
+    "weight_decay": Rule((0, 10**3)),
+    **dict.fromkeys(
+        "dataloader_pin_memory dataset_test_split disable_tqdm evaluate_vllm_model_name_or_path extends "
+        "hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy log_level "
+        "log_level_replica logging_first_step logging_strategy mode output_dir peft_output_model_path "
+        "prediction_loss_only project push_to_hub report_to resume_from_checkpoint run_name save_strategy "
+        "trackio_bucket_id trackio_space_id trackio_static_space_id trust_remote_code".split(),
+        Rule(resume="free"),
+    ),
 }
-# Keys that name a file or folder which `locate` looks for in several places.
-LOCATED = (
-    "chat_template_path",
-    "dataset_name",
-    "model_name_or_path",
-    "peft_base_model_path",
-    "peft_peft_model_path",
-    "prompts_path",
-)

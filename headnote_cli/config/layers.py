@@ -1,4 +1,4 @@
-"""A config out of its files and overrides, each value with its origin."""
+"""A config from its files and overrides, each value with its origin."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from headnote_cli.config.assets import assets_root, locate
 from headnote_cli.config.checks import checked
-from headnote_cli.config.keys import LOCATED, SECRETS, Settings
+from headnote_cli.config.keys import RULES, SECRETS, Rule, Settings
 from headnote_cli.config.problems import Entry, Origin, Problems, brief
 from headnote_cli.config.renamed import DONE_OTHERWISE, done_otherwise, translated
 from headnote_cli.config.yaml import Loader, read_entries, value_of
@@ -46,14 +45,14 @@ class Config:
                 lines.append(f"# {key} is set and not shown  # {self.origins[key]}")
                 continue
             value = getattr(self.settings, key)
-            line = f"{key}: {as_yaml(self._found(value) if key in LOCATED and value else value)}"
+            line = f"{key}: {as_yaml(self._absolute(value) if RULES.get(key, Rule()).is_located and value else value)}"
             lines.append(f"{line}  # {self.origins[key]}" if self.is_set(key) else f"# {line}  # default")
         return "\n".join(lines) + "\n"
 
-    def _found(self, name: str) -> str:
-        """A path that means the same in a config that lies elsewhere."""
-        found = self.locate(name)
-        return name if found in (None, Path(name).expanduser()) else str(found.resolve())
+    def _absolute(self, name: str) -> str:
+        """A path that stays valid when the config is saved elsewhere."""
+        path = self.locate(name)
+        return name if path in (None, Path(os.path.expanduser(name))) else str(path.resolve())
 
     def where(self, key: str) -> str:
         """The place to name in a message about `key`."""
@@ -72,33 +71,23 @@ class Config:
         name = getattr(self.settings, key)
         if name is None:
             raise ConfigError(f"`{key}` is not set", str(self.path), f"add a line `{key}: …`")
-        found = self.locate(name)
-        if found is None:
-            raise ConfigError(
-                f"`{key}`: there is no {name}",
-                self.where(key),
-                "looked in the working directory, beside the config file and in the shipped files",
-            )
-        return found
+        path = self.locate(name)
+        if path is None:
+            hint = "looked in the working directory, beside the config file and in the shipped files"
+            raise ConfigError(f"`{key}`: there is no {name}", self.where(key), hint)
+        return path
 
 
 def as_yaml(value: object) -> str:
-    """A value as YAML that `Loader` reads back, on one line and in characters that every screen shows."""
+    """A value as YAML that `Loader` reads back, on one line and in printable characters."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{as_yaml(key)}: {as_yaml(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(as_yaml, value))}]"
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
-    if isinstance(value, str):
-        return f'"{"".join(map(_escaped, value))}"'
-    return json.dumps(value)
-
-
-def _escaped(character: str) -> str:
-    if character in '"\\':
-        return f"\\{character}"
-    return character if character.isprintable() else f"\\U{ord(character):08x}"
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(character if character.isprintable() else f"\\U{ord(character):08x}" for character in text)
 
 
 def default_config_path() -> Path:
@@ -133,12 +122,12 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
 
 
 def _find(path: Path) -> Path:
-    found = locate(str(path))
-    if found is None or not found.is_file():
+    file = locate(str(path))
+    if file is None or not file.is_file():
         shipped = sorted(str(p.relative_to(assets_root())) for p in (assets_root() / "configs").rglob("*.yaml"))
-        kind = "is a folder, not a file" if found else "there is no such file"
+        kind = "is a folder, not a file" if file else "there is no such file"
         raise ConfigError(kind, str(path), f"shipped configs: {', '.join(shipped)}")
-    return found
+    return file
 
 
 def _layers(file: Path, problems: Problems, inside: tuple[Path, ...] = ()) -> Iterator[dict[str, Entry]]:
@@ -149,9 +138,7 @@ def _layers(file: Path, problems: Problems, inside: tuple[Path, ...] = ()) -> It
     if base is not None and not isinstance(base.value, str):
         problems.add(base.origin, f"`extends: {brief(base.value)}` is not the name of a file")
     elif base is not None:
-        target = (
-            locate(base.value, file.parent) if not (file.parent / base.value).exists() else file.parent / base.value
-        )
+        target = locate(str(file.parent / base.value)) or locate(base.value)
         if target is None or not target.is_file():
             problems.add(base.origin, f"`extends`: there is no file {base.value}")
         elif target.resolve() in chain:
@@ -183,15 +170,14 @@ def _with_overrides(
         if key == "extends":
             problems.add(origin, "`extends` belongs into a file")
             continue
-        given = dict(entries)
-        if subs:
-            outer = given.pop(key, Entry(None, origin)).value
-            value = _nested(outer if isinstance(outer, dict) else {}, subs, value)
-        entries = given | translated({key: Entry(value, origin)}, problems, notes)
+        outer = entries[key].value if key in entries else None
+        entries = entries | translated({key: Entry(_nested(outer, subs, value), origin)}, problems, notes)
     return entries
 
 
-def _nested(mapping: dict[str, Any], subs: list[str], value: object) -> dict[str, Any]:
-    first, *rest = subs
-    inner = mapping.get(first)
-    return mapping | {first: _nested(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+def _nested(outer: object, subs: list[str], value: object) -> object:
+    """The mapping `outer` with a value at the path `subs`; the value itself where there is no path."""
+    if not subs:
+        return value
+    mapping = outer if isinstance(outer, dict) else {}
+    return mapping | {subs[0]: _nested(mapping.get(subs[0]), subs[1:], value)}

@@ -32,18 +32,18 @@ class Entry:
 class Problems:
     """All faults of a config, reported at once."""
 
-    found: list[tuple[Origin, str]] = field(default_factory=list)
+    faults: list[tuple[Origin, str]] = field(default_factory=list)
 
     def add(self, origin: Origin, message: str) -> None:
-        self.found.append((origin, message))
+        self.faults.append((origin, message))
 
     def raise_if_any(self) -> None:
-        if not self.found:
+        if not self.faults:
             return
-        if len(self.found) == 1:
-            origin, message = self.found[0]
+        if len(self.faults) == 1:
+            origin, message = self.faults[0]
             raise ConfigError(message, str(origin))
-        in_file_order = sorted(self.found, key=lambda fault: (fault[0].source, fault[0].line or 0))
+        in_file_order = sorted(self.faults, key=lambda fault: (fault[0].source, fault[0].line or 0))
         lines = [f"  {origin}: {message}" for origin, message in in_file_order]
         raise ConfigError("\n".join([f"{len(lines)} problems in the configuration:", *lines]))
 

@@ -1,11 +1,11 @@
-"""Older names and values of keys, and keys whose work slds does otherwise."""
+"""Old names and values of keys, and keys whose work slds does in another way."""
 
 from __future__ import annotations
 
 from headnote_cli.config.keys import Settings
 from headnote_cli.config.problems import Entry, Problems, brief
 
-# Upstream's old names whose meaning lives on under another one.
+# Upstream's old names and the new ones.
 RENAMED = {
     "bnb_4bit_use_double_quant": "use_bnb_nested_quant",
     "dataset_config": "dataset_subset",
@@ -20,13 +20,12 @@ RENAMED = {
     "use_liger": "use_liger_kernel",
     "warmup_ratio": "warmup_steps",
 }
-# One value of an old key that is another key's value today.
+# Values of old keys that are now values of other keys.
 TRANSLATED: dict[tuple[str, object], tuple[str, object]] = {
     ("adafactor", True): ("optim", "adafactor"),
     ("group_by_length", True): ("train_sampling_strategy", "group_by_length"),
 }
-# Old keys that mean nothing any more: the values for which dropping them changes nothing (ANY: all), and why
-# every other value is refused.
+# Removed keys: the values that are ignored because they change nothing (ANY: all), and why other values are refused.
 ANY = object()
 GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "adafactor": ((False,), "write `optim: adafactor`"),
@@ -63,7 +62,7 @@ GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "use_mps_device": ((ANY,), "Apple's GPU is found by itself"),
     "xpu_backend": ((None,), "write `ddp_backend`"),
 }
-# Keys of the libraries whose work slds does otherwise: the values that change nothing, and why others are ignored.
+# Keys of the libraries that slds does not use: the values that change nothing, and why others are ignored.
 DONE_OTHERWISE: dict[str, tuple[tuple[object, ...], str]] = {
     "assistant_only_loss": ((False,), "the loss is taken on the headnote alone"),
     "batch_eval_metrics": ((False,), "the evaluation loss needs no other metrics"),
@@ -105,7 +104,7 @@ def translated(entries: dict[str, Entry], problems: Problems, notes: list[str]) 
             notes.append(f"{entry.origin}: `{key}` is now `{new}`")
         elif key in GONE:
             harmless, reason = GONE[key]
-            if ANY in harmless or any(value is one or (value == one and type(value) is type(one)) for one in harmless):
+            if ANY in harmless or any(value == same and type(value) is type(same) for same in harmless):
                 notes.append(f"{entry.origin}: `{key}` is ignored: {reason}")
             else:
                 problems.add(entry.origin, f"`{key}: {brief(value)}` is gone: {reason}")

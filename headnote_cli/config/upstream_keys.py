@@ -7,34 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 
-class ModelKeys(BaseModel):
-    """The fields of TRL's `ModelConfig`."""
-
-    model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone
-
-    model_name_or_path: str | None = None
-    model_revision: str = 'main'
-    dtype: Literal['auto', 'bfloat16', 'float16', 'float32'] | None = 'float32'
-    attn_implementation: str | None = None
-    use_peft: bool = False
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    lora_target_modules: str | list[str] | None = None
-    lora_target_parameters: str | list[str] | None = None
-    lora_modules_to_save: list[str] | None = None
-    lora_task_type: str = 'CAUSAL_LM'
-    use_rslora: bool = False
-    use_dora: bool = False
-    load_in_8bit: bool = False
-    load_in_4bit: bool = False
-    bnb_4bit_quant_type: Literal['fp4', 'nf4'] = 'nf4'
-    use_bnb_nested_quant: bool = False
-    bnb_4bit_quant_storage: str | None = None
-
-
-class TrainingKeys(BaseModel):
-    """The fields of TRL's `SFTConfig`."""
+class UpstreamKeys(BaseModel):
+    """The fields of TRL's `SFTConfig` and `ModelConfig`."""
 
     model_config = ConfigDict(defer_build=True)  # validated as parts of `Settings` alone
 
@@ -173,3 +147,22 @@ class TrainingKeys(BaseModel):
     loss_type: Literal['nll', 'dft', 'chunked_nll'] = 'nll'
     activation_offloading: bool = False
     pad_token: str | None = None
+    model_name_or_path: str | None = None
+    model_revision: str = 'main'
+    dtype: Literal['auto', 'bfloat16', 'float16', 'float32'] | None = 'float32'
+    attn_implementation: str | None = None
+    use_peft: bool = False
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_target_modules: str | list[str] | None = None
+    lora_target_parameters: str | list[str] | None = None
+    lora_modules_to_save: list[str] | None = None
+    lora_task_type: str = 'CAUSAL_LM'
+    use_rslora: bool = False
+    use_dora: bool = False
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
+    bnb_4bit_quant_type: Literal['fp4', 'nf4'] = 'nf4'
+    use_bnb_nested_quant: bool = False
+    bnb_4bit_quant_storage: str | None = None

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
-from headnote_cli.config.keys import Settings
+from headnote_cli.config.keys import kinds
 from headnote_cli.config.problems import Entry, Origin, Problems
 from headnote_cli.config.renamed import RENAMED
 from headnote_cli.errors import ConfigError
@@ -20,13 +20,12 @@ class Loader(yaml.SafeLoader):
     """YAML 1.2's scalars (2e-4 is a number, `no` is a word), and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        for key_node, first in self.repeated_keys(node):
-            message = f"`{key_node.value}` is given twice, first in line {first}"
-            raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
+        for mark, message in self.repeated_keys(node):
+            raise yaml.constructor.ConstructorError(None, None, message, mark)
         return super().construct_mapping(node, deep)
 
-    def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, int]]:
-        """Keys that stand in the mapping itself more than once, with the line of the first."""
+    def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Mark, str]]:
+        """The place of each key that is given again in the mapping itself, and a message."""
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
@@ -34,7 +33,7 @@ class Loader(yaml.SafeLoader):
                     continue
                 raise yaml.constructor.ConstructorError(None, None, "a key is not text", key_node.start_mark)
             if key_node.value in seen:
-                yield key_node, seen[key_node.value]
+                yield key_node.start_mark, f"`{key_node.value}` is given twice, first in line {seen[key_node.value]}"
             seen.setdefault(key_node.value, key_node.start_mark.line + 1)
 
 
@@ -71,23 +70,18 @@ def read_entries(file: Path, problems: Problems) -> dict[str, Entry]:
     try:
         loader = Loader(text)
         node = loader.get_single_node()
-        if node is None:
-            return {}
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError("a config is a list of `key: value` lines", f"{file}:{node.start_mark.line + 1}")
-        return _entries_of(loader, node, file, problems)
-    except ConfigError:
-        raise
+        if node is None or isinstance(node, yaml.MappingNode):
+            return _entries_of(loader, node, file, problems) if node else {}
     except Exception as error:  # a YAML constructor raises what it likes
         mark = getattr(error, "problem_mark", None)
         origin = Origin(str(file), mark.line + 1, mark.column + 1) if mark else Origin(str(file))
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', None) or error}", str(origin)) from error
+    raise ConfigError("a config is a list of `key: value` lines", f"{file}:{node.start_mark.line + 1}")
 
 
 def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Problems) -> dict[str, Entry]:
-    for key_node, first in loader.repeated_keys(node):
-        message = f"`{key_node.value}` is given twice, first in line {first}"
-        problems.add(_place(file, key_node.start_mark), message)
+    for mark, message in loader.repeated_keys(node):
+        problems.add(_place(file, mark), message)
     loader.flatten_mapping(node)
     entries: dict[str, Entry] = {}
     for key_node, value_node in node.value:
@@ -102,25 +96,19 @@ def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Pr
 
 
 def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
-    """What a key is given; where it takes text, the text as written: the commit 7e44914 is not a number."""
+    """The value of a key; if it takes text, the text as written: the commit 7e44914 is not a number."""
     value = loader.construct_object(node, deep=True)
-    if not _takes_text(RENAMED.get(key, key)):
+    types = kinds(RENAMED.get(key, key))
+    if not types or not types <= {str, list[str], NoneType}:
         return value
     if isinstance(node, yaml.SequenceNode):
-        return [_spelling(inner, one) for inner, one in zip(node.value, value, strict=True)]
+        return [_spelling(inner, item) for inner, item in zip(node.value, value, strict=True)]
     return _spelling(node, value)
 
 
 def _spelling(node: yaml.Node, value: Any) -> Any:
     """A scalar as it is written; null stays null."""
     return node.value if isinstance(node, yaml.ScalarNode) and value is not None else value
-
-
-def _takes_text(key: str) -> bool:
-    """Whether a key takes text or a list of texts and nothing else, or null."""
-    info = Settings.model_fields.get(key)
-    kinds = get_args(info.annotation) or (info.annotation,) if info else (None,)
-    return set(kinds) <= {str, list[str], NoneType}
 
 
 def _place(file: Path, mark: yaml.Mark) -> Origin:

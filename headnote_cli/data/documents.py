@@ -1,4 +1,4 @@
-"""A decision from a file: plain text, HTML or a PDF. Whatever else a file is, it is refused by its name."""
+"""Read a decision from plain text, HTML or a PDF. Other formats are refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 SUFFIXES = (".txt", ".pdf", *HTML_SUFFIXES)  # what is read of a folder
 SAVE = "save it as plain text or PDF"
-# How files begin that are neither text nor PDF, what else they hold, and what they are.
+# Other formats: their first bytes, bytes anywhere in the file, and what to call them.
 OTHER_FORMATS = (
     (b"PK\x03\x04", b"word/", "a Word document"),
     (b"PK\x03\x04", b"opendocument.text", "an OpenDocument text"),
@@ -33,7 +33,7 @@ OTHER_FORMATS = (
     (b"MM\0*", b"", "a picture"),
     (b"\x1f\x8b", b"", "a gzip archive"),
 )
-# The longer mark first: that of UTF-32 begins like that of UTF-16.
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -98,7 +98,8 @@ def read_decision(path: Path, raw: bytes | None = None, language: str | None = N
 
 def _read(raw: bytes, path: Path) -> tuple[str, str | None]:
     """The text, and a note if it is not plain UTF-8."""
-    if _is_pdf(raw, path):
+    # Some PDFs have a few bytes before their mark.
+    if raw.startswith(b"%PDF-") or (path.suffix.lower() == ".pdf" and b"%PDF-" in raw[:1024]):
         return _pdf_text(raw, path)
     unmarked = raw.removeprefix(codecs.BOM_UTF8).lstrip()
     for start, content, name in OTHER_FORMATS:
@@ -115,11 +116,7 @@ def _read(raw: bytes, path: Path) -> tuple[str, str | None]:
 
 
 def _decoded(raw: bytes, path: Path) -> tuple[str, str | None]:
-    """The characters of a file, and a note if it is not sound UTF-8.
-
-    Raises:
-        DataError: It is not a text file.
-    """
+    """The characters of a file, and a note if it is not sound UTF-8."""
     wide = _wide_encodings(raw)
     for encoding in wide:
         with suppress(UnicodeDecodeError):
@@ -145,7 +142,7 @@ def _wide_encodings(raw: bytes) -> list[str]:
 
 
 def _not_utf8(raw: bytes) -> tuple[str, str]:
-    """A text with bytes that are not UTF-8: a few of them are damage, else it is in an older encoding."""
+    """A text that is not valid UTF-8: with few invalid bytes it is damaged, with many it has an older encoding."""
     text = raw.decode("utf-8-sig", errors="replace")
     damaged = text.count("\ufffd")
     if sum(character > "\x7f" for character in text) > 2 * damaged:
@@ -158,18 +155,8 @@ def _not_utf8(raw: bytes) -> tuple[str, str]:
     return raw.decode("cp1252", errors="replace"), "not UTF-8, read as Latin-1 (Windows-1252)"
 
 
-def _is_pdf(raw: bytes, path: Path) -> bool:
-    """Whether a PDF begins here; some have a few bytes before it."""
-    return raw.startswith(b"%PDF-") or (path.suffix.lower() == ".pdf" and b"%PDF-" in raw[:1024])
-
-
 def _pdf_text(raw: bytes, path: Path) -> tuple[str, str]:
-    """The text of all pages, and a note.
-
-    Raises:
-        UsageError: A package is missing.
-        DataError: It is damaged, needs a password, or is made of pictures.
-    """
+    """The text of all pages, and a note."""
     with package("pypdf", "pdf", "reading a PDF", str(path), ", or save the decision as plain text"):
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, FileNotDecryptedError
@@ -221,7 +208,7 @@ class _Page(HTMLParser):
             self.pieces.append(data if self.preformatted else re.sub(r"[ \t\r\n\f]+", " ", data))
 
     def _drop(self, tag: str) -> None:
-        """Forget what the innermost open element of this name holds."""
+        """Remove the text of the innermost open element of this name."""
         places = [place for place, (name, _) in enumerate(self.unread) if name == tag]
         if places:
             del self.pieces[self.unread[places[-1]][1] :]
@@ -235,11 +222,7 @@ class _Page(HTMLParser):
 
 
 def _html_text(text: str, path: Path) -> str:
-    """What a page says, without its menus and scripts.
-
-    Raises:
-        DataError: It cannot be parsed.
-    """
+    """The text of a page without its menus and scripts."""
     page = _Page()
     try:
         page.feed(text)

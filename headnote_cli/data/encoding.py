@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import sys
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from headnote_cli.config.keys import Overflow
+from headnote_cli.config.layers import Config
 from headnote_cli.data.prompts import Conversation, Message, PromptTemplates, RowFields, canonical
 from headnote_cli.data.shortening import CUT_MARK, Cut, Offsets, inserted_marks, shorten
-from headnote_cli.data.sources import language_pair
 from headnote_cli.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ENCODING_VERSION = 5  # raise it whenever the same row and settings would give other ids or counts
 IGNORED = -100  # the label that the loss leaves out
@@ -22,19 +25,8 @@ LONG = 2  # characters a token that a text has at least, unless it is no prose
 KEPT_TEXTS = 8
 SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
 PROBE = "\uf8ff"  # a character that no chat template writes by itself
+OTHER_TEMPLATE = "name another template with `chat_template_path`"
 JOINED = "the chat template takes no system message: its text goes before the user message"
-
-
-class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer; this module imports none."""
-
-    chat_template: Any
-    added_tokens_decoder: Any
-    backend_tokenizer: Any  # the fast tokenizer beneath, which gives offsets and lets other threads work
-
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
-
-    def decode(self, token_ids: Any, **options: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +46,11 @@ class Encoded:
     def text(self) -> str:
         return self.prompt_text + self.completion_text
 
+    @property
+    def size(self) -> int:
+        """Tokens of prompt and completion."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
     def messages(self) -> list[dict[str, str]]:
         """The prompt for a server, which renders it with the model's own chat template."""
         return [dict(message) for message in self.conversation.prompt]
@@ -62,91 +59,6 @@ class Encoded:
         """The row for the trainer: `input_ids` and `labels`, equally long, prompt labels ignored."""
         labels = [IGNORED] * len(self.prompt_ids) + self.completion_ids
         return {"input_ids": self.prompt_ids + self.completion_ids, "labels": labels}
-
-
-@dataclass
-class Lengths:
-    """What reading rows did to them, counted."""
-
-    prompt: list[int] = field(default_factory=list)
-    completion: list[int] = field(default_factory=list)
-    rows_cut: int = 0
-    rows_dropped: int = 0
-    rows_bad: int = 0
-    tokens_cut: int = 0
-    tokens_dropped: int = 0
-
-    def add(self, encoded: Encoded | int) -> None:
-        """Count one row; a number is the tokens of one that `overflow: drop` left out."""
-        if isinstance(encoded, int):
-            self.rows_dropped += 1
-            self.tokens_dropped += encoded
-            return
-        self.prompt.append(len(encoded.prompt_ids))
-        self.completion.append(len(encoded.completion_ids))
-        self.tokens_cut += encoded.cut
-        self.rows_cut += encoded.cut > 0
-
-    def summary(self) -> dict[str, Any]:
-        """Counts and quantiles, ready for JSON."""
-        return {
-            "rows": len(self.prompt) + self.rows_dropped + self.rows_bad,
-            "rows_cut": self.rows_cut,
-            "rows_dropped": self.rows_dropped,
-            "rows_bad": self.rows_bad,
-            "tokens_cut": self.tokens_cut,
-            "tokens_dropped": self.tokens_dropped,
-            "prompt_tokens": quantiles(self.prompt),
-            "completion_tokens": quantiles(self.completion),
-        }
-
-
-class LengthReport:
-    """Lengths of all rows, and by language pair."""
-
-    def __init__(self) -> None:
-        self.all = Lengths()
-        self.pairs: dict[str, Lengths] = {}
-
-    def add(self, row: Mapping[str, Any], encoded: Encoded | int) -> None:
-        """Count one row."""
-        for lengths in self._of(row):
-            lengths.add(encoded)
-
-    def add_bad(self, row: Mapping[str, Any]) -> None:
-        """Count a row that was skipped for its faults."""
-        for lengths in self._of(row):
-            lengths.rows_bad += 1
-
-    def _of(self, row: Mapping[str, Any]) -> list[Lengths]:
-        pair = language_pair(dict(row))
-        return [self.all] if pair is None else [self.all, self.pairs.setdefault(pair, Lengths())]
-
-    def summary(self) -> dict[str, Any]:
-        """The whole, with `pairs` and a `histogram` of sequence lengths in eight equal steps, ready for JSON."""
-        totals = [prompt + completion for prompt, completion in zip(self.all.prompt, self.all.completion, strict=True)]
-        pairs = {pair: lengths.summary() for pair, lengths in sorted(self.pairs.items())}
-        return self.all.summary() | {"pairs": pairs, "histogram": histogram(totals)}
-
-
-def histogram(values: Sequence[int], steps: int = 8) -> list[tuple[int, int]]:
-    """Upper bound and count of equal steps from 0 to the largest value."""
-    if not values:
-        return []
-    width = -(-max(values) // steps) or 1
-    counts = [0] * steps
-    for value in values:
-        counts[min(steps - 1, max(0, value - 1) // width)] += 1
-    return [(width * (index + 1), count) for index, count in enumerate(counts)]
-
-
-def quantiles(values: Sequence[int]) -> dict[str, int] | None:
-    """Median, 90th percentile and maximum (nearest rank), None for no values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    at = {"median": 0.5, "p90": 0.9, "max": 1.0}
-    return {name: ordered[max(0, -(-len(ordered) * int(share * 100) // 100) - 1)] for name, share in at.items()}
 
 
 class Encoder:
@@ -158,7 +70,7 @@ class Encoder:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: PreTrainedTokenizerFast,
         templates: PromptTemplates,
         max_length: int | None = None,
         overflow: Overflow = "structure",
@@ -169,10 +81,8 @@ class Encoder:
             ConfigError: The tokenizer has no chat template.
         """
         if not tokenizer.chat_template:
-            raise ConfigError(
-                "the tokenizer has no chat template",
-                hint="name a model or a .jinja file that has one with `chat_template_path`",
-            )
+            hint = "name a model or a .jinja file that has one with `chat_template_path`"
+            raise ConfigError("the tokenizer has no chat template", hint=hint)
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         self.tokenizer = tokenizer
@@ -187,10 +97,9 @@ class Encoder:
         self._control = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
         # One decision often stands in several rows, one for each language of the headnote.
         self._offsets = lru_cache(KEPT_TEXTS)(self._token_offsets)
-        self.joins_system = False
-        asked = {"role": "user", "content": "?"}
-        if not self._shows({"role": "system", "content": PROBE}, asked):
-            self.joins_system = self._shows({"role": "user", "content": PROBE})
+        self.joins_system = False  # as long as the template is being tried
+        takes_system = self._shows({"role": "system", "content": PROBE}, {"role": "user", "content": "?"})
+        self.joins_system = not takes_system and self._shows({"role": "user", "content": PROBE})
         self.notes = (JOINED,) if self.joins_system and templates.has_system else ()
 
     def fingerprint(self) -> str:
@@ -214,20 +123,12 @@ class Encoder:
         encoded = self.encode_or_measure(row)
         return None if isinstance(encoded, int) else encoded
 
-    def encode_or_measure(self, row: RowFields) -> Encoded | int:
-        """The training sequence of a row; of one that `overflow: drop` leaves out, how many tokens it has.
-
-        Raises:
-            DataError: As `encode`.
-        """
-        return self._fitted(row, with_completion=True, room=0)
-
     def encode_prompt(self, row: RowFields, room: int = 0) -> Encoded | None:
         """The prompt alone, with `room` tokens left below `max_length` for what the model will write.
 
         With `room` equal to the completion's length this is exactly the prompt of `encode`.
         """
-        encoded = self._fitted(row, with_completion=False, room=room)
+        encoded = self.encode_or_measure(row, with_completion=False, room=room)
         return None if isinstance(encoded, int) else encoded
 
     def turn_end_id(self) -> int:
@@ -238,34 +139,30 @@ class Encoder:
         """
         answer = "Regeste"
         probe = Conversation([{"role": "user", "content": "?"}], [{"role": "assistant", "content": answer}])
-        _, found, after = self._encoded(probe).completion_text.partition(answer)
-        ends = [token for token in self._ids(after, seam="\ue000") if token in self.control_ids] if found else []
+        after = self._encoded(probe).completion_text.partition(answer)[2]
+        ends = [token for token in self._ids(after, seam="\ue000") if token in self.control_ids]
         if not ends:
-            raise ConfigError(
-                "the chat template does not close the assistant's turn with a control token, so the model would never "
-                "learn to stop",
-                hint="name another template with `chat_template_path`",
-            )
+            fault = "the chat template does not close the assistant's turn with a control token"
+            raise ConfigError(f"{fault}, so the model would never learn to stop", hint=OTHER_TEMPLATE)
         return ends[0]
 
-    def _fitted(self, row: RowFields, with_completion: bool, room: int) -> Encoded | int:
+    def encode_or_measure(self, row: RowFields, with_completion: bool = True, room: int = 0) -> Encoded | int:
+        """As `encode` or `encode_prompt`; of a row that `overflow: drop` leaves out, how many tokens it has."""
         row = {name: canonical(value) for name, value in row.items()}  # what is cut is what the templates write
-        limit = None if self.max_length is None else self.max_length - room
-        if limit is not None and self.cut is not None and self._surely_longer(row, limit):
-            return self._cut(row, with_completion, limit, self.cut)
-        whole = self._encode_row(row, with_completion)
-        size = len(whole.prompt_ids) + len(whole.completion_ids)
-        if limit is None or size <= limit:
-            return whole
-        if self.cut is not None:
-            return self._cut(row, with_completion, limit, self.cut)
-        if self.overflow == "drop":
-            return size
-        hint = "raise `max_length`, or set `overflow: structure`"
-        raise DataError(f"{size} tokens are more than {limit}", _name(row), hint)
+        limit = sys.maxsize if self.max_length is None else self.max_length - room
+        if self.cut is None or not self._surely_longer(row, limit):
+            whole = self._encode_row(row, with_completion)
+            if whole.size <= limit:
+                return whole
+            if self.overflow == "drop":
+                return whole.size
+            if self.cut is None:
+                hint = "raise `max_length`, or set `overflow: structure`"
+                raise DataError(f"{whole.size} tokens are more than {limit}", _name(row), hint)
+        return self._cut(row, with_completion, limit, self.cut)
 
     def _surely_longer(self, row: RowFields, limit: int) -> bool:
-        """Whether the long field alone is too long, so that the whole need not be encoded first."""
+        """Whether the long field alone exceeds the limit, so that encoding the whole row can be skipped."""
         text = row.get(self.overflow_field)
         return isinstance(text, str) and len(text) > LONG * limit and len(self._offsets(text)) > limit + SEAM_TOKENS
 
@@ -278,22 +175,18 @@ class Encoder:
             raise DataError(message, _name(row), hint)
         offsets = self._offsets(text)
         rest = self._encode_row({**row, self.overflow_field: CUT_MARK}, with_completion)
-        fixed = len(rest.prompt_ids) + len(rest.completion_ids) - len(self._offsets(CUT_MARK))
+        fixed = rest.size - len(self._offsets(CUT_MARK))
         size = fixed + len(offsets)
         budget = limit - fixed
         while budget > 0:
             shorter = shorten(text, offsets, budget, cut)
             encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
-            total = len(encoded.prompt_ids) + len(encoded.completion_ids)
-            if total <= limit:
+            if encoded.size <= limit:
                 spans = _mark_spans(encoded.prompt_text, text, shorter)
-                return replace(encoded, cut=max(1, size - total), cut_spans=spans)
-            budget -= total - limit
-        raise DataError(
-            f"without any `{self.overflow_field}` it is still longer than {limit} tokens",
-            _name(row),
-            "raise `max_length` or shorten the prompt templates",
-        )
+                return replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
+            budget -= encoded.size - limit
+        message = f"without any `{self.overflow_field}` it is still longer than {limit} tokens"
+        raise DataError(message, _name(row), "raise `max_length` or shorten the prompt templates")
 
     def _token_offsets(self, text: str) -> Offsets:
         """Start and end character of each token of a text."""
@@ -306,21 +199,18 @@ class Encoder:
         return self._encoded(Conversation(self.templates.prompt(row), []))
 
     def _encoded(self, conversation: Conversation) -> Encoded:
-        asked = self._turns(conversation.prompt)
-        everything = [*asked, *conversation.completion]
+        turns = self._turns(conversation.prompt)
+        everything = [*turns, *conversation.completion]
         seam = next(
             chr(code) for code in range(0xE000, 0xF8FF) if all(chr(code) not in m["content"] for m in everything)
         )
-        prompt = self._rendered([self._broken(m, seam) for m in asked], add_generation_prompt=True)
+        prompt = self._rendered([self._broken(m, seam) for m in turns], add_generation_prompt=True)
         completion = ""
         if conversation.completion:
             whole = self._rendered([self._broken(m, seam) for m in everything], add_generation_prompt=False)
             if not whole.startswith(prompt):
-                raise ConfigError(
-                    "the chat template writes the prompt differently when an answer follows, so generation would not "
-                    "see what training saw",
-                    hint="name another template with `chat_template_path`",
-                )
+                fault = "the chat template writes the prompt differently when an answer follows"
+                raise ConfigError(f"{fault}, so generation would not see what training saw", hint=OTHER_TEMPLATE)
             completion = whole.removeprefix(prompt)
         return Encoded(
             prompt_ids=self._ids(prompt, seam),
@@ -354,7 +244,7 @@ class Encoder:
         return {**message, "content": content}
 
     def _control_spans(self, text: str, seam: str) -> tuple[tuple[int, int], ...]:
-        """Where control tokens stand once the seams are out; a broken one matches no more."""
+        """Spans of the control tokens after the seams are removed; a broken one no longer matches."""
         spans, seams, position = [], 0, 0
         for match in self._control.finditer(text):
             seams += text.count(seam, position, match.start())
@@ -368,9 +258,8 @@ class Encoder:
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # templates raise what they like
-            raise ConfigError(
-                f"the chat template refuses the messages: {error}", hint="see `chat_template_path`"
-            ) from error
+            message = f"the chat template refuses the messages: {error}"
+            raise ConfigError(message, hint="see `chat_template_path`") from error
         return str(text)
 
     def _ids(self, text: str, seam: str) -> list[int]:
@@ -380,24 +269,30 @@ class Encoder:
         return [token for encoding in encodings for token in encoding.ids]
 
 
+def encoder_for(config: Config, templates: PromptTemplates, tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    """The encoder that a config describes; training and preview take it, generation the one of the model's record."""
+    settings = config.settings
+    return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
+
+
 def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], ...]:
-    """Where a prompt shows that something was left out; every mark, where the template changed the text itself."""
+    """Spans of the marks that stand for removed text; of all marks if the template changed the text itself."""
     start = prompt.find(shorter)
-    found = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
-    marks = found if start < 0 else [start + mark for mark in inserted_marks(text, shorter)]
+    if start < 0:
+        marks = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
+    else:
+        marks = [start + mark for mark in inserted_marks(text, shorter)]
     return tuple((mark, mark + len(CUT_MARK)) for mark in marks)
 
 
 def _name(row: RowFields) -> str:
-    """How to name a row in a message."""
-    for key in ("sample_id", "decision_id", "id"):
-        if key in row:
-            return f"row with {key} {row[key]}"
-    return "a row"
+    """The name of a row in messages."""
+    keys = ("sample_id", "decision_id", "id")
+    return next((f"row with {key} {row[key]}" for key in keys if key in row), "a row")
 
 
-def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-    """Special tokens, and other added ones that the chat template itself writes, with their ids."""
+def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Special tokens, and other added tokens that the chat template writes, with their ids."""
     template = str(tokenizer.chat_template)
     return {
         token.content: index

@@ -1,4 +1,4 @@
-"""Which files of a folder make up which split, by the rules of `datasets` for a folder that comes from the hub."""
+"""The files of each split of a folder that comes from the hub, by the rules of `datasets`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,6 @@ NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_di
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The files of each split, and of the names that the files have where those are not the split's."""
-
-    splits: dict[str, list[Path]]
-    names: dict[str, list[Path]]
-
-
-@dataclass(frozen=True)
 class Subset:
     """A subset that a data set's README.md declares."""
 
@@ -44,8 +36,8 @@ class Subset:
     is_default: bool = False
 
 
-def layout(files: Mapping[str, Path], where: str) -> Layout:
-    """Files by split.
+def layout(files: Mapping[str, Path], where: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The files of each split, and of each name that the files have where it is not the split's.
 
     A folder's or file's name means a split if it holds one of the split's keywords. Of several names for one split,
     the split's own is that split, and the others are splits of their own. If no name means a split, all is `train`.
@@ -57,30 +49,31 @@ def layout(files: Mapping[str, Path], where: str) -> Layout:
     Raises:
         DataError: Some of a split's shards are missing.
     """
-    named: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for path in sorted(files):
-        named.setdefault(_name(path), []).append(path)
-    meant: dict[str, list[str]] = {}
-    for name, paths in named.items():
-        meant.setdefault(_split(name, paths), []).append(name)
-    if not any(split in KEYWORDS or _all_in_data(named[split]) for split in meant):
-        meant = {"train": list(named)}
+        by_name.setdefault(_name(path), []).append(path)
+    by_split: dict[str, list[str]] = {}
+    for name, paths in by_name.items():
+        split = name if _all_in_data(paths) else _meaning(name) or name
+        by_split.setdefault(split, []).append(name)
+    if not any(split in KEYWORDS or _all_in_data(by_name[split]) for split in by_split):
+        by_split = {"train": list(by_name)}
     splits: dict[str, list[str]] = {}
-    for split, names in meant.items():
+    for split, names in by_split.items():
         if split in names:
-            splits |= {name: named[name] for name in names}
+            splits |= {name: by_name[name] for name in names}
         else:
-            splits[split] = [path for name in names for path in named[name]]
+            splits[split] = [path for name in names for path in by_name[name]]
     for paths in splits.values():
         _check_shards(paths, where)
-    return Layout(
+    return (
         {split: [files[path] for path in _uppermost(paths)] for split, paths in splits.items()},
-        {name: [files[path] for path in paths] for name, paths in named.items() if name not in splits},
+        {name: [files[path] for path in paths] for name, paths in by_name.items() if name not in splits},
     )
 
 
 def _name(path: str) -> str:
-    """What names a file's split: the innermost folder that means one, else the file's name without its shard number."""
+    """The innermost folder whose name means a split, else the file's name without its shard number."""
     *folders, last = path.split("/")
     meaning = [folder for folder in folders if _meaning(folder)]
     shard = SHARD.fullmatch(last)
@@ -91,27 +84,23 @@ def _meaning(name: str) -> str | None:
     return next((split for split, pattern in MEANINGS.items() if pattern.fullmatch(name)), None)
 
 
-def _split(name: str, paths: list[str]) -> str:
-    return name if _all_in_data(paths) else _meaning(name) or name
-
-
 def _all_in_data(paths: list[str]) -> bool:
     """Whether the files are shards in `data/`, where the hub writes them: there a name is the split itself."""
     return all(path.startswith("data/") and SHARD.fullmatch(path.removeprefix("data/")) for path in paths)
 
 
 def _uppermost(paths: list[str]) -> list[str]:
-    """The files that lie nearest to the top: a sub-folder may hold a subset or an older copy."""
+    """The files with the shortest path: a sub-folder may hold a subset or an older copy."""
     depth = min(path.count("/") for path in paths)
     return [path for path in paths if path.count("/") == depth]
 
 
 def _check_shards(paths: list[str], where: str) -> None:
     shards = [(shard["name"], int(shard["count"])) for path in paths if (shard := SHARD.fullmatch(path))]
-    for (name, count), found in Counter(shards).items():
-        if found < count:
+    for (name, count), present in Counter(shards).items():
+        if present < count:
             hint = "the download is not complete: download the data set again"
-            raise DataError(f"only {found} of the {count} shards of {name} are there", where, hint)
+            raise DataError(f"only {present} of the {count} shards of {name} are there", where, hint)
 
 
 def declared_subsets(folder: Path) -> dict[str, Subset]:
@@ -155,14 +144,14 @@ def declared_files(folder: Path, subset: Subset) -> dict[str, list[Path]]:
     Raises:
         DataError: A pattern finds none.
     """
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
+    root = folder / subset.folder
     for split, patterns in subset.files.items():
         for pattern in patterns:
-            paths = sorted(glob.glob(pattern, root_dir=folder / subset.folder, recursive=True))
-            files = [folder / subset.folder / path for path in paths]
-            files = [file for file in files if file.is_file()]
+            paths = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+            files = [file for path in paths if (file := root / path).is_file()]
             if not files:
                 hint = "the download may not be complete: download the data set again"
                 raise DataError(f"there are no files {pattern}, which README.md declares", str(folder), hint)
-            found.setdefault(split, []).extend(files)
-    return found
+            by_split.setdefault(split, []).extend(files)
+    return by_split

@@ -1,4 +1,4 @@
-"""Rows → an Arrow file of token ids: in parallel, streamed, and kept by content, so that a second start takes it."""
+"""Rows → an Arrow file of token ids: encoded in parallel, streamed, and cached by content."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from headnote_cli.data.encoding import IGNORED, Encoded, Encoder, LengthReport
+from headnote_cli.data.encoding import IGNORED, Encoded, Encoder
+from headnote_cli.data.fields import row_fault, sample_id
+from headnote_cli.data.lengths import LengthReport
 from headnote_cli.data.row_files import Located
-from headnote_cli.data.sources import Rows, row_fault, sample_id
+from headnote_cli.data.sources import Rows
 from headnote_cli.errors import DataError
 from headnote_cli.runs.files import read_json, write_json
 
@@ -42,9 +43,9 @@ class Prepared:
 
 def cache_root() -> Path:
     """Where prepared splits are kept: `$SLDS_CACHE`, else `slds` in the user's cache folder."""
-    named = os.environ.get("SLDS_CACHE")
+    own = os.environ.get("SLDS_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "slds"
+    return Path(own) if own else Path(base) / "slds"
 
 
 def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) -> Prepared:
@@ -60,25 +61,24 @@ def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) 
     parts = [rows.identity(), encoder.fingerprint(), str(skip_bad), str(SCHEMA)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     folder = cache_root() / "prepared" / fingerprint
-    summary = read_json(folder / "summary.json")
-    if summary is not None and (folder / "rows.arrow").is_file():
-        return Prepared(Dataset.from_file(str(folder / "rows.arrow")), summary, fingerprint, cached=True)
-    temporary = folder.with_name(f".{fingerprint}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        summary = _write(rows, encoder, workers, skip_bad, temporary / "rows.arrow")
-        write_json(temporary / "summary.json", summary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return Prepared(Dataset.from_file(str(folder / "rows.arrow")), summary, fingerprint, cached=False)
+    file = folder / "rows.arrow"
+    summary = read_json(folder / "summary.json") if file.is_file() else None
+    cached = summary is not None
+    if summary is None:
+        temporary = folder.with_name(f".{fingerprint}.{os.getpid()}.tmp")
+        temporary.mkdir(parents=True, exist_ok=True)
+        try:
+            summary = _write(rows, encoder, workers, skip_bad, temporary / file.name)
+            write_json(temporary / "summary.json", summary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Prepared(Dataset.from_file(str(file)), summary, fingerprint, cached)
 
 
 def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Path) -> dict[str, Any]:
-    """Stream a split into an Arrow file; returns what that did to the rows."""
+    """Stream a split into an Arrow file; returns the summary."""
     report = LengthReport()
     faults: list[str] = []
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
@@ -86,28 +86,19 @@ def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Pat
             kept = []
             for (where, row), result in chunk:
                 fields = row if isinstance(row, dict) else {}
-                if isinstance(result, DataError):
-                    report.add_bad(fields)
-                    faults.append(f"{where}: {result.message}" + (f" ({result.hint})" if result.hint else ""))
-                    continue
                 report.add(fields, result)
-                if isinstance(result, Encoded):
-                    kept.append((sample_id(fields) or where, result))
+                if isinstance(result, DataError):
+                    faults.append(f"{where}: {result.message}" + (f" ({result.hint})" if result.hint else ""))
+                elif isinstance(result, Encoded):
+                    kept.append(result.example() | {"name": sample_id(fields) or where})
             if kept:
-                writer.write_batch(_batch(kept))
+                writer.write_batch(pa.RecordBatch.from_pylist(kept, SCHEMA))
+    summary = report.summary() | {"faults": faults[:SHOWN_FAULTS]}
     if faults and not skip_bad:
-        raise _refusal(faults, report)
-    return report.summary() | {"faults": faults[:SHOWN_FAULTS]}
-
-
-def _refusal(faults: list[str], report: LengthReport) -> DataError:
-    rest = f"\n  … and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-    listed = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
-    total = report.summary()["rows"]
-    return DataError(
-        f"{len(faults)} of {total} rows cannot be used:\n{listed}{rest}",
-        hint="correct them, or leave them out with --skip-bad-rows",
-    )
+        rest = [f"… and {len(faults) - SHOWN_FAULTS} more"] if len(faults) > SHOWN_FAULTS else []
+        lines = [f"{len(faults)} of {summary['rows']} rows cannot be used:", *summary["faults"], *rest]
+        raise DataError("\n  ".join(lines), hint="correct them, or leave them out with --skip-bad-rows")
+    return summary
 
 
 Result = Encoded | DataError | int  # a row, its fault, or the tokens of one that is left out
@@ -142,20 +133,8 @@ def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list
             yield waiting.popleft().result()
 
 
-def _batch(named: list[tuple[str, Encoded]]) -> pa.RecordBatch:
-    """`input_ids`, `labels` and names of some rows; the prompt's labels are ignored by the loss."""
-    rows = [row for _, row in named]
-    ids = [np.asarray(row.prompt_ids + row.completion_ids, np.int32) for row in rows]
-    labels = [array.copy() for array in ids]
-    for array, row in zip(labels, rows, strict=True):
-        array[: len(row.prompt_ids)] = IGNORED
-    ends = pa.array(np.cumsum([0, *(len(array) for array in ids)]), pa.int32())
-    columns = [pa.ListArray.from_arrays(ends, pa.array(np.concatenate(arrays))) for arrays in (ids, labels)]
-    return pa.record_batch([*columns, pa.array([name for name, _ in named])], schema=SCHEMA)
-
-
 def cached_json(name: str, *identities: str) -> Path:
-    """Where a small result about rows of these identities is kept."""
+    """The cache file of a small result about rows with these identities."""
     key = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
     return cache_root() / name / f"{key}.json"
 

@@ -1,10 +1,11 @@
-"""Jinja templates → chat messages. All that is special to a data set lives in the templates."""
+"""Jinja templates → chat messages. Only the templates know the data set."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import shutil
+import traceback
 import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sized
@@ -52,7 +53,7 @@ class Conversation:
 
 
 class _Null(str):
-    """A field of a row that is null: it renders as nothing, and equals none as well as an empty text."""
+    """A null field of a row: renders as nothing and equals both none and the empty text."""
 
     __hash__ = str.__hash__
 
@@ -79,7 +80,7 @@ class _Environment(SandboxedEnvironment):
 
 
 def _too_large(operator: str, left: Any, right: Any) -> bool:
-    """Whether an integer or a text, list or tuple would come out longer than any row needs."""
+    """Whether the resulting integer, text, list or tuple would be longer than any row needs."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
         return bits > LARGEST_NUMBER_BITS
@@ -91,7 +92,7 @@ def _too_large(operator: str, left: Any, right: Any) -> bool:
 
 
 def canonical(value: Any) -> Any:
-    """A text in the one form that prompts hold: NFC, lines that end in LF, no unseen mark at its start.
+    """A text in the form that prompts have: NFC, LF line endings, no invisible characters at its start.
 
     All that has a width stays, no-break spaces too: published checkpoints were trained with them.
     """
@@ -107,7 +108,7 @@ def _loader(folder: Path) -> FileSystemLoader:
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Say in words why templates cannot be loaded; Jinja computes constants then, so the time limit holds as well."""
+    """Turn failures to load templates into ConfigErrors. Jinja evaluates constants here, hence the time limit."""
     try:
         with time_limit(RENDER_SECONDS):
             yield
@@ -132,22 +133,22 @@ def template_files(folder: Path) -> list[str]:
     """
     environment = SandboxedEnvironment()
     loader = _loader(folder)
-    found: set[str] = set()
-    waiting = [f"{role}.jinja" for role in ROLES]
-    while waiting:
+    names: set[str] = set()
+    unread = [f"{role}.jinja" for role in ROLES]
+    while unread:
         with _loading(folder), suppress(TemplateNotFound):  # some are included only where they are
-            name = "/".join(split_template_path(waiting.pop()))
+            name = "/".join(split_template_path(unread.pop()))
             source, file, _ = loader.get_source(environment, name)
-            named = list(find_referenced_templates(environment.parse(source, name, file)))
-            if None in named:
+            others = list(find_referenced_templates(environment.parse(source, name, file)))
+            if None in others:
                 return loader.list_templates()
-            waiting += [other for other in named if other is not None and name not in found]
-            found.add(name)
-    return sorted(found)
+            unread += [other for other in others if other is not None and name not in names]
+            names.add(name)
+    return sorted(names)
 
 
 def _as_read(raw: bytes) -> bytes:
-    """A template's bytes as Jinja reads them, without mark and with one line ending: what renders alike is the same."""
+    """A template's bytes as Jinja reads them: without byte order mark, with LF line endings."""
     return raw.removeprefix(BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
@@ -194,11 +195,7 @@ class PromptTemplates:
         return Conversation(self.prompt(row), self._message("assistant", row))
 
     def _message(self, role: str, row: RowFields) -> list[Message]:
-        """A role's message; none where there is nothing to say.
-
-        Raises:
-            DataError: There is nothing to say, and the role must.
-        """
+        """A role's message; none where there is nothing to say and the role may be silent."""
         text = self._render(role, row) if role in self._templates else ""
         if text.strip():
             return [{"role": role, "content": text}]
@@ -217,37 +214,31 @@ class PromptTemplates:
                 return text
             fault = DataError(f"the template writes more than {LONGEST_TEXT:,} characters", self._place(role))
         except FAILURES as error:
-            fault = DataError(self._told(error, row), self._place(role, error))
+            fault = DataError(self._reason(error, row), self._place(role, error))
         # Outside of the handler, so that the frames of the error go, and with them whatever filled the memory.
         raise fault
 
-    def _told(self, error: Exception, row: RowFields) -> str:
+    @staticmethod
+    def _reason(error: Exception, row: RowFields) -> str:
         """Why a template did not render a row."""
         if isinstance(error, OutOfTimeError):
             return f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
         if isinstance(error, MemoryError):
             return "the template takes more memory on this row than there is"
-        if isinstance(error, UndefinedError):
-            return self._undefined(error, row)
-        return f"the template fails on this row: {error}"
-
-    def _place(self, role: str, error: BaseException | None = None) -> str:
-        """File and line of the template in which the innermost frame of the error lies."""
-        file, line = str(self.folder / f"{role}.jinja"), None
-        trace = error.__traceback__ if error else None
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename.endswith(".jinja"):
-                file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno
-            trace = trace.tb_next
-        return f"{file}:{line}" if line else file
-
-    @staticmethod
-    def _undefined(error: UndefinedError, row: RowFields) -> str:
+        if not isinstance(error, UndefinedError):
+            return f"the template fails on this row: {error}"
         message = error.message or "undefined variable"
         quoted = message.split("'")
         near = difflib.get_close_matches(quoted[1], list(row), n=1) if len(quoted) > 2 else []
         hint = f"; did you mean `{near[0]}`?" if near else ""
         return f"{message}{hint} (the row has: {', '.join(row)})"
+
+    def _place(self, role: str, error: BaseException | None = None) -> str:
+        """File and line of the innermost template frame of the error."""
+        frames = traceback.walk_tb(error.__traceback__) if error else ()
+        places = [(frame.f_code.co_filename, line) for frame, line in frames]
+        in_templates = [f"{file}:{line}" for file, line in places if file.endswith(".jinja")]
+        return in_templates[-1] if in_templates else str(self.folder / f"{role}.jinja")
 
 
 def copy_prompts(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -10,6 +11,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -23,6 +25,7 @@ SUFFIXES = (*KINDS, *(kind + packed for kind in KINDS if kind != ".parquet" for 
 SEPARATORS = (";", "\t", ",", "|")
 KIND_HINT = f"kinds: {' '.join(KINDS)}, all but parquet also with {' or '.join(PACKED)}"
 JSON_HINT = "a JSON file is a list of objects; JSON lines hold one object on each line"
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged or missing file raises
 LFS_POINTER = b"version https://git-lfs"
 UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
@@ -36,7 +39,7 @@ def is_row_file(path: Path) -> bool:
 
 
 def stem(file: Path) -> str:
-    """The name of a file of rows without what says its kind: `train` of `train.jsonl.gz`."""
+    """The name of a file of rows without its suffixes: `train` of `train.jsonl.gz`."""
     return file.name[: -len("".join(_kind(file)))]
 
 
@@ -55,19 +58,18 @@ def stream_rows(*files: Path) -> Iterator[Located]:
                 yield located
         except FileNotFoundError as error:
             raise UsageError("there is no such file", str(file)) from error
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+        except UNREADABLE as error:
             raise DataError(f"cannot be read: {error}", str(file)) from error
     if empty:
         raise DataError("holds no rows", ", ".join(map(str, files)))
 
 
 def encoding_note(file: Path) -> str | None:
-    """What is to be said about the encoding of a file; None if it is Unicode, or where reading it will fail."""
-    try:
-        told = _kind(file)[0] in TABLES and _encoding(file) == "cp1252"
-    except (OSError, EOFError, ValueError, zlib.error):
-        return None
-    return f"{file.name} is not UTF-8: it is read as Windows-1252" if told else None
+    """A note on the encoding of a file; None if it is Unicode or cannot be read."""
+    with contextlib.suppress(*UNREADABLE):
+        if _kind(file)[0] in TABLES and _encoding(file) == "cp1252":
+            return f"{file.name} is not UTF-8: it is read as Windows-1252"
+    return None
 
 
 def plain(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
@@ -76,9 +78,7 @@ def plain(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
     Args:
         classes: The names by `ClassLabel` column; `datasets` writes a missing label as -1.
     """
-    values = {
-        column: None if isinstance(value, float) and math.isnan(value) else value for column, value in row.items()
-    }
+    values = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
     for column, names in classes.items():
         number = values.get(column)
         if isinstance(number, int) and number >= len(names):
@@ -131,13 +131,13 @@ def _encoding(file: Path) -> str:
     """UTF-8, -16 or -32 by the mark at the start or the zeros in the first characters; a table may be Windows-1252."""
     with _binary(file) as stream:
         head = stream.read(4)
-        found = json.detect_encoding(head)
-        is_1252 = found == "utf-8" and _kind(file)[0] in TABLES and not _is_utf8(head, stream)
-    return "cp1252" if is_1252 else found
+        encoding = json.detect_encoding(head)
+        is_1252 = encoding == "utf-8" and _kind(file)[0] in TABLES and not _is_utf8(head, stream)
+    return "cp1252" if is_1252 else encoding
 
 
 def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
-    """By the first character beyond ASCII: those of another encoding hardly ever form one of UTF-8."""
+    """Decides by the first non-ASCII character: in another encoding its bytes are hardly ever valid UTF-8."""
     chunk = head
     while chunk:
         beyond = re.search(rb"[\x80-\xff]", chunk)
@@ -148,23 +148,19 @@ def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """The lines of a text file with the ends that they have.
-
-    Raises:
-        DataError: One of them is not text in the file's encoding.
-    """
+    """The lines of a text file with their line endings."""
     encoding, number = _encoding(file), 0
-    told = "Windows-1252" if encoding == "cp1252" else encoding[:6].upper().rstrip("-")
+    name = "Windows-1252" if encoding == "cp1252" else encoding[:6].upper().rstrip("-")
     with io.TextIOWrapper(_binary(file), encoding, "surrogateescape", newline="") as stream:
         try:
             for number, line in enumerate(stream, 1):
                 if not is_encodable(line):  # bytes that cannot be decoded come as halves of surrogate pairs
-                    raise DataError(f"is not {told}", f"{file}:{number}", "save the file as UTF-8")
+                    raise DataError(f"is not {name}", f"{file}:{number}", "save the file as UTF-8")
                 if "\0" in line:
                     raise DataError("holds a zero byte, so it is no text", f"{file}:{number}", "write the file anew")
                 yield line
         except UnicodeDecodeError as error:
-            raise DataError(f"is not {told}", f"{file}:{number + 1}", "save the file as UTF-8") from error
+            raise DataError(f"is not {name}", f"{file}:{number + 1}", "save the file as UTF-8") from error
 
 
 def _read_json(file: Path) -> Iterator[Located]:
@@ -196,11 +192,7 @@ def _json_object(text: str, where: str) -> Row | DataError:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value, with None for NaN, which libraries write where a number is missing.
-
-    Raises:
-        ValueError: It is not valid, or an object names a field twice.
-    """
+    """A JSON value, with None for NaN, which libraries write where a number is missing."""
     return json.loads(text, object_pairs_hook=_fields, parse_constant=lambda _: None)
 
 
@@ -276,24 +268,18 @@ def _header(file: Path, lines: Iterator[str]) -> tuple[str, str]:
 def _check_names(file: Path, names: Sequence[str]) -> None:
     twice = _first_twice(name for name in names if name)
     if twice is not None:
-        raise DataError(
-            f"the column `{twice}` stands twice in the header", str(file), "rename or remove one of the two"
-        )
+        hint = "rename or remove one of the two"
+        raise DataError(f"the column `{twice}` stands twice in the header", str(file), hint)
     if names and not any(names):
         raise DataError("the header names no column", str(file), "the first line of a table names its columns")
 
 
 def _first_twice(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def _table_row(names: list[str], cells: list[str], where: str) -> Row | DataError:
-    """The named cells of a line; those that it lacks are None. A column without a name is left out."""
+    """The cells by column name; missing cells are None, columns without a name are left out."""
     if any(cells[len(names) :]):
         fault = f"the row has more cells than the header: {len(cells)} instead of {len(names)}"
         return DataError(fault, where, "put a cell that holds a separator into quotation marks")
@@ -317,8 +303,8 @@ def _read_parquet(file: Path) -> Iterator[Located]:
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """The names of the `ClassLabel` columns, which `datasets` notes in a parquet file's schema."""
-    noted = json.loads(metadata.get(b"huggingface", b"{}"))
-    features = noted.get("info", {}).get("features") or {}
+    info = json.loads(metadata.get(b"huggingface", b"{}"))
+    features = info.get("info", {}).get("features") or {}
     return {
         column: feature["names"]
         for column, feature in features.items()

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
-import hashlib
-import itertools
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from headnote_cli.config.layers import Config
-from headnote_cli.data.hub_layout import NO_DATA, declared_files, declared_subsets, default_subset, layout
+from headnote_cli.data.fields import decision_id, language_pair
+from headnote_cli.data.hub_layout import NO_DATA, Subset, declared_files, declared_subsets, default_subset, layout
 from headnote_cli.data.row_files import (
     KIND_HINT,
     SUFFIXES,
     Located,
     Row,
     encoding_note,
-    is_encodable,
     is_row_file,
     plain,
     stem,
@@ -36,15 +32,14 @@ from headnote_cli.upstream import fingerprint_of
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+ROLES = ("train", "eval", "test")
 SPLIT_SEED = 42  # the workshop's
 READING = "2"  # raise it whenever the same files would give other rows
-LANGUAGES = ("decision_language", "headnote_language")
-CHAT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "completion")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one split: read anew on each iteration, so that nothing is held."""
+    """The rows of one split, read anew on each iteration, so that none are kept in memory."""
 
     split: str
     source: str
@@ -60,11 +55,6 @@ class Rows:
         """
         return (sound(row) for _, row in self.stream())
 
-    @property
-    def rows(self) -> list[Row]:
-        """All rows in memory."""
-        return list(self)
-
 
 def sound(row: Row | DataError) -> Row:
     """A row that could be read.
@@ -77,34 +67,14 @@ def sound(row: Row | DataError) -> Row:
     return row
 
 
-def language_pair(row: Row) -> str | None:
-    """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
-    pair = [row.get(name) for name in LANGUAGES]
-    return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
+def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[tuple[str, Row]]:
+    """The rows of a file, else of a split of the config's data set, each with its place.
 
-
-def decision_id(row: Row) -> str | None:
-    """The `decision_id` of a row as text, None where it has none."""
-    return _identifier(row.get("decision_id"))
-
-
-def sample_id(row: Row) -> str | None:
-    """The `sample_id` of a row as text, None where it has none."""
-    return _identifier(row.get("sample_id"))
-
-
-def _identifier(value: object) -> str | None:
-    """Text or a whole number. 12.0 is 12: pandas writes a column of numbers with gaps so. A blank or NaN is no id."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
-        return None
-    return re.sub(r"^(\d+)\.0$", r"\1", str(value))
-
-
-def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[Located]:
-    """The rows of a file, else of a split of the config's data set, each with its place."""
-    return stream_rows(file) if file is not None else load_split(config, split).stream()
+    Raises:
+        DataError: One of them cannot be read.
+    """
+    located = stream_rows(file) if file is not None else load_split(config, split).stream()
+    return ((where, sound(row)) for where, row in located)
 
 
 def load_split(config: Config, split: str) -> Rows:
@@ -124,99 +94,12 @@ def load_split(config: Config, split: str) -> Rows:
     if split not in names:
         return source.read(split)
     name = names[split]
-    if names["eval"] is None and split in _split_off_roles(names):
+    if names["eval"] is None and (split != "test" or name is None):
         return _split_off(source, names, split)
     if name is None:
-        found = ", ".join(source.splits)
-        raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), f"splits found: {found}")
+        hint = f"splits found: {', '.join(source.splits)}"
+        raise ConfigError(f"`dataset_{split}_split` is not set", str(config.path), hint)
     return source.read(name)
-
-
-def available_splits(config: Config) -> dict[str, Rows]:
-    """Those of train, eval and test that the config and the data set give, by role."""
-    found = {}
-    for role in ("train", "eval", "test"):
-        with contextlib.suppress(ConfigError, UnreachableError):
-            found[role] = load_split(config, role)
-    return found
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Decisions that two splits share: by `decision_id`, and by the text itself."""
-
-    splits: tuple[str, str]
-    ids: list[str]
-    texts: int
-
-    def __str__(self) -> str:
-        first, second = self.splits
-        named = f" ({', '.join(self.ids[:3])}{' …' if len(self.ids) > 3 else ''})" if self.ids else ""
-        return f"{first} and {second} share {len(self.ids)} decision_ids{named} and {self.texts} decision texts"
-
-
-def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
-    """Decisions that stand in more than one split, so that evaluation would see what training saw."""
-    ids: dict[str, set[str]] = {}
-    texts: dict[str, set[bytes]] = {}
-    for role, rows in splits.items():
-        ids[role], texts[role] = set(), set()
-        with contextlib.suppress(UnreachableError):  # no row of the language pair in this split
-            for row in (row for _, row in rows.stream() if isinstance(row, dict)):
-                named = decision_id(row)
-                if named is not None:
-                    ids[role].add(named)
-                if isinstance(row.get(text_field), str):
-                    text = row[text_field].strip().encode(errors="replace")
-                    texts[role].add(hashlib.blake2b(text, digest_size=16).digest())
-    found = []
-    for first, second in itertools.combinations(splits, 2):
-        shared = sorted(ids[first] & ids[second])
-        same = len(texts[first] & texts[second])
-        if shared or same:
-            found.append(Leak((first, second), shared, same))
-    return found
-
-
-def row_fault(
-    row: Row, used: Iterable[str], text_fields: Iterable[str], overflow_field: str = "decision"
-) -> str | None:
-    """What is wrong with the fields that the templates use, None if nothing is.
-
-    A field that is missing, None or empty is left to the templates, which may not need it; but there is no row without
-    the text that may be cut, and a language is named.
-
-    Args:
-        used: Fields of the templates.
-        text_fields: Fields that must be text, as `overflow_field` must; others may be numbers.
-    """
-    text_fields = {*text_fields, overflow_field}
-    chat = _chat_column(row)
-    if chat is not None and not text_fields <= row.keys():
-        return (
-            f"the row is a chat (`{chat}`), but the templates make the messages, and need the fields "
-            f"{', '.join(sorted(used))}: write the texts of the messages into these fields"
-        )
-    for name in used:
-        value = row.get(name, "")
-        if name in (overflow_field, *LANGUAGES) and name in row and (value is None or not str(value).strip()):
-            return f"field `{name}` is empty"
-        if value is None:
-            continue
-        if isinstance(value, str) and not is_encodable(value):
-            return f"field `{name}` is not valid Unicode"
-        allowed: tuple[type, ...] = (str,) if name in text_fields or name in LANGUAGES else (str, int, float)
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            return f"field `{name}` is not text but {type(value).__name__}"
-        if name in LANGUAGES and not any(character.isalpha() for character in str(value)):
-            return f"field `{name}` is not a language but `{value}`"
-    return None
-
-
-def _chat_column(row: Row) -> str | None:
-    """The column that holds a list of chat messages, None if there is none."""
-    columns = (name for name in CHAT_COLUMNS if isinstance(row.get(name), list))
-    return next((name for name in columns if row[name] and all(isinstance(turn, dict) for turn in row[name])), None)
 
 
 @dataclass(frozen=True)
@@ -232,27 +115,17 @@ class _Source:
 
     def read(self, split: str) -> Rows:
         if split not in self.splits and split not in self.other_names:
-            found = ", ".join(self.splits) or "none"
-            raise UnreachableError(f"there is no split `{split}`", self.name, f"splits found: {found}")
+            hint = f"splits found: {', '.join(self.splits) or 'none'}"
+            raise UnreachableError(f"there is no split `{split}`", self.name, hint)
         return Rows(split, self.name, lambda: self.reader(split), lambda: self.identity(split), self.notes)
 
 
 def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
     """The split that plays each role; None where one has to be split off."""
-    settings = config.settings
-    names = {
-        "train": settings.dataset_train_split,
-        "eval": settings.dataset_eval_split,
-        "test": settings.dataset_test_split,
-    }
+    names = {role: getattr(config.settings, f"dataset_{role}_split") for role in ROLES}
     # A lone file has no split names: whatever the config calls them, it is the training split.
     alone = source.splits == ("train",) and source.other_names.isdisjoint(names.values())
     return {"train": "train", "eval": None, "test": None} if alone else names
-
-
-def _split_off_roles(names: dict[str, str | None]) -> tuple[str, ...]:
-    """The splits that come out of the training rows where no evaluation split is named."""
-    return ("train", "eval") if names["test"] else ("train", "eval", "test")
 
 
 def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows:
@@ -262,8 +135,8 @@ def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows
     groups: dict[str | int, list[int]] = {}
     count = 0
     for _, row in train.stream():
-        named = decision_id(row) if isinstance(row, dict) else None
-        groups.setdefault(count if named is None else named, []).append(count)
+        identifier = decision_id(row) if isinstance(row, dict) else None
+        groups.setdefault(count if identifier is None else identifier, []).append(count)
         count += 1
     order = list(groups.values())
     random.Random(SPLIT_SEED).shuffle(order)
@@ -295,36 +168,37 @@ def _open(config: Config) -> _Source:
         return _hub(name, subset)
     if subset is None:
         return _local(local)
-    return _subset(local, subset) or _only_pair(_whole(local), subset, _subsets(local))
+    return _subset(local, subset) or _only_pair(_local(local, any_subset=True), subset, _subsets(local))
 
 
-def _local(path: Path) -> _Source:
-    """A file or a folder of which no subset is asked for.
+def _local(path: Path, any_subset: bool = False) -> _Source:
+    """A file; or a folder's default subset, else all of its files.
+
+    Args:
+        any_subset: A folder with several subsets and no default is read whole.
 
     Raises:
         ConfigError: The folder has several subsets, and its README.md says of none that it is the default.
     """
-    declared = declared_subsets(path)
-    if declared and default_subset(declared) is None and not _is_saved(path):
-        hint = f"set `dataset_subset` to one of: {', '.join(declared)}"
-        raise ConfigError("the data set has several subsets", str(path), hint)
-    return _whole(path)
-
-
-def _whole(path: Path) -> _Source:
-    """A file; or a folder's default subset, else all of its files."""
     if path.is_file():
         return _from_files(str(path), {"train": [path]})
     if _is_saved(path):
         return _saved_to_disk(path)
-    default = default_subset(declared_subsets(path))
-    return _declared(path, default) if default is not None else _by_name(path)
+    subsets = declared_subsets(path)
+    default = default_subset(subsets)
+    if default is not None:
+        return _declared(path, default, subsets[default])
+    if subsets and not any_subset:
+        hint = f"set `dataset_subset` to one of: {', '.join(subsets)}"
+        raise ConfigError("the data set has several subsets", str(path), hint)
+    return _by_name(path)
 
 
 def _subset(path: Path, name: str) -> _Source | None:
     """The subset that a folder's README.md declares, or that lies in a folder of its own; None if there is none."""
-    if name in declared_subsets(path):
-        return _declared(path, name)
+    declared = declared_subsets(path).get(name)
+    if declared is not None:
+        return _declared(path, name, declared)
     folder = next((inner for inner in (path / name, path / "data" / name) if inner.is_dir()), None)
     return _local(folder) if folder else None
 
@@ -335,8 +209,7 @@ def _subsets(path: Path) -> list[str]:
     return sorted({*declared_subsets(path), *folders})
 
 
-def _declared(path: Path, name: str) -> _Source:
-    subset = declared_subsets(path)[name]
+def _declared(path: Path, name: str, subset: Subset) -> _Source:
     if not subset.files:
         return _by_name(path / subset.folder)
     return _from_files(f"{path} ({name})", declared_files(path, subset))
@@ -347,43 +220,41 @@ def _by_name(path: Path) -> _Source:
     listed = _row_files(path)
     files = {(file.parent / stem(file)).relative_to(path).as_posix(): file for file in listed}
     if len(files) < len(listed):
-        names = ", ".join(str(file.relative_to(path)) for file in listed)
-        raise DataError("two files are of the same split", str(path), f"keep one of each: {names}")
+        hint = f"keep one of each: {', '.join(str(file.relative_to(path)) for file in listed)}"
+        raise DataError("two files are of the same split", str(path), hint)
     if not files:
         hint = f"name them by split: train{SUFFIXES[0]}; {KIND_HINT}"
         raise UnreachableError("the folder holds no data files", str(path), hint)
-    found = layout(files, str(path))
-    unread = set(listed).difference(*found.splits.values())
+    splits, names = layout(files, str(path))
+    unread = set(listed).difference(*splits.values())
     left = sorted(str(file.relative_to(path)) for file in unread)
     note = f"not part of any split: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}"
-    return _from_files(str(path), found.splits, found.names, (note,) if left else ())
+    return _from_files(str(path), splits, names, (note,) if left else ())
 
 
 def _row_files(path: Path) -> list[Path]:
     """The files of rows in a folder and below it; none of those that are hidden or that describe a data set."""
     files = (file for file in path.rglob("*") if is_row_file(file) and file.name not in NO_DATA and file.is_file())
-    return sorted(file for file in files if not any(map(_is_hidden, file.relative_to(path).parts)))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__"))
+    return sorted(
+        file for file in files if not any(name.startswith((".", "__")) for name in file.relative_to(path).parts)
+    )
 
 
 def _from_files(
     name: str,
     splits: Mapping[str, Sequence[Path]],
-    other_names: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+    other_names: Mapping[str, Sequence[Path]] | None = None,
     notes: tuple[str, ...] = (),
 ) -> _Source:
-    files = {**other_names, **splits}
-    told = [encoding_note(file) for file in sorted({file for of in files.values() for file in of})]
+    files = {**(other_names or {}), **splits}
+    encodings = map(encoding_note, sorted({file for paths in files.values() for file in paths}))
     return _Source(
         name,
         tuple(splits),
         lambda split: stream_rows(*files[split]),
         lambda split: " ".join((READING, *map(sha256, files[split]))),
-        (*notes, *(note for note in told if note)),
-        frozenset(other_names),
+        (*notes, *filter(None, encodings)),
+        frozenset(other_names or ()),
     )
 
 
@@ -398,23 +269,17 @@ def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _So
     def read(split: str) -> Iterator[Located]:
         others: set[str] = set()
         any_kept = False
-        for located in source.reader(split):
-            row = located[1]
-            if isinstance(row, DataError):  # of what pair it is nobody knows
-                yield located
-                continue
-            pair = language_pair(row) or ""
-            if fnmatch.fnmatchcase(pair, subset):
-                any_kept = True
-                yield located
+        for where, row in source.reader(split):
+            pair = language_pair(row) or "" if isinstance(row, dict) else None
+            if pair is None or fnmatch.fnmatchcase(pair, subset):  # a fault may be of any pair
+                any_kept |= pair is not None
+                yield where, row
             else:
                 others.add(pair)
         if not any_kept and others:
-            raise UnreachableError(
-                f"`dataset_subset: {subset}` is neither a subset nor a language pair of the rows",
-                source.name,
-                f"{named}language pairs found: {', '.join(sorted(others - {''})) or 'none'}",
-            )
+            message = f"`dataset_subset: {subset}` is neither a subset nor a language pair of the rows"
+            hint = f"{named}language pairs found: {', '.join(sorted(others - {''})) or 'none'}"
+            raise UnreachableError(message, source.name, hint)
 
     notes = (*source.notes, f"language pairs {subset} only")
     return replace(source, reader=read, identity=lambda split: f"{source.identity(split)} {subset}", notes=notes)
@@ -460,12 +325,12 @@ def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
 
 
 def unreachable(error: Exception, kind: str, name: str) -> SldsError:
-    """The message for a model or data set that the hub did not give."""
+    """The error for a model or data set that could not be loaded from the hub."""
     if "BuilderConfig" in str(error):
         hint = "the hub has the data set, but not this `dataset_subset`"
     elif "Config name is missing" in str(error):
-        found = re.search(r"\[.*?\]", str(error))
-        hint = f"the data set has several subsets: set `dataset_subset` to one of {found[0] if found else 'them'}"
+        listed = re.search(r"\[.*?\]", str(error))
+        hint = f"the data set has several subsets: set `dataset_subset` to one of {listed[0] if listed else 'them'}"
     else:
         access = f"if {name} is gated, ask for access on its page, then run `hf auth login`"
         hint = f"check the name and the network; {access}; a local folder works too, offline"

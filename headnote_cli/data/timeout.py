@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 
 class OutOfTimeError(Exception):
-    """What runs inside `time_limit` did not come to an end."""
+    """The body of `time_limit` took too long."""
 
 
 class _Watchdog:
-    """Ends what takes too long, in whatever thread it runs.
+    """Stops code that takes too long, in any thread.
 
     A loop in a template is Python code, so an exception that another thread sets there is met at its next step
     (`PyThreadState_SetAsyncExc`, Python/C API). A single operation in C is not interrupted.
@@ -27,6 +27,11 @@ class _Watchdog:
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
+        """Run the body for at most `seconds`.
+
+        Raises:
+            OutOfTimeError: It took longer.
+        """
         thread = threading.get_ident()
         with self._lock:
             self._deadlines[thread] = time.monotonic() + seconds
@@ -49,15 +54,4 @@ class _Watchdog:
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
 
 
-_WATCHDOG = _Watchdog()
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Run the body for at most `seconds`.
-
-    Raises:
-        OutOfTimeError: It took longer.
-    """
-    with _WATCHDOG.limit(seconds):
-        yield
+time_limit = _Watchdog().limit

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config.layers import Config
+from headnote_cli.data.fields import decision_id
 from headnote_cli.data.row_files import Row
-from headnote_cli.data.sources import decision_id, located_rows, sound
+from headnote_cli.data.sources import located_rows
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.evaluation.bootstrap import (
     REPLICATES,
@@ -221,7 +222,7 @@ def _require_free(predictions: Sequence[Path], options: EvaluateOptions) -> None
 
 def _files(config: Config, predictions: Sequence[Path], options: EvaluateOptions, field_name: str) -> dict[str, Joined]:
     """The files of headnotes, then the baselines, each beside the official headnotes."""
-    references = [sound(row) for _, row in located_rows(config, options.split, options.references)]
+    references = [row for _, row in located_rows(config, options.split, options.references)]
     files = {_name(path, predictions): join(read_predictions(path), references) for path in predictions}
     first = next(iter(files.values()))
     for name in options.baselines:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headnote_cli.data.fields import decision_id, sample_id
 from headnote_cli.data.row_files import Row, stream_rows
-from headnote_cli.data.sources import decision_id, sample_id, sound
+from headnote_cli.data.sources import sound
 from headnote_cli.errors import DataError
 from headnote_cli.runs.files import read_json
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from headnote_cli.data.documents import Decision
 from headnote_cli.data.encoding import Encoded, Encoder
+from headnote_cli.data.fields import row_fault
 from headnote_cli.data.row_files import Row
-from headnote_cli.data.sources import row_fault
 from headnote_cli.errors import DataError
 from headnote_cli.generation.predictions import Key, sample_name
 from headnote_cli.generation.sampling import Prompt, Sampling

@@ -370,9 +370,10 @@ def _training_order(lengths: list[int], settings: Settings) -> list[int]:
 
 def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], list[str]]:
     """Tokens of each training row, how many of them are labelled, and what preparing did to the rows."""
+    from headnote_cli.data.encoding import encoder_for
+    from headnote_cli.data.lengths import lengths_lines
     from headnote_cli.data.preparation import lengths_of, prepare
     from headnote_cli.data.prompts import PromptTemplates
-    from headnote_cli.data.report import encoder_for, lengths_lines
     from headnote_cli.data.sources import load_split
     from headnote_cli.models.base import base_model, load_tokenizer
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.data.sources import located_rows, sound
+from headnote_cli.data.sources import located_rows
 from headnote_cli.errors import DataError, UsageError
 from headnote_cli.generation.predictions import Joined, join, read_predictions
 from headnote_cli.review.page import build
@@ -22,7 +21,7 @@ class ReviewReport:
     output: Path
     rows: int
     decisions: int
-    unsupported: int
+    unsupported: int  # headnotes with a citation that the decision does not contain
     unfinished: int
     bytes: int
     left_out: dict[str, int]
@@ -50,23 +49,17 @@ def review(
     _require_free(output, force, predictions, references)
     written = read_predictions(predictions)
     source = str(references) if references is not None else f"split {split} of {config.settings.dataset_name}"
-    joined = join(written, (sound(row) for _, row in located_rows(config, split, references)))
+    joined = join(written, (row for _, row in located_rows(config, split, references)))
     if not joined.pairs:
         raise DataError(f"no headnote finds its row in {source}", str(predictions), _hint(joined))
-    page = build(joined.pairs, config.settings.overflow_field, predictions.name, sha256(predictions))
-    write_text(output, page.html)
-    counts = {name: len(getattr(joined, name)) for name in ("missing", "extra", "duplicates", "failed")}
-    size = os.stat(output).st_size
-    return ReviewReport(
-        output, page.rows, page.decisions, page.unsupported, page.unfinished, size, counts, joined.notes()
-    )
+    html, counts = build(joined.pairs, config.settings.overflow_field, predictions.name, sha256(predictions))
+    write_text(output, html)
+    left_out = {name: len(getattr(joined, name)) for name in ("missing", "extra", "duplicates", "failed")}
+    size = output.stat().st_size
+    return ReviewReport(output, **counts, bytes=size, left_out=left_out, notes=joined.notes())
 
 
 def _require_free(output: Path, force: bool, predictions: Path, references: Path | None) -> None:
-    """
-    Raises:
-        UsageError: Writing would replace what must stay.
-    """
     read = [file.resolve() for file in (predictions, references) if file is not None]
     if output.is_dir() or output.resolve() in read:
         raise UsageError("cannot be the page", str(output), "name a file of its own with --output, such as review.html")
@@ -75,7 +68,7 @@ def _require_free(output: Path, force: bool, predictions: Path, references: Path
 
 
 def _hint(joined: Joined) -> str:
-    """Names from both sides, so that one sees why none is equal."""
-    here = ", ".join(f"{one['sample_id']} ({one['lang']})" for one in joined.missing[:3]) or "none with a headnote"
+    """Some names from both sides, to show why none are equal."""
+    here = ", ".join(f"{line['sample_id']} ({line['lang']})" for line in joined.missing[:3]) or "none with a headnote"
     there = ", ".join(f"{row.get('sample_id')} ({row.get('headnote_language')})" for row in joined.extra[:3])
     return f"predictions: {here}; rows: {there or 'none'}; another --split or --references?"

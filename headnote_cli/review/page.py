@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from headnote_cli.data.sources import decision_id
+from headnote_cli.data.fields import decision_id
 from headnote_cli.errors import DataError
 from headnote_cli.generation.predictions import Pair, key_of
 from headnote_cli.law.citations import Cited, Status, spans
@@ -30,7 +30,7 @@ WORST: tuple[Status, ...] = ("missing", "partly", "found")
 Place = tuple[int, int]  # start and end character in the decision
 Segment = str | dict[str, Any]  # plain text, or text that cites
 
-# What would end or open something in HTML, turn the direction of writing in a viewer, or is no character at all.
+# Markup, characters that change the direction of writing, and code points that are no characters.
 _UNSAFE = re.compile(
     "[<>&\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
@@ -42,39 +42,76 @@ _PARAGRAPH = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Page:
-    """The page, and what is on it."""
-
-    html: str
-    rows: int
-    decisions: int
-    unsupported: int  # headnotes with a citation that the decision does not contain
-    unfinished: int
-
-
 @dataclass
 class _Decision:
-    """A decision that one or more rows share; `linked` are the places that any of their citations need."""
+    """A decision that one or more rows share, and the segments of their headnotes that cite."""
 
-    cited: Cited
+    number: int
     language: str | None
-    linked: set[Place] = field(default_factory=set)
+    cited: Cited
+    links: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def marks(self) -> list[Place]:
+    def segments(self, headnote: object, language: str) -> list[Segment]:
+        """A headnote in pieces; those that cite know their citations and the places in the decision."""
+        segments: list[Segment] = []
+        if not isinstance(headnote, str):
+            return segments
+        at = 0
+        for span in spans(headnote, language):
+            citations = list(dict.fromkeys(span.citations))
+            cites = [(citation.text, self.cited.status(citation)) for citation in citations]
+            worst = min((status for _, status in cites), key=WORST.index)
+            places = sorted({place for citation in citations for place in self.cited.places(citation)})
+            link = {"text": headnote[span.start : span.end], "status": worst, "cites": cites, "places": places}
+            self.links.append(link)
+            segments += [headnote[at : span.start], link] if span.start > at else [link]
+            at = span.end
+        return segments + ([headnote[at:]] if at < len(headnote) else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision in paragraphs, its marks numbered; from then on, the links name the numbers of their marks."""
+        marks = self._marks()
+        starts = [start for start, _ in marks]
+        for link in self.links:  # where marks would overlap, the one that covers a place stands for it
+            link["places"] = sorted({bisect_right(starts, start) - 1 for start, _ in link["places"]})
+        return {"lang": self.language, "paragraphs": self._paragraphs(marks)}
+
+    def _marks(self) -> list[Place]:
         """All places to be marked, in order and without overlap: what is cited, what is linked, each consideration."""
-        cited = [(span.start, span.end) for span in self.cited.spans]
-        headings = [(start, start + len(number)) for number, start in self.cited.counted]
+        places = {(span.start, span.end) for span in self.cited.spans}
+        places |= {(start, start + len(number)) for number, start in self.cited.counted}
+        places |= {place for link in self.links for place in link["places"]}
         kept: list[Place] = []
-        for start, end in sorted({*cited, *headings, *self.linked}, key=lambda place: (place[0], -place[1])):
+        for start, end in sorted(places, key=lambda place: (place[0], -place[1])):
             if not kept or start >= kept[-1][1]:
                 kept.append((start, end))
         return kept
 
+    def _paragraphs(self, marks: list[Place]) -> list[list[Segment]]:
+        """Paragraphs, one for each consideration; in each, pieces with the number of their mark."""
+        text = self.cited.decision
+        heads = {start: _beginning(text, start, number) for number, start in self.cited.counted}
+        facts = min(heads, default=0)
+        breaks: set[int] = set()
+        for (_, at), (start, _) in itertools.pairwise([(0, 0), *marks, (len(text), len(text))]):
+            breaks |= {match.start() for match in _PARAGRAPH.finditer(text, at, min(start, facts))}
+            breaks.add(max(at, heads.get(start, at)))
+            breaks.discard(at)  # what follows a mark directly stays with it
+        numbers = {start: number for number, (start, _) in enumerate(marks)}
+        paragraphs: list[list[Segment]] = [[]]
+        edges = sorted({0, len(text), *breaks, *itertools.chain(*marks)})
+        for begin, end in itertools.pairwise(edges):
+            if begin in breaks:
+                paragraphs.append([])
+            piece: Segment = text[begin:end]
+            if begin in numbers:
+                piece = {"text": piece, "mark": numbers[begin]} | ({"head": True} if begin in heads else {})
+            paragraphs[-1].append(piece)
+        return paragraphs
 
-def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> Page:
-    """The page for predictions and their rows.
+
+def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> tuple[str, dict[str, int]]:
+    """The page for predictions and their rows as HTML, and how many of what it shows.
 
     Args:
         text_field: The field of a row that holds the decision.
@@ -87,13 +124,13 @@ def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> Pa
     name = title.encode(errors="replace").decode()  # of a file whose name is no Unicode
     data = page_data(list(pairs), text_field) | {"title": name, "digest": digest}
     items = data["items"]
-    return Page(
-        html=render(data),
-        rows=len(items),
-        decisions=len(data["decisions"]),
-        unsupported=sum("missing" in (status for _, status in item["citations"]) for item in items),
-        unfinished=sum(item["finish"] == "length" for item in items),
-    )
+    counts = {
+        "rows": len(items),
+        "decisions": len(data["decisions"]),
+        "unsupported": sum("missing" in (status for _, status in item["citations"]) for item in items),
+        "unfinished": sum(item["finish"] == "length" for item in items),
+    }
+    return _render(data), counts
 
 
 def page_data(pairs: list[Pair], text_field: str) -> dict[str, Any]:
@@ -103,42 +140,33 @@ def page_data(pairs: list[Pair], text_field: str) -> dict[str, Any]:
         DataError: A row has no decision.
     """
     decisions: dict[tuple[str, str | None], _Decision] = {}
-    of = [_decision_of(pair, text_field, decisions) for pair in pairs]
     score, scores = _scores(pairs)
-    texts = [
-        (_linked(pair.prediction["headnote"], pair.prediction["lang"], decision), _reference(pair, decision))
-        for pair, decision in zip(pairs, of, strict=True)
-    ]  # first all of these: they say which places of the decisions are linked
-    numbers = {id(decision): number for number, decision in enumerate(decisions.values())}
-    marks = [decision.marks for decision in decisions.values()]
     items = []
-    for pair, decision, (headnote, reference), value in zip(pairs, of, texts, scores, strict=True):
-        number = numbers[id(decision)]
-        shown = {"headnote": _numbered(headnote, marks[number]), "reference": _numbered(reference, marks[number])}
-        checked = {"citations": _citations(headnote), "decision": number, "score": value}
-        items.append(_item(pair) | shown | checked)
-    written = [_written(one, places) for one, places in zip(decisions.values(), marks, strict=True)]
-    return {"score": score, "decisions": written, "items": items}
+    for pair, value in zip(pairs, scores, strict=True):
+        decision = _decision_of(pair, text_field, decisions)
+        lang = pair.prediction["lang"]
+        headnote = decision.segments(pair.prediction["headnote"], lang)
+        texts = {"headnote": headnote, "reference": decision.segments(pair.row.get("headnote"), lang)}
+        cites = [cite for segment in headnote if isinstance(segment, dict) for cite in segment["cites"]]
+        facts = {"citations": list(dict.fromkeys(cites)), "decision": decision.number, "score": value}
+        items.append(_item(pair) | texts | facts)
+    return {"score": score, "decisions": [decision.to_json() for decision in decisions.values()], "items": items}
 
 
 def _decision_of(pair: Pair, text_field: str, decisions: dict[tuple[str, str | None], _Decision]) -> _Decision:
-    """The decision of a row, read once for all rows that share it.
-
-    Raises:
-        DataError: The row has none.
-    """
+    """The decision of a row, read once for all rows that share it."""
     text, language = pair.row.get(text_field), pair.row.get("decision_language")
     if not isinstance(text, str) or not text.strip():
         where = f"the row of sample {pair.prediction['sample_id']}"
         raise DataError(f"has no text in `{text_field}`", where, "`overflow_field` names the decision's field")
     key = (text, language if isinstance(language, str) else None)
     if key not in decisions:
-        decisions[key] = _Decision(Cited(*key), key[1])
+        decisions[key] = _Decision(len(decisions), key[1], Cited(*key))
     return decisions[key]
 
 
 def _item(pair: Pair) -> dict[str, Any]:
-    """What the prediction and its row say about a headnote, without its text."""
+    """The facts about a headnote, without its text."""
     prediction, row = pair.prediction, pair.row
     sample, lang, candidate = key_of(prediction)
     tokens, detected = prediction.get("tokens"), prediction.get("language")
@@ -159,63 +187,8 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-def _reference(pair: Pair, decision: _Decision) -> list[Segment]:
-    text = pair.row.get("headnote")
-    return _linked(text, pair.prediction["lang"], decision) if isinstance(text, str) else []
-
-
-def _linked(text: str, language: str, decision: _Decision) -> list[Segment]:
-    """A headnote in pieces; those that cite know their citations and the places in the decision."""
-    segments: list[Segment] = []
-    at = 0
-    for span in spans(text, language):
-        cites = [(one.text, decision.cited.status(one)) for one in dict.fromkeys(span.citations)]
-        places = sorted({place for one in span.citations for place in decision.cited.places(one)})
-        decision.linked.update(places)
-        worst = next(status for status in WORST if any(status == own for _, own in cites))
-        segments += [text[at : span.start]] if span.start > at else []
-        segments.append({"text": text[span.start : span.end], "status": worst, "cites": cites, "places": places})
-        at = span.end
-    return segments + ([text[at:]] if at < len(text) else [])
-
-
-def _citations(segments: list[Segment]) -> list[tuple[str, Status]]:
-    """The citations of a headnote in order, each once, with what the decision says to them now."""
-    return list(dict.fromkeys(cite for one in segments if not isinstance(one, str) for cite in one["cites"]))
-
-
-def _numbered(segments: list[Segment], marks: list[Place]) -> list[Segment]:
-    """The pieces of a headnote with the numbers of the marks that their places became."""
-    return [one if isinstance(one, str) else one | {"places": _numbers(one["places"], marks)} for one in segments]
-
-
-def _numbers(places: list[Place], marks: list[Place]) -> list[int]:
-    """The marks that have these places; where marks would overlap, the one that covers a place stands for it."""
-    starts = [start for start, _ in marks]
-    return sorted({bisect_right(starts, start) - 1 for start, _ in places})
-
-
-def _written(decision: _Decision, marks: list[Place]) -> dict[str, Any]:
-    """A decision in paragraphs, one for each consideration; in each, pieces with the number of their mark."""
-    text = decision.cited.decision
-    heads = {start: _beginning(text, start, number) for number, start in decision.cited.counted}
-    facts = min(heads, default=0)
-    paragraphs: list[list[Segment]] = [[]]
-    at = 0
-    for number, (start, end) in enumerate([*marks, (len(text), len(text))]):
-        breaks = {*_breaks(text, at, min(start, facts)), max(at, heads.get(start, at))} - {at}
-        for begin, stop in itertools.pairwise([at, *sorted(breaks - {start}), start]):
-            paragraphs += [[]] if begin > at else []
-            paragraphs[-1] += [text[begin:stop]] if stop > begin else []
-        paragraphs += [[]] if start in breaks else []
-        head = {"head": True} if start in heads else {}
-        paragraphs[-1] += [{"text": text[start:end], "mark": number} | head] if end > start else []
-        at = end
-    return {"lang": decision.language, "paragraphs": [paragraph for paragraph in paragraphs if paragraph]}
-
-
 def _beginning(text: str, start: int, number: str) -> int:
-    """Where the paragraph of a heading begins: before the numbers that it lies in, if they stand there: `4. 4.1`."""
+    """Where the paragraph of a heading begins: before the numbers of its parents if they precede it, as in `4. 4.1`."""
     parts = number.split(".")
     for length in range(len(parts) - 1, 0, -1):
         before = text[max(0, start - 20) : start]
@@ -224,13 +197,8 @@ def _beginning(text: str, start: int, number: str) -> int:
     return start
 
 
-def _breaks(text: str, start: int, stop: int) -> list[int]:
-    """Where paragraphs begin among the facts, after `start`."""
-    return [match.start() for match in _PARAGRAPH.finditer(text, start, stop) if match.start() > start]
-
-
 def _scores(pairs: list[Pair]) -> tuple[str, list[float | None]]:
-    """What the score is called, and that of each headnote: ROUGE-L where every line brings it, else word overlap."""
+    """The name of the score and the score of each headnote: ROUGE-L if every line has it, else word overlap."""
     brought = [_rouge(pair.prediction.get("scores")) for pair in pairs]
     if all(value is not None for value in brought):
         return "ROUGE-L", [*brought]
@@ -239,16 +207,15 @@ def _scores(pairs: list[Pair]) -> tuple[str, list[float | None]]:
 
 
 def _rouge(scores: Any) -> float | None:
-    found = (scores.get(name) for name in ROUGE_L) if isinstance(scores, dict) else ()
-    return next((float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)), None)
+    values = (scores.get(name) for name in ROUGE_L) if isinstance(scores, dict) else ()
+    return next((float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)), None)
 
 
 def overlap(headnote: str, reference: str) -> float:
-    """The F1 of the words of two texts, from 0 to 100, each word as often as it occurs, wherever it stands: a rough
-    guide."""
-    one, other = (Counter(_WORD.findall(text.casefold())) for text in (headnote, reference))
-    total = one.total() + other.total()
-    return round(200 * (one & other).total() / total, 2) if total else 0.0
+    """The F1 of the words of two texts as multisets, from 0 to 100: a rough guide."""
+    words, other = (Counter(_WORD.findall(text.casefold())) for text in (headnote, reference))
+    total = words.total() + other.total()
+    return round(200 * (words & other).total() / total, 2) if total else 0.0
 
 
 def embedded(value: object) -> str:
@@ -257,7 +224,7 @@ def embedded(value: object) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def render(data: dict[str, Any]) -> str:
+def _render(data: dict[str, Any]) -> str:
     """The page as HTML; its policy allows its own style and script, by their hashes, and nothing else."""
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in (STYLE, SCRIPT))
     environment = Environment(
@@ -274,5 +241,5 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _hash(text: str) -> str:
-    """A source as a Content-Security-Policy names it."""
+    """The hash of a source in the form of a Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

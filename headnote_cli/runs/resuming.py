@@ -9,25 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from headnote_cli.config.keys import SECRETS, Settings, effective_values
+from headnote_cli.config.keys import RULES, SECRETS, Settings, effective_values
 from headnote_cli.machine.plan import Plan
 from headnote_cli.runs.files import read_json
 
 # Keys that decide when a run is evaluated. With `early_stopping` they also decide when it ends, with a schedule that
 # waits for a plateau its learning rate.
-EVALUATION = frozenset(
-    "dataset_eval_split eval_delay eval_on_start eval_steps eval_strategy metric_for_best_model".split()
-)
-# Keys that decide what is shown and kept, not what is learnt.
-FREE = EVALUATION | frozenset(
-    "allocator dataloader_pin_memory dataset_num_proc dataset_test_split disable_tqdm eval_accumulation_steps "
-    "evaluate_vllm_model_name_or_path evaluate_vllm_sampling_params_max_tokens evaluate_vllm_tensor_parallel_size "
-    "extends hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy log_level log_level_replica "
-    "logging_first_step logging_steps logging_strategy mode output_dir peft_base_model_path peft_output_model_path "
-    "peft_peft_model_path per_device_eval_batch_size prediction_loss_only project push_to_hub report_to "
-    "resume_from_checkpoint run_name save_steps save_strategy save_total_limit trackio_bucket_id trackio_space_id "
-    "trackio_static_space_id trust_remote_code".split()
-)
+EVALUATION = frozenset(key for key, rule in RULES.items() if rule.resume == "evaluation")
+FREE = EVALUATION | {"allocator"} | {key for key, rule in RULES.items() if rule.resume == "free"}
 # Keys that the plan's rows speak for, beside those that it decides.
 IN_ROWS = frozenset(("bnb_4bit_quant_type", "tf32", "torch_compile", "use_bnb_nested_quant"))
 

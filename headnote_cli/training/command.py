@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from headnote_cli.config.keys import Settings
 from headnote_cli.config.layers import Config
-from headnote_cli.data.encoding import Encoder
+from headnote_cli.data.encoding import Encoder, encoder_for
 from headnote_cli.data.prompts import PromptTemplates, copy_prompts
-from headnote_cli.data.report import encoder_for
 from headnote_cli.errors import ConfigError, Interrupted, UnreachableError, UsageError, is_out_of_memory
 from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
 from headnote_cli.machine.detect import Machine

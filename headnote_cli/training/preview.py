@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.data.encoding import Encoded, Encoder, quantiles
+from headnote_cli.data.encoding import Encoded, Encoder, encoder_for
+from headnote_cli.data.fields import row_fault, sample_id
+from headnote_cli.data.leaks import leak_warnings
+from headnote_cli.data.lengths import quantiles
 from headnote_cli.data.prompts import Conversation, PromptTemplates
-from headnote_cli.data.report import encoder_for, leak_warnings
 from headnote_cli.data.row_files import Located, Row
-from headnote_cli.data.sources import Rows, load_split, row_fault, sample_id
+from headnote_cli.data.sources import Rows, load_split
 from headnote_cli.errors import ConfigError, DataError, UnreachableError, UsageError
 from headnote_cli.machine.detect import detect
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
-from headnote_cli.data.report import leak_warnings, lengths_lines
+from headnote_cli.data.leaks import leak_warnings
+from headnote_cli.data.lengths import lengths_lines
 from headnote_cli.data.sources import load_split
 from headnote_cli.errors import (
     DataError,

@@ -19,10 +19,9 @@ from trl import ModelConfig, SFTTrainer, get_quantization_config
 
 import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
 from headnote_cli.config.layers import Config, load_config
-from headnote_cli.data.encoding import IGNORED
+from headnote_cli.data.encoding import IGNORED, encoder_for
 from headnote_cli.data.preparation import prepare
 from headnote_cli.data.prompts import PromptTemplates
-from headnote_cli.data.report import encoder_for
 from headnote_cli.data.sources import load_split
 from headnote_cli.machine.plan import Plan, resolve
 from headnote_cli.models.base import base_model, load_model_config, load_tokenizer

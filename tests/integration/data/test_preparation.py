@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from headnote_cli.config.layers import load_config
-from headnote_cli.data.encoding import Encoder
+from headnote_cli.data.encoding import Encoder, encoder_for
+from headnote_cli.data.leaks import leaks
 from headnote_cli.data.prompts import PromptTemplates
-from headnote_cli.data.report import encoder_for
-from headnote_cli.data.sources import leaks, load_split
+from headnote_cli.data.sources import load_split
 from headnote_cli.errors import DataError
 from tests.commands import slds
 from tests.conftest import PROMPTS, ROOT, sample_rows
@@ -173,8 +173,8 @@ def test_rows_of_one_decision_are_never_split_off_apart(write_config: Callable[.
     config = load_config(write_config(dataset_name=str(tmp_path / "rows.jsonl")))
     splits = {role: load_split(config, role) for role in ("train", "eval", "test")}
     assert leaks(splits, "decision") == []
-    assert sum(len(part.rows) for part in splits.values()) == 90
-    assert all(part.rows for part in splits.values())
+    assert sum(len(list(part)) for part in splits.values()) == 90
+    assert all(list(part) for part in splits.values())
 
 
 def test_another_task_needs_a_config_and_a_prompts_folder_alone(

@@ -12,8 +12,8 @@ import torch
 from pydantic import create_model
 
 from headnote_cli.config import upstream_keys
-from headnote_cli.config.key_versions import VERSIONS, Versions
 from headnote_cli.config.layers import load_config
+from headnote_cli.config.upstream_keys import UpstreamKeys
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.errors import ConfigError
@@ -69,8 +69,8 @@ def trainer(tiny_training: Callable[..., Path]) -> Callable[..., Any]:
     def build(**keys: Any) -> Any:
 
         from headnote_cli.config.layers import load_config
+        from headnote_cli.data.encoding import encoder_for
         from headnote_cli.data.preparation import prepare
-        from headnote_cli.data.report import encoder_for
         from headnote_cli.data.sources import load_split
         from headnote_cli.machine.plan import resolve
         from headnote_cli.models.base import base_model, load_tokenizer
@@ -233,9 +233,11 @@ def test_the_key_table_is_that_of_the_installed_versions() -> None:
 
 
 def test_a_key_that_the_installed_version_should_lack_or_lacks_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VERSIONS, "packing", Versions("trl", first="1.99"))
-    monkeypatch.setattr("scripts.generate_keys.AddedKeys", create_model("Added", new_key=(int, 3)))
-    assert [line.partition(":")[0] for line in differences()] == ["new_key", "packing"]
+    fields: dict[str, Any] = {
+        name: (f.annotation, f) for name, f in UpstreamKeys.model_fields.items() if name != "lora_r"
+    }
+    monkeypatch.setattr("scripts.generate_keys.UpstreamKeys", create_model("Known", new_key=(int, 3), **fields))
+    assert [line.partition(":")[0] for line in differences()] == ["lora_r", "new_key"]
 
 
 def test_the_key_table_was_generated_with_the_pinned_versions() -> None:

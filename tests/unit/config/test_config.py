@@ -15,13 +15,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.config.key_versions import VERSIONS, Versions
-from headnote_cli.config.keys import FORMS, RANGES, Settings
+from headnote_cli.config.keys import RULES, Settings
 from headnote_cli.config.layers import Config, as_yaml, load_config
 from headnote_cli.config.renamed import GONE, RENAMED
-from headnote_cli.config.schema import json_schema
 from headnote_cli.errors import ConfigError, UsageError
 from headnote_cli.screen.console import printable
+from scripts.generate_schema import json_schema
 from tests.conftest import ROOT, examples
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -135,31 +134,6 @@ def test_all_faults_are_told_at_once_with_line_and_column(tmp_path: Path) -> Non
     assert "config.yaml:8:1: `warmup_ratio: 1` is not a share from 0 to below 1" in message
 
 
-@pytest.mark.parametrize("value", ["true", "7"])
-@pytest.mark.parametrize(
-    ("versions", "reason"),
-    [
-        (Versions("transformers", first="5.24"), "is known from transformers 5.24 on; 5.23.0 is installed"),
-        (Versions("transformers", end="5.23"), "was removed in transformers 5.23; 5.23.0 is installed"),
-    ],
-)
-def test_a_key_that_the_installed_version_lacks_is_reported_with_the_versions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: Versions, reason: str, value: str
-) -> None:
-    monkeypatch.setattr("headnote_cli.config.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
-    monkeypatch.setitem(VERSIONS, "use_cache", versions)
-    assert f"config.yaml:1:1: `use_cache` {reason}" in refusal(tmp_path, f"use_cache: {value}\n")
-    assert load(tmp_path, "lora_r: 8\n").settings.lora_r == 8
-
-
-def test_a_key_of_some_versions_is_taken_where_the_installed_one_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headnote_cli.config.key_versions.version", {"transformers": "5.23.0"}.__getitem__)
-    monkeypatch.setitem(VERSIONS, "use_cache", Versions("transformers", first="5.3", end="5.24"))
-    assert load(tmp_path, "use_cache: true\n").settings.use_cache
-
-
 @pytest.mark.parametrize("line", ["use_peft: 7", "use_pef: true"])
 def test_a_key_that_cannot_be_read_contradicts_nothing(tmp_path: Path, line: str) -> None:
     assert "needs `use_peft" not in refusal(tmp_path, f"load_in_4bit: true\n{line}\n")
@@ -175,8 +149,9 @@ def takes_a_number(key: str) -> bool:
 
 
 def test_every_key_that_takes_a_number_has_a_range_that_holds_its_default() -> None:
-    assert set(RANGES) == {key for key in Settings.model_fields if takes_a_number(key)}
-    for key, (low, high) in RANGES.items():
+    ranges = {key: rule.range for key, rule in RULES.items() if rule.range}
+    assert set(ranges) == {key for key in Settings.model_fields if takes_a_number(key)}
+    for key, (low, high) in ranges.items():
         default = Settings.model_fields[key].default
         assert default is None or isinstance(default, str) or low <= default <= high
 
@@ -215,13 +190,14 @@ def test_forms_are_those_of_the_installed_libraries() -> None:
     from transformers import BitsAndBytesConfig
     from transformers.modeling_utils import AttentionInterface
 
+    forms = {key: rule.form for key, rule in RULES.items() if rule.form}
     theirs = [
         name for name, function in AttentionInterface._global_mapping.items() if "headnote" not in function.__module__
     ]
     assert len(theirs) > 5
     for name in [*theirs, "eager"]:
-        assert re.fullmatch(FORMS["attn_implementation"][0], name)
-    for name in FORMS["bnb_4bit_quant_storage"][0].split("|"):
+        assert re.fullmatch(forms["attn_implementation"][0], name)
+    for name in forms["bnb_4bit_quant_storage"][0].split("|"):
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=name)
 
 

@@ -18,19 +18,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.config.layers import load_config
+from headnote_cli.data.fields import decision_id, row_fault, sample_id
+from headnote_cli.data.leaks import leaks
 from headnote_cli.data.row_files import SUFFIXES, plain, stream_rows
-from headnote_cli.data.sources import (
-    Rows,
-    _Source,
-    _split_off,
-    decision_id,
-    leaks,
-    load_split,
-    row_fault,
-    sample_id,
-    sound,
-    unreachable,
-)
+from headnote_cli.data.sources import Rows, _Source, _split_off, load_split, sound, unreachable
 from headnote_cli.errors import ConfigError, DataError, SldsError, UnreachableError
 from tests.conftest import examples
 
@@ -88,8 +79,8 @@ def fault_of(*files: Path) -> str:
 def test_a_folder_of_files_named_by_split(tmp_path: Path, split_of: Callable[..., Rows], suffix: str) -> None:
     for name in ("train", "validation"):
         write_rows(tmp_path / f"{name}{suffix}", ROWS[:7])
-    assert split_of("train", dataset_name=str(tmp_path)).rows == ROWS[:7]
-    assert split_of("eval", dataset_name=str(tmp_path), dataset_eval_split="validation").rows == ROWS[:7]
+    assert list(split_of("train", dataset_name=str(tmp_path))) == ROWS[:7]
+    assert list(split_of("eval", dataset_name=str(tmp_path), dataset_eval_split="validation")) == ROWS[:7]
 
 
 def test_a_saved_data_set(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
@@ -98,21 +89,21 @@ def test_a_saved_data_set(tmp_path: Path, split_of: Callable[..., Rows]) -> None
     DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:3])}).save_to_disk(
         tmp_path / "saved"
     )
-    assert split_of("train", dataset_name=str(tmp_path / "saved"), dataset_eval_split="test").rows == ROWS
+    assert list(split_of("train", dataset_name=str(tmp_path / "saved"), dataset_eval_split="test")) == ROWS
 
 
 def test_a_lone_file_is_split_by_the_workshops_rule(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
     write_rows(tmp_path / "rows.jsonl", ROWS)
     name = str(tmp_path / "rows.jsonl")
-    parts = [split_of(role, dataset_name=name).rows for role in ("eval", "test")]
+    parts = [list(split_of(role, dataset_name=name)) for role in ("eval", "test")]
     assert [len(part) for part in parts] == [2, 2]
-    assert split_of("eval", dataset_name=name).rows == parts[0], "seeded: the same rows each time"
+    assert list(split_of("eval", dataset_name=name)) == parts[0], "seeded: the same rows each time"
     assert "2 of 40 rows" in split_of("eval", dataset_name=name).notes[-1]
 
 
 def test_no_row_is_in_two_of_the_splits_that_were_split_off(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
     write_rows(tmp_path / "train.jsonl", ROWS)
-    parts = [split_of(role, dataset_name=str(tmp_path)).rows for role in ("train", "eval", "test")]
+    parts = [list(split_of(role, dataset_name=str(tmp_path))) for role in ("train", "eval", "test")]
     texts = [row["decision"] for part in parts for row in part]
     assert sorted(texts) == sorted(row["decision"] for row in ROWS)
 
@@ -122,13 +113,13 @@ def test_a_subset_is_a_folder_or_a_language_pair(tmp_path: Path, split_of: Calla
         {"decision_language": a, "headnote_language": b, "headnote": a + b} for a in ("de", "fr") for b in ("de", "it")
     ]
     write_rows(tmp_path / "train.jsonl", pairs)
-    assert [row["headnote"] for row in split_of("train", dataset_name=str(tmp_path), dataset_subset="fr_de").rows] == [
+    assert [row["headnote"] for row in split_of("train", dataset_name=str(tmp_path), dataset_subset="fr_de")] == [
         "frde"
     ]
-    assert len(split_of("train", dataset_name=str(tmp_path), dataset_subset="*_de").rows) == 2
+    assert len(list(split_of("train", dataset_name=str(tmp_path), dataset_subset="*_de"))) == 2
     (tmp_path / "it_it").mkdir()
     write_rows(tmp_path / "it_it" / "train.jsonl", ROWS[:2])
-    assert split_of("train", dataset_name=str(tmp_path), dataset_subset="it_it").rows == ROWS[:2]
+    assert list(split_of("train", dataset_name=str(tmp_path), dataset_subset="it_it")) == ROWS[:2]
     with pytest.raises(UnreachableError) as caught:
         split_of("train", dataset_name=str(tmp_path), dataset_subset="it_fr")
     assert caught.value.hint == "subsets found: it_it; language pairs found: de_de, de_it, fr_de, fr_it"
@@ -147,7 +138,7 @@ def test_a_bad_row_is_named_by_file_and_line(
 ) -> None:
     (tmp_path / "train.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        _ = split_of("train", dataset_name=str(tmp_path)).rows
+        _ = list(split_of("train", dataset_name=str(tmp_path)))
     assert message in str(caught.value)
 
 
@@ -158,7 +149,7 @@ def test_what_is_no_decision_id_counts_as_none(
     rows = [row | {"decision_id": ids[n % len(ids)]} for n, row in enumerate(ROWS)]
     write_rows(tmp_path / "train.jsonl", rows)
     parts = {role: split_of(role, dataset_name=str(tmp_path)) for role in ("train", "eval", "test")}
-    assert [len(part.rows) for part in parts.values()] == [36, 2, 2]
+    assert [len(list(part)) for part in parts.values()] == [36, 2, 2]
     assert leaks(parts, "decision") == []
 
 
@@ -250,7 +241,7 @@ def test_the_rows_of_all_shards_are_one_split_and_one_identity(tmp_path: Path, s
         write_rows(shard, ROWS[20 * n : 20 * n + 20])
     write_rows(tmp_path / "data/test-00000-of-00001.parquet", ROWS[:1])
     train = split_of("train", dataset_name=str(tmp_path), **no_roles("test"))
-    assert train.rows == ROWS
+    assert list(train) == ROWS
     before = train.identity()
     write_rows(shards[1], ROWS[:20])
     assert train.identity() != before
@@ -263,17 +254,17 @@ def test_a_file_is_found_under_its_own_name_too(tmp_path: Path, split_of: Callab
     for n, name in enumerate(("train", "dev", "eval", "test")):
         write_rows(tmp_path / f"{name}.jsonl", ROWS[n : n + 1])
     keys = {"dataset_name": str(tmp_path), "dataset_test_split": "test"}
-    assert split_of("eval", **keys, dataset_eval_split="dev").rows == ROWS[1:2]
-    assert split_of("eval", **keys, dataset_eval_split="validation").rows == ROWS[1:2]
-    assert split_of("eval", **keys, dataset_eval_split="eval").rows == ROWS[2:3]
-    assert split_of("test", **keys).rows == ROWS[3:4], "the evaluation rows are no test rows"
+    assert list(split_of("eval", **keys, dataset_eval_split="dev")) == ROWS[1:2]
+    assert list(split_of("eval", **keys, dataset_eval_split="validation")) == ROWS[1:2]
+    assert list(split_of("eval", **keys, dataset_eval_split="eval")) == ROWS[2:3]
+    assert list(split_of("test", **keys)) == ROWS[3:4], "the evaluation rows are no test rows"
 
 
 def test_a_copy_in_a_sub_folder_is_not_joined_and_named(tmp_path: Path, split_of: Callable[..., Rows]) -> None:
     write_rows(tmp_path / "train.jsonl", ROWS)
     write_rows(tmp_path / "old" / "train.jsonl", ROWS)
     rows = split_of("train", dataset_name=str(tmp_path), dataset_train_split="train")
-    assert len(rows.rows) == 36
+    assert len(list(rows)) == 36
     assert rows.notes[0] == "not part of any split: old/train.jsonl"
 
 
@@ -304,13 +295,13 @@ def test_a_data_sets_card_says_which_files_make_up_a_subset(tmp_path: Path, spli
         expected = load_dataset(str(folder), subset, cache_dir=str(tmp_path / "cache"))
         for split in expected:
             keys = {"dataset_name": str(folder), "dataset_subset": subset, "dataset_eval_split": "validation"}
-            assert split_of(split, **keys, dataset_test_split="validation").rows == list(expected[split])
+            assert list(split_of(split, **keys, dataset_test_split="validation")) == list(expected[split])
     with pytest.raises(ConfigError, match="several subsets") as caught:
         split_of("train", dataset_name=str(folder))
     assert caught.value.hint == "set `dataset_subset` to one of: de_de, fr_de"
     marked = CARD.replace("- config_name: fr_de", "- config_name: fr_de\n  default: true")
     (folder / "README.md").write_text(marked, encoding="utf-8")
-    assert split_of("train", dataset_name=str(folder)).rows == ROWS[4:5]
+    assert list(split_of("train", dataset_name=str(folder))) == ROWS[4:5]
     (folder / "README.md").write_text(CARD.replace("v2.jsonl", "v3.jsonl"), encoding="utf-8")
     with pytest.raises(DataError, match=r"there are no files parts/v3.jsonl, which README.md declares"):
         split_of("train", dataset_name=str(folder), dataset_subset="de_de")
@@ -347,10 +338,10 @@ def test_class_labels_are_read_by_name(tmp_path: Path, split_of: Callable[..., R
     DatasetDict(train=numbered, test=numbered).save_to_disk(tmp_path / "saved")
     for folder in ("files", "saved"):
         keys = {"dataset_name": str(tmp_path / folder), "dataset_test_split": "test", "dataset_eval_split": "test"}
-        assert split_of("train", **(keys if folder == "saved" else keys | no_roles("train"))).rows
+        assert list(split_of("train", **(keys if folder == "saved" else keys | no_roles("train"))))
     assert rows_of(tmp_path / "files" / "train.parquet") == rows
-    assert split_of("test", **keys).rows == rows
-    assert split_of("test", **keys, dataset_subset="fr_de").rows == rows[1:2]
+    assert list(split_of("test", **keys)) == rows
+    assert list(split_of("test", **keys, dataset_subset="fr_de")) == rows[1:2]
 
 
 def test_a_number_that_is_missing_is_none_in_every_kind_of_file(tmp_path: Path) -> None:
@@ -449,7 +440,7 @@ def test_a_windows_1252_table_is_read_and_told(tmp_path: Path, split_of: Callabl
     file = tmp_path / "train.csv"
     file.write_bytes("decision;headnote\nHöhe – «Zaun»;Art. 1\n".encode("cp1252"))
     rows = split_of("train", dataset_name=str(file))
-    assert rows.rows == [{"decision": "Höhe – «Zaun»", "headnote": "Art. 1"}]
+    assert list(rows) == [{"decision": "Höhe – «Zaun»", "headnote": "Art. 1"}]
     assert rows.notes[0] == "train.csv is not UTF-8: it is read as Windows-1252"
 
 
@@ -524,7 +515,7 @@ def test_a_split_of_json_lines_by_their_long_name(tmp_path: Path, split_of: Call
     pack = gzip.compress if name.endswith(".gz") else bytes
     (tmp_path / "train.jsonl").write_text('{"decision": "x"}', encoding="utf-8")
     (tmp_path / name).write_bytes(pack(b'{"decision": "y"}\n'))
-    assert split_of("validation", dataset_name=str(tmp_path)).rows == [{"decision": "y"}]
+    assert list(split_of("validation", dataset_name=str(tmp_path))) == [{"decision": "y"}]
 
 
 def test_a_header_that_holds_line_ends_and_other_separators(tmp_path: Path) -> None:

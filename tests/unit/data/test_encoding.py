@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.data.encoding import IGNORED, Encoder, LengthReport, histogram, quantiles
+from headnote_cli.data.encoding import IGNORED, Encoder
+from headnote_cli.data.fields import row_fault
+from headnote_cli.data.lengths import LengthReport, histogram, quantiles
 from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.data.shortening import CUT_MARK
-from headnote_cli.data.sources import row_fault
 from headnote_cli.errors import ConfigError, DataError
 from tests.conftest import CHAT_TEMPLATE, CHATML, PROMPTS, examples, sample_rows
 
@@ -142,7 +143,7 @@ def test_lengths_are_counted_by_language_pair(tokenizer: Any) -> None:
     rows = sample_rows("test")
     for row in rows:
         report.add(row, encoder(tokenizer, 700).encode_or_measure(row))
-    report.add_bad(rows[0])
+    report.add(rows[0], DataError("no headnote"))
     report.add(rows[1], 900)
     summary = report.summary()
     assert (summary["rows"], summary["rows_cut"], summary["rows_bad"], summary["rows_dropped"]) == (8, 6, 1, 1)

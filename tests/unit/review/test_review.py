@@ -42,7 +42,7 @@ def pair(written: str = "Art. 41 Abs. 1 OR (E. 2.2).", decision: str = DECISION,
 
 def shown(pairs: list[Pair]) -> Any:
     """The data as a browser reads it out of the page."""
-    html = build(pairs, "decision", "p.jsonl", "0" * 64).html
+    html, _ = build(pairs, "decision", "p.jsonl", "0" * 64)
     (block,) = DATA.findall(html)
     return json.loads(block)
 
@@ -131,7 +131,7 @@ def test_a_row_without_a_decision_is_named() -> None:
 
 
 def test_the_policy_names_the_very_style_and_script_of_the_page() -> None:
-    html = build([pair()], "decision", "<p> & co.jsonl", "0").html
+    html, _ = build([pair()], "decision", "<p> & co.jsonl", "0")
     assert "<title>Review of &lt;p&gt; &amp; co.jsonl</title>" in html
     for tag in ("style", "script"):
         (source,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
@@ -165,7 +165,7 @@ LEGAL = st.lists(
 @given(LEGAL, LEGAL, LEGAL)
 def test_any_text_comes_back_out_of_the_page(headnote: str, reference: str, decision: str) -> None:
     decision += "."
-    html = build([pair(headnote, decision, headnote=reference)], "decision", "\udcff.jsonl", "0").html
+    html, _ = build([pair(headnote, decision, headnote=reference)], "decision", "\udcff.jsonl", "0")
     (block,) = DATA.findall(html)
     assert not re.search("[<>&\u2028\u2029\u202a-\u202e\u2066-\u2069]", block)
     data = json.loads(block)
