@@ -100,7 +100,8 @@ class Screen:
             self.err.print(renderable)
 
     def show(self, renderable: RenderableType) -> None:
-        """The result itself, for a person."""
+        """The result itself, for a person; what was in progress has ended."""
+        self.close()
         if self.json_mode:
             return
         for part in renderable.renderables if isinstance(renderable, Group) else [renderable]:
