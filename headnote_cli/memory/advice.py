@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from headnote_cli.config.keys import Settings
@@ -91,11 +90,6 @@ def _yaml(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) and not value[:1].isalnum() else str(value)
 
 
-def with_batch(settings: Settings, batch: int, length: int, setup_for: SetupFor) -> Setup:
-    """The setup at another batch and length."""
-    return setup_for(settings.model_copy(update={"per_device_train_batch_size": batch, "max_length": length}))
-
-
 def largest(fits: Callable[[int], bool], highest: int) -> int:
     """The largest number up to `highest` that fits, 0 if not even 1 does; what fits grows no worse downwards."""
     if not fits(1):
@@ -108,16 +102,6 @@ def largest(fits: Callable[[int], bool], highest: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def peaks(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> Peak:
-    """The peak in bytes by rows a step and tokens a row; each is estimated once, whatever cards ask for it."""
-
-    @cache
-    def peak(batch: int, length: int) -> int:
-        return estimate(shapes, with_batch(settings, batch, length, setup_for)).total
-
-    return peak
 
 
 def largest_batch(peak: Peak, length: int, budget: int) -> int:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from headnote_cli.config.keys import Settings
 from headnote_cli.config.layers import load_config
 from headnote_cli.errors import ConfigError, UnreachableError, UsageError
-from headnote_cli.memory.advice import advice, largest, largest_batch, longest, peaks
+from headnote_cli.memory.advice import advice, largest, largest_batch, longest
 from headnote_cli.memory.cards import GIB, Card, card, usual_cards
 from headnote_cli.memory.estimate import NF4, NF4_DOUBLE, estimate, loading, step_phases, trained_parameters, weights
 from headnote_cli.memory.forms import StepKind, fused_tile, known_types, value
@@ -195,7 +195,9 @@ def test_the_largest_batch_and_length_are_the_last_that_fit(name: str) -> None:
     def total(**keys: int) -> int:
         return estimate(gemma(), setup_of(base.model_copy(update=keys), gemma())).total
 
-    peak = peaks(gemma(), base, setups())
+    def peak(batch: int, length: int) -> int:
+        return total(per_device_train_batch_size=batch, max_length=length)
+
     batch = largest_batch(peak, base.max_length or 0, budget)
     assert total(per_device_train_batch_size=batch) <= budget < total(per_device_train_batch_size=batch + 1)
     length = longest(peak, base.per_device_train_batch_size, budget)
