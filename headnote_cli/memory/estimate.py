@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 from headnote_cli.memory.forms import (
     LayerForms,
@@ -152,32 +153,25 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
     stored, kept = (shapes.layers * value(form, sizes) for form in (layer.stored, layer.kept))
     if setup.offloaded:  # how many still wait on the GPU is not known: a lower bound
         stored = kept = 0
+    own = kept // shapes.layers
     scored, unscored = loss(shapes, setup)
+    forward, backward = (fullest(forms, sizes) for forms in (layer.forward, layer.backward))
     grads = gradients(shapes, setup)
     accumulated = {"gradients": grads} if setup.gradients_stay else {}
+    logits = {"logits": held_logits(shapes, setup)}
+    others = {"gradients": grads if setup.gradients_stay else layer_gradients(shapes, setup) * (shapes.layers - 1)}
     phases = {
-        "forward": {"activations": stored, "one layer at work": fullest(layer.forward, sizes)},
-        "loss": {"activations": stored, "loss": scored},
-        "backward of the loss": {"activations": kept, "loss": unscored},
-        "backward of the last layer": {"activations": kept, "one layer at work": fullest(layer.backward, sizes)},
-        "backward of the first layer": {
-            "activations": kept // shapes.layers,
-            "one layer at work": fullest(layer.backward, sizes),
-            "gradients": layer_gradients(shapes, setup) * (shapes.layers - 1),
-        },
-        "end of backward": {"gradients": grads, "embedding's gradient": embedding_gradient(shapes, setup)},
-        "optimizer step": {"gradients": grads, "optimizer step": optimizer_step(shapes, setup)},
+        "forward": {"activations": stored, "one layer at work": forward} | accumulated,
+        "loss": {"activations": stored, "loss": scored} | accumulated,
+        "backward of the loss": {"activations": kept, "loss": unscored} | accumulated,
+        "backward of the last layer": {"activations": kept, "one layer at work": backward} | logits | accumulated,
+        "backward of the first layer": {"activations": own, "one layer at work": backward} | others | logits,
+        "end of backward": {"gradients": grads, "embedding's gradient": embedding_gradient(shapes, setup)} | logits,
+        "optimizer step": {"gradients": grads, "optimizer step": optimizer_step(shapes, setup)} | logits,
     }
     if setup.evaluation_batch:
         evaluated = dataclasses.replace(setup, batch=setup.evaluation_batch)
         phases["evaluation"] = {"evaluation": evaluation(shapes, evaluated)} | batch_of(evaluated)
-    logits = held_logits(shapes, setup)
-    for name in ("backward of the last layer", "backward of the first layer", "end of backward", "optimizer step"):
-        phases[name] |= {"logits": logits}
-    for name in ("forward", "loss", "backward of the loss", "backward of the last layer"):
-        phases[name] |= accumulated
-    if setup.gradients_stay:
-        phases["backward of the first layer"]["gradients"] = grads
     return {name: batch_of(setup) | part for name, part in phases.items()}
 
 
@@ -208,15 +202,12 @@ def forms_for(shapes: Shapes, kind: StepKind) -> LayerForms:
 @cache
 def nearest_kind(model_type: str, kind: StepKind) -> StepKind:
     """The kind itself if it was counted, else the nearest counted one that holds no less."""
-    shared = dataclasses.replace(kind, key_heads="shared")
-    for nearest in (
-        kind,
-        shared,
-        dataclasses.replace(shared, targets="all"),
-        dataclasses.replace(shared, targets="all", amp=True),
-        dataclasses.replace(shared, targets="all", amp=True, adapters="float32"),
-        dataclasses.replace(shared, targets="all", amp=True, adapters="float32", attention="eager"),
-    ):
+    nearest = kind
+    steps: tuple[dict[str, Any], ...] = (
+        {}, {"key_heads": "shared"}, {"targets": "all"}, {"amp": True}, {"adapters": "float32"}, {"attention": "eager"},
+    )  # fmt: skip
+    for step in steps:
+        nearest = dataclasses.replace(nearest, **step)
         if is_counted(model_type, nearest):
             return nearest
     raise KeyError(kind.key)
