@@ -113,11 +113,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_of_the_network(error: BaseException) -> bool:
     """Whether a failure comes from an HTTP client: a download that was cut off is no OSError."""
-    return type(error).__module__.partition(".")[0] in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "httpcore2",
-        "requests",
-        "urllib3",
-    )
+    library = type(error).__module__.partition(".")[0]
+    return library in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")

@@ -43,14 +43,9 @@ def check_memory(
 
     configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
     options = MemoryOptions(
-        gpus=tuple(gpu or ()),
-        stack=stack,
-        purpose=purpose,
-        devices=devices,
-        with_grid=grid,
-        with_data=data,
-        batch=batch,
-    )
+        gpus=tuple(gpu or ()), stack=stack, purpose=purpose, devices=devices,
+        with_grid=grid, with_data=data, batch=batch,
+    )  # fmt: skip
     checks = [check_one(loaded, options) for loaded in configs]
     for loaded, check in zip(configs, checks, strict=True):
         for note in (*loaded.notes, *(check.data.lines if check.data else ())):

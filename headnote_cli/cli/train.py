@@ -64,15 +64,9 @@ def train(
         screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
         return
     options = TrainOptions(
-        resume=resume,
-        strict=strict,
-        dry_run=dry_run,
-        allow_remote_code=allow_remote_code,
-        skip_bad_rows=skip_bad_rows,
-        ignore_memory=ignore_memory,
-        samples=sample,
-        force=force,
-    )
+        resume=resume, strict=strict, dry_run=dry_run, allow_remote_code=allow_remote_code,
+        skip_bad_rows=skip_bad_rows, ignore_memory=ignore_memory, samples=sample, force=force,
+    )  # fmt: skip
     report = run(loaded, listen, options)
     screen.show(training_view(report, str(loaded.path)))
     if push and not dry_run and not screen.muted:
