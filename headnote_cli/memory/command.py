@@ -19,9 +19,10 @@ from headnote_cli.memory.advice import MOST_ROWS, Advice, advice, grid, largest,
 from headnote_cli.memory.cards import Card, card, usual_cards
 from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.inference import generation, merging
+from headnote_cli.memory.lookup import shapes_of
 from headnote_cli.memory.rows import DataLengths, lengths_of_rows
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, shapes_of
+from headnote_cli.memory.shapes import Shapes
 from headnote_cli.models.fit import length_warning, wrong_class
 
 HERE = " (here)"

@@ -24,9 +24,10 @@ from headnote_cli.memory.cards import GIB, Card, card, usual_cards
 from headnote_cli.memory.estimate import NF4, NF4_DOUBLE, estimate, loading, step_phases, trained_parameters, weights
 from headnote_cli.memory.forms import StepKind, fused_tile, known_types, value
 from headnote_cli.memory.inference import generation, kv_cache
+from headnote_cli.memory.lookup import bundled, shapes_of
 from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, bundled, from_config, shapes_of
+from headnote_cli.memory.shapes import Shapes, from_config
 from tests.commands import slds
 from tests.conftest import ROOT, text_config
 

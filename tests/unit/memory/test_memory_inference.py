@@ -13,8 +13,9 @@ from headnote_cli.config.layers import load_config
 from headnote_cli.memory.cards import GIB
 from headnote_cli.memory.forms import StepKind
 from headnote_cli.memory.inference import generation, kv_cache, kv_cache_of_prompt, merging, prefill_work
+from headnote_cli.memory.lookup import bundled
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, bundled, from_config
+from headnote_cli.memory.shapes import Shapes, from_config
 from tests.commands import slds
 from tests.conftest import ROOT
 

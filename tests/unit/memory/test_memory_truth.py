@@ -13,8 +13,9 @@ import pytest
 
 from headnote_cli.memory.estimate import estimate, step_phases
 from headnote_cli.memory.forms import StepKind, layer_forms
+from headnote_cli.memory.lookup import bundled
 from headnote_cli.memory.setup import Setup
-from headnote_cli.memory.shapes import Shapes, bundled
+from headnote_cli.memory.shapes import Shapes
 from tests.conftest import ROOT, examples
 
 COUNTED = ("forward", "loss", "backward of the loss", "backward of the last layer", "backward of the first layer",

@@ -22,10 +22,11 @@ from headnote_cli.memory.estimate import (
     trained_parameters,
     trained_tensors,
 )
+from headnote_cli.memory.lookup import bundled
 from headnote_cli.memory.optimizers import OPTIMIZERS, Tensor
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, bundled
+from headnote_cli.memory.shapes import Shapes
 from tests.conftest import ROOT
 
 
@@ -278,8 +279,8 @@ def test_trainable_counts_are_pefts(targets: Any, stack: str, tiny_models: Any) 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
+    from headnote_cli.memory.lookup import shapes_of
     from headnote_cli.memory.setup import VISION_MODULES
-    from headnote_cli.memory.shapes import shapes_of
 
     folder = tiny_models("AutoModelForImageTextToText")
     model = AutoModelForImageTextToText.from_pretrained(folder)
