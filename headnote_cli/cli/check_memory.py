@@ -52,7 +52,7 @@ def check_memory(
             screen.note(note)
         for warning in check.warnings:
             screen.note(warning, warning=True)
-    screen.show(memory_view(checks))
+    screen.show(memory_view(checks, screen.out.width))
     if len(checks) == 1 and purpose == "train" and stack == "slds":
         screen.table(plan_view(checks[0].plan.rows))
     if plot is not None:
