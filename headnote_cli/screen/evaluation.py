@@ -33,14 +33,11 @@ IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")
 
 def evaluation_view(report: Report) -> RenderableType:
     """Each score with its interval; by language pair; what differs by more than chance; the published results."""
-    first, *others = report.evaluations
     title = f"{report.rows:,} headnotes of {report.decisions:,} decisions"
     columns = [(one.name, {name: table.macro for name, table in one.tables.items()}) for one in report.evaluations]
-    if not others:
-        columns = [
-            ("mean of pairs", columns[0][1]),
-            ("all rows", {name: table.weighted for name, table in first.tables.items()}),
-        ]
+    if len(columns) == 1:
+        weighted = {name: table.weighted for name, table in report.evaluations[0].tables.items()}
+        columns = [("mean of pairs", columns[0][1]), ("all rows", weighted)]
     views: list[RenderableType] = [_score_table(title, columns)]
     for one in report.evaluations[: report.files]:
         groups = {"pair": {name: table.groups for name, table in one.tables.items()}} | one.by
@@ -49,27 +46,24 @@ def evaluation_view(report: Report) -> RenderableType:
     if report.published:
         views.append(_published_table(report))
     views += [Text(f"! {note}", "yellow") for note in report.notes]
-    told = dict.fromkeys(report.signatures.values())
-    views += [Text(f"{_scores_with(report, signature)}: {signature}", "dim") for signature in told]
+    signatures = dict.fromkeys(report.signatures.values())
+    views += [Text(f"{_scores_with(report, signature)}: {signature}", "dim") for signature in signatures]
     views.append(Text("in brackets: 95 % bootstrap intervals, by decision", "dim"))
     return Group(*views)
 
 
-def _difference(one: Comparison) -> Text:
+def _difference(compared: Comparison) -> Text:
     """A plain sentence: which is better, by how much, and whether chance explains it."""
-    apart = one.difference
+    first, second, apart = compared.first, compared.second, compared.difference
     bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
-    if one.more_than_chance is None:
-        told = f"{one.second} minus {one.first} {apart.value:+.1f} ({bounds}); too few decisions for a verdict"
-        return Text(printable(f"{SCORES[one.metric]}: {told}"), "dim")
-    if not one.more_than_chance:
-        verdict = f"{one.second} and {one.first} differ by no more than chance may give"
-        return Text(printable(f"{SCORES[one.metric]}: {verdict} ({apart.value:+.1f}; {bounds})"), "dim")
-    word = "higher" if apart.value > 0 else "lower"
-    size = f"{abs(apart.value):.1f} {word}"
-    return Text(
-        f"{SCORES[one.metric]}: {one.second} scores {size} than {one.first}, more than chance ({bounds})", "bold"
-    )
+    if compared.more_than_chance:
+        than = f"{abs(apart.value):.1f} {'higher' if apart.value > 0 else 'lower'} than {first}"
+        return Text(f"{SCORES[compared.metric]}: {second} scores {than}, more than chance ({bounds})", "bold")
+    if compared.more_than_chance is None:
+        verdict = f"{second} minus {first} {apart.value:+.1f} ({bounds}); too few decisions for a verdict"
+    else:
+        verdict = f"{second} and {first} differ by no more than chance may give ({apart.value:+.1f}; {bounds})"
+    return Text(printable(f"{SCORES[compared.metric]}: {verdict}"), "dim")
 
 
 def _scores_with(report: Report, signature: str) -> str:
