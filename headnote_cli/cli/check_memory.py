@@ -48,10 +48,8 @@ def check_memory(
     )  # fmt: skip
     checks = [check_one(loaded, options) for loaded in configs]
     for loaded, check in zip(configs, checks, strict=True):
-        for note in (*loaded.notes, *(check.data.lines if check.data else ())):
-            screen.note(note)
-        for warning in check.warnings:
-            screen.note(warning, warning=True)
+        screen.note(*loaded.notes, *(check.data.lines if check.data else ()))
+        screen.note(*check.warnings, warning=True)
     screen.show(memory_view(checks, screen.out.width))
     if len(checks) == 1 and purpose == "train" and stack == "slds":
         screen.table(plan_view(checks[0].plan.rows))

@@ -38,10 +38,8 @@ def preview_prompts(
     by_default = config is None and "SLDS_CONFIG" not in os.environ and not set_
     selection = Selection(count, row, sample_id, longest, only_cut)
     value = preview(loaded, selection, split, stats, tokenizer, by_default, skip_bad_rows)
-    for note in (*loaded.notes, *value.notes):
-        screen.note(note)
-    for warning in value.warnings:
-        screen.note(warning, warning=True)
+    screen.note(*loaded.notes, *value.notes)
+    screen.note(*value.warnings, warning=True)
     if value.tokenizer_missing and tokenizer:
         screen.note(f"messages only, no token counts: {value.tokenizer_missing}", warning=True)
     if raw:

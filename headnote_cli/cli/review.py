@@ -33,7 +33,6 @@ def review(
     if len(predictions) > 1:
         raise UsageError("--predictions takes one file: a page shows one", hint="write a page for each")
     report = run(load_config(config, set_ or []), predictions[0], output, split, references, force)
-    for note in report.notes:
-        screen.note(note)
+    screen.note(*report.notes)
     screen.show(review_view(report))
     screen.data(report.to_json())

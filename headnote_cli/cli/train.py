@@ -57,8 +57,7 @@ def train(
         launch(num_processes, sys.argv[1:])
         return
     loaded = load_config(config, set_ or [])
-    for note in loaded.notes:
-        screen.note(note)
+    screen.note(*loaded.notes)
     if print_config:
         screen.text(loaded.to_yaml().rstrip())
         screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})

@@ -320,8 +320,9 @@ def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
     counted = setup.loss if setup.loss in ("fused", "full", "held", "shifted") else "fused"
     if counted != setup.loss:
         sizes |= {"tile": 0}
-    kind = nearest_kind(shapes.model_type, loss_kind(setup.kind))
-    forms = loss_forms(shapes.model_type, kind, counted)
+    # Liger's kernels were counted under autocast only.
+    kind = setup.kind if setup.kind.amp else dataclasses.replace(setup.kind, liger=False)
+    forms = loss_forms(shapes.model_type, nearest_kind(shapes.model_type, kind), counted)
     layer = forms_for(shapes, setup.kind)
     forward, backward = (
         fullest(part, sizes) + value(beside, sizes)
@@ -331,7 +332,8 @@ def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
         copies = 4 * sizes["N"] * sizes["V"]
         return forward + 2 * copies, backward + 3 * copies
     if setup.loss == "liger":
-        chunk = liger_chunk(sizes["T"], sizes["V"], sizes["h"]) * sizes["V"] * (setup.width + 4)
+        rows = max(1, -(-sizes["T"] // -(-sizes["V"] // sizes["h"])))
+        chunk = 2 ** math.ceil(math.log2(rows)) * sizes["V"] * (setup.width + 4)
         gradient = sizes["T"] * sizes["h"] * setup.width
         return forward + chunk + gradient, backward + gradient
     return forward, backward
@@ -343,16 +345,6 @@ def held_logits(shapes: Shapes, setup: Setup) -> int:
         return 0
     width = 4 if setup.kind.dtype == "float32" and not setup.kind.amp else 2
     return width * setup.batch * setup.length * shapes.vocabulary
-
-
-def loss_kind(kind: StepKind) -> StepKind:
-    """Liger's kernels were counted under autocast only."""
-    return kind if kind.amp else dataclasses.replace(kind, liger=False)
-
-
-def liger_chunk(tokens: int, vocabulary: int, hidden: int) -> int:
-    """Rows of logits that Liger's fused cross-entropy holds at a time."""
-    return int(2 ** math.ceil(math.log2(max(1, -(-tokens // -(-vocabulary // hidden))))))
 
 
 def evaluation(shapes: Shapes, setup: Setup) -> int:

@@ -58,20 +58,25 @@ class StepKind:
 
     @property
     def key(self) -> str:
-        parts = [self.method, self.dtype, "amp" if self.amp else "", self.adapters if self.method != "full" else ""]
-        parts += [self.attention, "checkpointing" if self.checkpointing else ""]
-        parts += ["dropout" if self.dropout and self.method != "full" else "", "liger" if self.liger else ""]
-        parts += [self.targets if self.targets != "all" and self.method != "full" else ""]
-        parts += ["" if self.key_heads == "shared" else f"{self.key_heads} key head"]
-        return " ".join(part for part in parts if part)
+        """What an entry of the table's layers is called."""
+        lora = self.method != "full"
+        return _words(
+            (self.method, True), (self.dtype, True), ("amp", self.amp), (self.adapters, lora), (self.attention, True),
+            ("checkpointing", self.checkpointing), ("dropout", lora and self.dropout), ("liger", self.liger),
+            (self.targets, lora and self.targets != "all"), (f"{self.key_heads} key head", self.key_heads != "shared"),
+        )  # fmt: skip
 
     @property
     def head_key(self) -> str:
-        """What decides how the loss is taken, and what lives through it."""
-        parts = ["full" if self.method == "full" else "lora", self.dtype, "amp" if self.amp else ""]
-        parts += [self.attention if self.repeats_keys else ""]  # each has a mask of its own dtype
-        parts += ["checkpointing" if self.checkpointing else ""]
-        return " ".join(part for part in [*parts, "liger" if self.liger else ""] if part)
+        """What decides how the loss is taken, and what lives through it; each attention has a mask of its own dtype."""
+        return _words(
+            ("full" if self.method == "full" else "lora", True), (self.dtype, True), ("amp", self.amp),
+            (self.attention, self.repeats_keys), ("checkpointing", self.checkpointing), ("liger", self.liger),
+        )  # fmt: skip
+
+
+def _words(*words: tuple[str, bool]) -> str:
+    return " ".join(word for word, holds in words if holds)
 
 
 @dataclass(frozen=True)

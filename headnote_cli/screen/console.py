@@ -85,13 +85,13 @@ class Screen:
         self._progress: Progress | None = None
         libraries.tell = partial(self.note, warning=True)
 
-    def note(self, text: str, warning: bool = False, style: str = "dim") -> None:
-        """A line beside the result; a warning is shown even when quiet."""
-        if warning:
-            text, style = f"! {text}", "yellow"
-        elif self.quiet:
+    def note(self, *lines: str, warning: bool = False, style: str = "dim") -> None:
+        """Lines beside the result; a warning is shown even when quiet."""
+        if self.quiet and not warning:
             return
-        self.err.print(Text(printable(text), style=style), soft_wrap=not self.err.is_terminal)
+        mark, style = ("! ", "yellow") if warning else ("", style)
+        for line in lines:
+            self.err.print(Text(mark + printable(line), style=style), soft_wrap=not self.err.is_terminal)
 
     def table(self, renderable: RenderableType) -> None:
         """Something that belongs beside the result."""
@@ -163,7 +163,7 @@ class Screen:
         """Draw an event."""
         match event:
             case Note(text, warning):
-                self.note(text, warning)
+                self.note(text, warning=warning)
             case TextWritten(text):
                 self._stream(text)
             case WeightsWritten() | RowWritten():
@@ -192,8 +192,7 @@ class Screen:
             shown = {name: _unindented(value) for name, value in facts.items()}
             self.err.print(Panel(facts_table(shown), title="training", title_align="left", border_style="dim"))
             return
-        for name, value in facts.items():
-            self.note(f"{name}: {value}")
+        self.note(*(f"{name}: {value}" for name, value in facts.items()))
 
     def close(self) -> None:
         """End any live display; the terminal is as it was."""
