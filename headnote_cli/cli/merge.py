@@ -48,10 +48,10 @@ def merge(
     from headnote_cli.screen.merging import check_view, merge_view
 
     if check is not None:
-        found = check_merged(check)
-        screen.show(check_view(found))
-        screen.data(found.to_json())
-        raise typer.Exit(ExitCode.BAD_DATA if found.faults else ExitCode.DONE)
+        checked = check_merged(check)
+        screen.show(check_view(checked))
+        screen.data(checked.to_json())
+        raise typer.Exit(ExitCode.BAD_DATA if checked.faults else ExitCode.DONE)
     shard_bytes = read_size(max_shard_size) if max_shard_size else None
     loaded = load_config(config, set_ or [])
     options = MergeOptions(output, dtype, onto, shard_bytes, verify, force, push)

@@ -54,6 +54,6 @@ def runs_list(
     from headnote_cli.runs.listing import list_runs
     from headnote_cli.screen.runs import runs_view
 
-    found = list_runs(folder)
-    screen.show(runs_view(found))
-    screen.data({"runs": found})
+    listed = list_runs(folder)
+    screen.show(runs_view(listed))
+    screen.data({"runs": listed})

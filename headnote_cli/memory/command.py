@@ -167,7 +167,8 @@ def check_memory(config: Config, options: MemoryOptions) -> MemoryCheck:
     if options.with_data and training:
         data = lengths_of_rows(config, settings, shapes, _Step(cards[0], settings, shapes, options, machine).setup_for)
         settings = settings.model_copy(update={"max_length": data.longest})
-    steps = [_Step(one, settings, shapes, options, machine, data.labels if data else None) for one in cards]
+    labels = data.labels if data else None
+    steps = [_Step(card, settings, shapes, options, machine, labels) for card in cards]
     fits = [step.fit(rows) for step in steps]
     first = steps[0]
     return MemoryCheck(
@@ -247,12 +248,12 @@ class _Step:
         return Fit(self.card, self.card.verdict(self.needed(rows).total), most, length, changes)
 
 
-def _machine_with(one: Card, machine: Machine) -> Machine:
+def _machine_with(card: Card, machine: Machine) -> Machine:
     """A machine whose only GPU is this card: this one, or one on which the `gpu` extra is installed."""
-    if one.capability is None:
+    if card.capability is None:
         return dataclasses.replace(machine, gpus=())
-    gpus = (Gpu(one.name.removesuffix(HERE), one.capability, one.memory, one.used),)
-    if one.here:
+    gpus = (Gpu(card.name.removesuffix(HERE), card.capability, card.memory, card.used),)
+    if card.here:
         return dataclasses.replace(machine, gpus=gpus)
     return Machine(gpus, frozenset(PACKAGES), "g++", machine.cores, machine.memory)
 

@@ -90,7 +90,7 @@ def _zero(config: Mapping[str, Any]) -> str:
     zero = config.get("zero_optimization")
     zero = zero if isinstance(zero, Mapping) else {}
     offloads = [zero.get(f"offload_{part}") for part in ("optimizer", "param")]
-    offloaded = any(isinstance(one, Mapping) and one.get("device", "cpu") != "none" for one in offloads)
+    offloaded = any(isinstance(part, Mapping) and part.get("device", "cpu") != "none" for part in offloads)
     _refuse_offload(offloaded, "`deepspeed`")
     stage = zero.get("stage", 0)
     if not isinstance(stage, int) or not 0 <= stage < len(ZERO):

@@ -179,10 +179,10 @@ def adapted_modules(
     if targets == ALL_LINEAR:
         return tuple(names)
     try:
-        found = tuple(module for module in (*names, *embeddings) if _matches(targets, module[0]))
+        adapted = tuple(module for module in (*names, *embeddings) if _matches(targets, module[0]))
     except re.error as error:
         raise ConfigError(f"`lora_target_modules: {targets}` is no regular expression: {error}") from error
-    if not found:
+    if not adapted:
         ends = dict.fromkeys(name.rsplit(".", 1)[-1] for name, _, _ in (*names, *embeddings))
         asked = targets if isinstance(targets, str) else ", ".join(targets)
         raise ConfigError(
@@ -190,7 +190,7 @@ def adapted_modules(
             hint=f"write `all-linear`, a list of {', '.join(ends)}, or a regular expression for whole names such as "
             f"{names[0][0]} (TRL reads a list of one as such an expression)",
         )
-    return found
+    return adapted
 
 
 @lru_cache(maxsize=64)

@@ -189,7 +189,8 @@ class Screen:
         if self.quiet:
             return
         if self.err.is_terminal:
-            shown = {name: _unindented(value) for name, value in facts.items()}
+            # The main lines; what is indented below one is left to the log.
+            shown = {name: re.sub(r"\n .*", "", value) for name, value in facts.items()}
             self.err.print(Panel(facts_table(shown), title="training", title_align="left", border_style="dim"))
             return
         self.note(*(f"{name}: {value}" for name, value in facts.items()))
@@ -273,11 +274,6 @@ def progress_of(event: WeightsWritten | RowWritten) -> tuple[int, int, str]:
         tensors = f"{event.tensors}/{event.total_tensors} tensors merged"
         facts = f"{size(done)} of {size(total)} · {tensors} · {size(int(done / seconds))}/s"
     return done, total, f"{facts} · {duration((total - done) * event.seconds / max(new, 1))} left"
-
-
-def _unindented(text: str) -> str:
-    """The main lines; what belongs below one is left to the log."""
-    return "\n".join(line for line in text.splitlines() if not line.startswith(" "))
 
 
 def _steps(step: int, total: int, seconds_left: float | None = None) -> Table:

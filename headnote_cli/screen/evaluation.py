@@ -34,15 +34,17 @@ IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")
 def evaluation_view(report: Report) -> RenderableType:
     """Each score with its interval; by language pair; what differs by more than chance; the published results."""
     title = f"{report.rows:,} headnotes of {report.decisions:,} decisions"
-    columns = [(one.name, {name: table.macro for name, table in one.tables.items()}) for one in report.evaluations]
+    columns = [
+        (scored.name, {name: table.macro for name, table in scored.tables.items()}) for scored in report.evaluations
+    ]
     if len(columns) == 1:
         weighted = {name: table.weighted for name, table in report.evaluations[0].tables.items()}
         columns = [("mean of pairs", columns[0][1]), ("all rows", weighted)]
     views: list[RenderableType] = [_score_table(title, columns)]
-    for one in report.evaluations[: report.files]:
-        groups = {"pair": {name: table.groups for name, table in one.tables.items()}} | one.by
-        views += [_group_table(f"{one.name}, by {key.replace('_', ' ')}", found) for key, found in groups.items()]
-    views += [_difference(one) for one in report.comparisons if one.metric in IN_GROUPS]
+    for scored in report.evaluations[: report.files]:
+        groups = {"pair": {name: table.groups for name, table in scored.tables.items()}} | scored.by
+        views += [_group_table(f"{scored.name}, by {key.replace('_', ' ')}", part) for key, part in groups.items()]
+    views += [_difference(compared) for compared in report.comparisons if compared.metric in IN_GROUPS]
     if report.published:
         views.append(_published_table(report))
     views += [Text(f"! {note}", "yellow") for note in report.notes]
@@ -78,19 +80,19 @@ def _score_table(title: str, columns: list[tuple[str, dict[str, Interval]]]) -> 
         table.add_column(printable(name), justify="right", overflow="fold")
     for score, label in SCORES.items():
         if score in columns[0][1]:
-            table.add_row(label, *(_interval(found[score]) for _, found in columns))
+            table.add_row(label, *(_interval(scores[score]) for _, scores in columns))
     return table
 
 
-def _group_table(title: str, found: Mapping[str, Mapping[str, Interval]]) -> Table:
+def _group_table(title: str, scores: Mapping[str, Mapping[str, Interval]]) -> Table:
     """The main scores of each group; all of them are in --json."""
     table = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    shown = [score for score in IN_GROUPS if score in found]
+    shown = [score for score in IN_GROUPS if score in scores]
     table.add_column("", no_wrap=True)
     for score in shown:
         table.add_column(SCORES[score], justify="right")
-    for group in sorted(next(iter(found.values()))):
-        table.add_row(printable(group.replace("_", " → ")), *(_interval(found[score][group]) for score in shown))
+    for group in sorted(next(iter(scores.values()))):
+        table.add_row(printable(group.replace("_", " → ")), *(_interval(scores[score][group]) for score in shown))
     return table
 
 
@@ -99,17 +101,17 @@ def _published_table(report: Report) -> Table:
     table.add_column("model", overflow="fold")
     table.add_column("BERTScore", justify="right")
     table.add_column("ROUGE-L", justify="right")
-    for one in report.published:
-        table.add_row(one.model, f"{one.bertscore:.1f}", f"{one.rouge_l:.1f}")
+    for published in report.published:
+        table.add_row(published.model, f"{published.bertscore:.1f}", f"{published.rouge_l:.1f}")
     for evaluated in report.evaluations:
         own = (evaluated.tables.get("bertscore"), evaluated.tables["rougeL"])
         table.add_row(printable(evaluated.name), *("–" if score is None else _interval(score.macro) for score in own))
     return table
 
 
-def _interval(found: Interval) -> str:
-    if found.value is None:
+def _interval(interval: Interval) -> str:
+    if interval.value is None:
         return "–"
-    if found.low is None or found.high is None:
-        return f"{found.value:.1f}"
-    return f"{found.value:.1f} ({found.low:.1f}–{found.high:.1f})"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.1f}"
+    return f"{interval.value:.1f} ({interval.low:.1f}–{interval.high:.1f})"

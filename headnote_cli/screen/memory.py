@@ -106,8 +106,8 @@ def _facts(checks: list[MemoryCheck]) -> dict[str, list[str]]:
     """The total and what it assumes, a value a config."""
     estimates = [check.estimate for check in checks]
     facts = {
-        "total": [f"{'at least ' if one.unknown else ''}{size(one.total)}" for one in estimates],
-        "fullest in": [one.phase for one in estimates],
+        "total": [f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}" for estimate in estimates],
+        "fullest in": [estimate.phase for estimate in estimates],
     }
     if checks[0].purpose != "merge":
         facts |= {
@@ -155,10 +155,10 @@ def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
     for check in checks:
         table.add_column(_breakable(Path(check.config).stem, width) if len(checks) > 1 else "", overflow="fold")
     fits = [{fit.card.name: fit for fit in check.cards} for check in checks]
-    for name in dict.fromkeys(name for one in fits for name in one):
-        card = next(one[name].card for one in fits if name in one)
+    for name in dict.fromkeys(name for by_card in fits for name in by_card):
+        card = next(by_card[name].card for by_card in fits if name in by_card)
         used = f", {size(card.used)} in use" if card.used else ""
-        cells = [_fit(one[name], room) if name in one else Text("–") for one in fits]
+        cells = [_fit(by_card[name], room) if name in by_card else Text("–") for by_card in fits]
         table.add_row(f"{name}, {_whole(card.memory)}{used}", *cells)
     return Group(table, *_differences([fit for check in checks for fit in check.cards]))
 
