@@ -27,9 +27,10 @@ from headnote_cli.memory.inference import generation, kv_cache
 from headnote_cli.memory.lookup import bundled, shapes_of
 from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, from_config
+from headnote_cli.memory.shapes import from_config
 from tests.commands import slds
 from tests.conftest import ROOT, text_config
+from tests.unit.memory.given import gemma, shipped, sizes
 
 # Weights of each model as its safetensors files on the hub state them; tied output layers counted once.
 PUBLISHED = {
@@ -66,16 +67,6 @@ PUBLISHED = {
 }
 
 
-def gemma() -> Shapes:
-    found = bundled("google/gemma-3-4b-it")
-    assert found is not None
-    return found
-
-
-def shipped(name: str) -> Settings:
-    return load_config(ROOT / f"configs/ipst/slds/{name}.yaml").settings
-
-
 def setup(name: str, stack: str = "slds") -> Setup:
     return setup_of(shipped(name), gemma(), stack)
 
@@ -86,8 +77,7 @@ def setups(stack: str = "slds") -> Callable[[Settings], Setup]:
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_bundled_sizes_give_the_published_counts(name: str, count: int) -> None:
-    shapes = bundled(name)
-    assert shapes is not None
+    shapes = sizes(name)
     assert shapes.parameters == count
 
 
@@ -325,8 +315,7 @@ def test_forms_are_sums_of_products() -> None:
 
 def test_every_bundled_model_has_forms_for_what_people_run() -> None:
     for name in PUBLISHED:
-        shapes = bundled(name)
-        assert shapes is not None
+        shapes = sizes(name)
         for method in ("full", "lora", "qlora"):
             for attention in ("eager", "sdpa", "sdpa_causal", "flash_attention_2"):
                 kind = StepKind(method, attention=attention, dropout=method != "full")
@@ -350,7 +339,7 @@ def test_published_peaks_that_say_their_setting_are_met() -> None:
     with script.FILE.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             if row["specified"] == "yes":
-                found = estimate(bundled(row["model"]), script.setup(row))  # type: ignore[arg-type]
+                found = estimate(sizes(row["model"]), script.setup(row))
                 errors.append(abs(script.figure(found, row["figure"]) / int(row["peak"]) - 1))
     errors.sort()
     assert len(errors) >= 10
@@ -367,7 +356,7 @@ def test_published_peaks_of_one_t4_are_met_with_eager_attention_too() -> None:
         (attention, length) for attention in ("eager", "sdpa") for length in ("512", "1024", "2048")
     }
     for row in rows:
-        found = estimate(bundled(row["model"]), script.setup(row))  # type: ignore[arg-type]
+        found = estimate(sizes(row["model"]), script.setup(row))
         assert -0.025 < found.allocated / int(row["peak"]) - 1 <= 0, row["attention"]
 
 

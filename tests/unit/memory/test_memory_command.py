@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,15 +16,12 @@ from headnote_cli.memory.cards import GIB, card
 from headnote_cli.memory.rows import training_order
 from tests.commands import slds
 from tests.conftest import ROOT, SAMPLES
+from tests.unit.memory.given import first_run
 
 SHIPPED = [f"configs/ipst/slds/{name}.yaml" for name in ("sft", "sft_liger", "sft_liger_peft")]
 # The demo's config with its model by the hub's name, whose sizes are bundled: its folder comes with `make demo`.
 DEMO = ("--config", ROOT / "configs/demo.yaml", "--set", "model_name_or_path=HuggingFaceTB/SmolLM2-135M-Instruct")
 SIDE_BY_SIDE = [part for name in SHIPPED for part in ("--config", ROOT / name)]
-
-
-def first_run(*arguments: object) -> Any:
-    return json.loads(slds("check-memory", *arguments, "--json").stdout)["runs"][0]
 
 
 @pytest.mark.parametrize(

