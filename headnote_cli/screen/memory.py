@@ -78,9 +78,10 @@ def _components(checks: list[MemoryCheck], width: int) -> Table:
         if max(counts):
             table.add_row(name, *(_counted(count, most, bars) for count in counts))
     table.add_section()
-    for name, cells in _facts(checks).items():
+    facts = [_facts(check) for check in checks]
+    for name in facts[0]:
         style = "bold" if name == "total" else ""
-        table.add_row(name, *(Text(_breakable(cell, width), style=style) for cell in cells))
+        table.add_row(name, *(Text(_breakable(own[name], width), style=style) for own in facts))
     return table
 
 
@@ -102,28 +103,20 @@ def _counted(count: int, most: int, bars: bool) -> Text:
     return text.append(" ").append_text(_bar(count / most)) if bars else text
 
 
-def _facts(checks: list[MemoryCheck]) -> dict[str, list[str]]:
-    """The total and what it assumes, a value a config."""
-    estimates = [check.estimate for check in checks]
-    facts = {
-        "total": [f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}" for estimate in estimates],
-        "fullest in": [estimate.phase for estimate in estimates],
-    }
-    if checks[0].purpose != "merge":
-        facts |= {
-            "weights in": [_weights_in(check) for check in checks],
-            "attention": [check.setup.kind.attention.replace("_causal", "") for check in checks],
-            "batch × length": [f"{check.batch} × {check.setup.length:,}" for check in checks],
-        }
-    if checks[0].purpose == "train":
-        facts |= {
-            "method": [check.method for check in checks],
-            "loss": [LOSSES[check.setup.loss] for check in checks],
-        }
-    if any(check.setup.devices > 1 for check in checks):
-        facts["devices"] = [f"{check.setup.devices}, {SHARDING[check.setup.sharding]}" for check in checks]
-    if any(check.data is not None for check in checks):
-        facts["mean over the rows"] = [size(c.data.mean_peak) if c.data else "–" for c in checks]
+def _facts(check: MemoryCheck) -> dict[str, str]:
+    """The total and what it assumes; by the same names for all configs of a screen, whose options are the same."""
+    estimate, setup = check.estimate, check.setup
+    facts = {"total": f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}", "fullest in": estimate.phase}
+    if check.purpose != "merge":
+        facts["weights in"] = _weights_in(check)
+        facts["attention"] = setup.kind.attention.replace("_causal", "")
+        facts["batch × length"] = f"{check.batch} × {setup.length:,}"
+    if check.purpose == "train":
+        facts |= {"method": check.method, "loss": LOSSES[setup.loss]}
+    if setup.devices > 1:
+        facts["devices"] = f"{setup.devices}, {SHARDING[setup.sharding]}"
+    if check.data is not None:
+        facts["mean over the rows"] = size(check.data.mean_peak)
     return facts
 
 
