@@ -22,15 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from headnote_cli.errors import (
-    NO_ROOM,
-    NOT_ALLOWED,
-    DoesNotFitError,
-    ExitCode,
-    Interrupted,
-    SldsError,
-    is_out_of_memory,
-)
+from headnote_cli.errors import ExitCode, Interrupted, SldsError, in_words
 from headnote_cli.events import (
     Evaluated,
     Evaluating,
@@ -344,24 +336,11 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
         screen.close()
         if debug:
             traceback.print_exc()
-        reported = error if isinstance(error, SldsError) else _in_words(error)
+        reported = in_words(error)
         screen.error(reported)
         raise typer.Exit(reported.exit_code) from None
     finally:
         screen.close()
-
-
-def _in_words(error: Exception) -> SldsError:
-    """An unexpected failure in words: out of memory or room, not allowed, or one to report."""
-    if is_out_of_memory(error):
-        hint = "see `slds check-memory` for what fits: a smaller batch or `max_length`, 4-bit, gradient checkpointing"
-        return DoesNotFitError(f"out of memory: {error}", hint=hint)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        hint = "make room, or choose another place; temporary files go to $TMPDIR"
-        return SldsError(f"cannot be written: {error.strerror}", error.filename and str(error.filename), hint)
-    if isinstance(error, OSError) and error.filename and error.errno in NOT_ALLOWED:
-        return SldsError(str(error.strerror), str(error.filename), "see who may read and write it")
-    return SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback")
 
 
 def number(value: float | None) -> str:
