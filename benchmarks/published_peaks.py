@@ -19,8 +19,9 @@ from pathlib import Path
 
 from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.forms import StepKind
+from headnote_cli.memory.lookup import bundled
 from headnote_cli.memory.setup import Setup
-from headnote_cli.memory.shapes import Shapes, bundled
+from headnote_cli.memory.shapes import Shapes
 
 FILE = Path(__file__).with_suffix(".csv")
 # Sizes of models that only this table needs (their config.json files); Qwen 1 has the tensors of Qwen 2's layers.

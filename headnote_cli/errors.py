@@ -111,13 +111,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def in_words(error: Exception) -> SldsError:
+    """Any failure as one of these errors: out of memory or disk space, not permitted, or unexpected."""
+    if isinstance(error, SldsError):
+        return error
+    if is_out_of_memory(error):
+        hint = "see `slds check-memory` for what fits: a smaller batch or `max_length`, 4-bit, gradient checkpointing"
+        return DoesNotFitError(f"out of memory: {error}", hint=hint)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        hint = "make room, or choose another place; temporary files go to $TMPDIR"
+        return SldsError(f"cannot be written: {error.strerror}", error.filename and str(error.filename), hint)
+    if isinstance(error, OSError) and error.filename and error.errno in NOT_ALLOWED:
+        return SldsError(str(error.strerror), str(error.filename), "see who may read and write it")
+    return SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback")
+
+
 def is_of_the_network(error: BaseException) -> bool:
     """Whether a failure comes from an HTTP client: a download that was cut off is no OSError."""
-    return type(error).__module__.partition(".")[0] in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "httpcore2",
-        "requests",
-        "urllib3",
-    )
+    library = type(error).__module__.partition(".")[0]
+    return library in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")

@@ -11,8 +11,15 @@ if TYPE_CHECKING:  # else a help text would load the whole configuration
     from headnote_cli.machine.plan import Plan
 
 
+class Event:
+    """Something that the work reports."""
+
+
+Listener = Callable[[Event], None]
+
+
 @dataclass(frozen=True)
-class Note:
+class Note(Event):
     """A line worth keeping on the screen."""
 
     text: str
@@ -20,14 +27,14 @@ class Note:
 
 
 @dataclass(frozen=True)
-class PlanResolved:
+class PlanResolved(Event):
     """What this machine will do of what was asked; nothing is loaded yet."""
 
     plan: Plan
 
 
 @dataclass(frozen=True)
-class ModelLoaded:
+class ModelLoaded(Event):
     """The model is loaded and counted."""
 
     parameters: int
@@ -38,14 +45,14 @@ class ModelLoaded:
 
 
 @dataclass(frozen=True)
-class RunDescribed:
+class RunDescribed(Event):
     """What is about to be trained: a few facts by name."""
 
     facts: dict[str, str]
 
 
 @dataclass(frozen=True)
-class TrainingStarted:
+class TrainingStarted(Event):
     """The first step is next."""
 
     total_steps: int
@@ -53,7 +60,7 @@ class TrainingStarted:
 
 
 @dataclass(frozen=True)
-class StepDone:
+class StepDone(Event):
     """One optimizer step."""
 
     step: int
@@ -67,7 +74,7 @@ class StepDone:
 
 
 @dataclass(frozen=True)
-class Evaluating:
+class Evaluating(Event):
     """How far an evaluation is, in batches, or the headnotes that are written at it."""
 
     step: int
@@ -77,7 +84,7 @@ class Evaluating:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluated(Event):
     """Loss on the evaluation split; perplexity is its exponential."""
 
     step: int
@@ -86,8 +93,8 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A whole checkpoint lies on the disk."""
+class Saved(Event):
+    """A complete checkpoint is on the disk."""
 
     step: int
     path: Path
@@ -102,7 +109,7 @@ class Movement:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(Event):
     """What the model in training writes for a row of the evaluation split, beside the official headnote."""
 
     step: int
@@ -112,14 +119,14 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class TextWritten:
+class TextWritten(Event):
     """A piece of the headnote that is being written."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class WeightsWritten:
+class WeightsWritten(Event):
     """How far a merge is: bytes of the output, and the tensors that adapters change."""
 
     bytes: int
@@ -130,7 +137,7 @@ class WeightsWritten:
 
 
 @dataclass(frozen=True)
-class RowWritten:
+class RowWritten(Event):
     """How far a run over many rows is; `tokens` were written in `seconds`, for all rows but those from before."""
 
     rows: int
@@ -138,21 +145,3 @@ class RowWritten:
     before: int
     tokens: int
     seconds: float
-
-
-Event = (
-    Note
-    | PlanResolved
-    | ModelLoaded
-    | RunDescribed
-    | TrainingStarted
-    | StepDone
-    | Evaluating
-    | Evaluated
-    | Saved
-    | Sampled
-    | TextWritten
-    | WeightsWritten
-    | RowWritten
-)
-Listener = Callable[[Event], None]

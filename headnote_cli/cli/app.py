@@ -22,7 +22,6 @@ from headnote_cli.cli.train import train
 app = typer.Typer(
     name="slds",
     cls=Commands,
-    help="Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU.",
     epilog="Example: slds preview-prompts -n 1",
     context_settings={"max_content_width": 100},
     no_args_is_help=True,

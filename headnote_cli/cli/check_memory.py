@@ -7,18 +7,15 @@ from typing import Annotated
 
 import typer
 
-from headnote_cli.cli.session import (
-    DebugOption,
-    JsonOption,
-    QuietOption,
-    SetOption,
-)
+from headnote_cli.cli.session import SetOption, with_screen
 from headnote_cli.errors import DoesNotFitError, ExitCode
 from headnote_cli.memory import Purpose, Stack
-from headnote_cli.screen.console import screen_for
+from headnote_cli.screen.console import Screen
 
 
+@with_screen
 def check_memory(
+    screen: Screen,
     config: Annotated[
         list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")
     ] = None,
@@ -36,46 +33,35 @@ def check_memory(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw components by batch into this .svg or .png.")] = None,
     set_: SetOption = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Estimate the peak memory of a training step and say on which cards it fits."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.layers import load_config
-        from headnote_cli.memory.command import MemoryOptions
-        from headnote_cli.memory.command import check_memory as check_one
-        from headnote_cli.screen.memory import memory_view
-        from headnote_cli.screen.training import plan_view
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.memory.command import MemoryOptions
+    from headnote_cli.memory.command import check_memory as check_one
+    from headnote_cli.screen.memory import memory_view
+    from headnote_cli.screen.training import plan_view
 
-        configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
-        options = MemoryOptions(
-            gpus=tuple(gpu or ()),
-            stack=stack,
-            purpose=purpose,
-            devices=devices,
-            with_grid=grid,
-            with_data=data,
-            batch=batch,
-        )
-        checks = [check_one(loaded, options) for loaded in configs]
-        for loaded, check in zip(configs, checks, strict=True):
-            for note in (*loaded.notes, *(check.data.lines if check.data else ())):
-                screen.note(note)
-            for warning in check.warnings:
-                screen.note(warning, warning=True)
-        screen.show(memory_view(checks))
-        if len(checks) == 1 and purpose == "train" and stack == "slds":
-            screen.table(plan_view(checks[0].plan.rows))
-        if plot is not None:
-            from headnote_cli.screen.plots import draw_memory
+    configs = [load_config(path, set_ or []) for path in config or ()] or [load_config(None, set_ or [])]
+    options = MemoryOptions(
+        gpus=tuple(gpu or ()), stack=stack, purpose=purpose, devices=devices,
+        with_grid=grid, with_data=data, batch=batch,
+    )  # fmt: skip
+    checks = [check_one(loaded, options) for loaded in configs]
+    for loaded, check in zip(configs, checks, strict=True):
+        screen.note(*loaded.notes, *(check.data.lines if check.data else ()))
+        screen.note(*check.warnings, warning=True)
+    screen.show(memory_view(checks, screen.out.width))
+    if len(checks) == 1 and purpose == "train" and stack == "slds":
+        screen.table(plan_view(checks[0].plan.rows))
+    if plot is not None:
+        from headnote_cli.screen.plots import draw_memory
 
-            draw_memory(checks, plot)
-            screen.note(f"drawn: {plot}")
-        screen.data({"runs": [check.to_json() for check in checks]})
-        if not all(check.fits_any for check in checks):
-            if json_mode:
-                raise typer.Exit(ExitCode.DOES_NOT_FIT)
-            here = any(fit.card.here for fit in checks[0].cards)
-            which = "this machine" if here else "any card named above"
-            raise DoesNotFitError(f"does not fit on {which}", hint="see what would help, above")
+        draw_memory(checks, plot)
+        screen.note(f"drawn: {plot}")
+    screen.data({"runs": [check.to_json() for check in checks]})
+    if not all(check.fits_any for check in checks):
+        if screen.json_mode:
+            raise typer.Exit(ExitCode.DOES_NOT_FIT)
+        here = any(fit.card.here for fit in checks[0].cards)
+        which = "this machine" if here else "any card named above"
+        raise DoesNotFitError(f"does not fit on {which}", hint="see what would help, above")

@@ -7,17 +7,13 @@ from typing import Annotated
 
 import typer
 
-from headnote_cli.cli.session import (
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    QuietOption,
-    SetOption,
-)
-from headnote_cli.screen.console import screen_for
+from headnote_cli.cli.session import ConfigOption, SetOption, with_screen
+from headnote_cli.screen.console import Screen
 
 
+@with_screen
 def evaluate(
+    screen: Screen,
     predictions: Annotated[
         list[Path], typer.Option(help="A file that generate --output wrote; repeatable: others are compared with it.")
     ],
@@ -48,21 +44,16 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 2025,
     set_: SetOption = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Score headnotes against the official ones, with 95 % intervals."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.layers import load_config
-        from headnote_cli.evaluation.command import EvaluateOptions
-        from headnote_cli.evaluation.command import evaluate as run
-        from headnote_cli.screen.evaluation import evaluation_view
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.evaluation.command import EvaluateOptions
+    from headnote_cli.evaluation.command import evaluate as run
+    from headnote_cli.screen.evaluation import evaluation_view
 
-        options = EvaluateOptions(
-            references, split, tuple(by or ()), tuple(baseline or ()), preset, bertscore, judge, output, seed=seed
-        )
-        report = run(load_config(config, set_ or []), predictions, screen.listen, options)
-        screen.close()
-        screen.show(evaluation_view(report))
-        screen.data(report.to_json())
+    options = EvaluateOptions(
+        references, split, tuple(by or ()), tuple(baseline or ()), preset, bertscore, judge, output, seed=seed
+    )
+    report = run(load_config(config, set_ or []), predictions, screen.listen, options)
+    screen.show(evaluation_view(report))
+    screen.data(report.to_json())

@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headnote_cli.cli.session import (
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    QuietOption,
-    SetOption,
-)
+from headnote_cli.cli.session import ConfigOption, SetOption, with_screen
 from headnote_cli.errors import DataError, ExitCode, UsageError
 from headnote_cli.law import Language
-from headnote_cli.screen.console import Screen, screen_for
+from headnote_cli.screen.console import Screen
 
 if TYPE_CHECKING:
     from headnote_cli.data.documents import Decision
@@ -25,7 +19,9 @@ if TYPE_CHECKING:
     from headnote_cli.generation.sampling import Sampling
 
 
+@with_screen
 def generate(
+    screen: Screen,
     decision: Annotated[
         str | None,
         typer.Option(
@@ -75,65 +71,60 @@ def generate(
         typer.Option(min=1, help="Headnotes at a time, if memory allows. Default: 16, on a GPU 64, of a server 8."),
     ] = None,
     set_: SetOption = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Write the headnote of a decision, and look its citations up in the decision."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.layers import load_config
-        from headnote_cli.generation.command import generate as generate_here
-        from headnote_cli.generation.endpoint import Server
-        from headnote_cli.generation.request import GenerateOptions
-        from headnote_cli.generation.sampling import Sampling
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.generation.command import generate as generate_here
+    from headnote_cli.generation.endpoint import Server
+    from headnote_cli.generation.request import GenerateOptions
+    from headnote_cli.generation.sampling import Sampling
 
-        languages = tuple(language.value for language in lang or ())
-        if (decision is None) == (split is None):
-            raise UsageError("name a --decision, or a --split of the config's data")
-        loaded = load_config(config, set_ or [])
-        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-        prompts = None
-        if preset is not None:
-            sampling, prompts = _preset(preset, sampling)
-        if num_candidates > 1 and sampling.temperature == 0:
-            raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
-        asked: dict[str, Any] = {
-            "languages": languages,
-            "model": model,
-            "sampling": sampling,
-            "candidates": num_candidates,
-            "server": Server(endpoint, served_model) if endpoint else None,
-            "prompts": prompts,
-        }
-        if output is None:
-            if split is not None or _is_rows(decision):
-                raise UsageError("name a file for the headnotes with --output")
-            if not languages:
-                raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
-            decisions = _decisions(screen, str(decision), from_ and from_.value)
-            for headnote in generate_here(loaded, decisions, screen.listen, GenerateOptions(**asked)):
-                _show_headnote(screen, headnote)
-            return
-
-        from headnote_cli.data.sources import located_rows
-        from headnote_cli.generation.many import ManyOptions, generate_many, read_shard
-        from headnote_cli.generation.request import rows_of
-        from headnote_cli.screen.generation import many_view
-
-        part, output = read_shard(shard, output)
-        options = ManyOptions(output=output, limit=limit, shard=part, force=force, concurrency=concurrency, **asked)
+    languages = tuple(language.value for language in lang or ())
+    if (decision is None) == (split is None):
+        raise UsageError("name a --decision, or a --split of the config's data")
+    loaded = load_config(config, set_ or [])
+    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+    prompts = None
+    if preset is not None:
+        sampling, prompts = _preset(preset, sampling)
+    if num_candidates > 1 and sampling.temperature == 0:
+        raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
+    asked: dict[str, Any] = {
+        "languages": languages,
+        "model": model,
+        "sampling": sampling,
+        "candidates": num_candidates,
+        "server": Server(endpoint, served_model) if endpoint else None,
+        "prompts": prompts,
+    }
+    if output is None:
         if split is not None or _is_rows(decision):
-            file = Path(decision) if decision is not None else None
-            rows = list(located_rows(loaded, str(split), file))
-        else:
-            decisions = _decisions(screen, str(decision), from_ and from_.value)
-            rows = rows_of(decisions, loaded.settings.overflow_field)
-        report = generate_many(loaded, rows, screen.listen, options)
-        screen.close()
-        screen.show(many_view(report))
-        screen.data(report.to_json())
-        if report.failed:
-            raise typer.Exit(ExitCode.BAD_DATA)
+            raise UsageError("name a file for the headnotes with --output")
+        if not languages:
+            raise UsageError("name the language of the headnote with --lang", hint="de, fr or it; repeatable")
+        decisions = _decisions(screen, str(decision), from_ and from_.value)
+        for headnote in generate_here(loaded, decisions, screen.listen, GenerateOptions(**asked)):
+            _show_headnote(screen, headnote)
+        return
+
+    from headnote_cli.data.sources import located_rows
+    from headnote_cli.generation.many import ManyOptions, generate_many, read_shard
+    from headnote_cli.generation.request import rows_of
+    from headnote_cli.screen.generation import many_view
+
+    part, output = read_shard(shard, output)
+    options = ManyOptions(output=output, limit=limit, shard=part, force=force, concurrency=concurrency, **asked)
+    if split is not None or _is_rows(decision):
+        file = Path(decision) if decision is not None else None
+        rows = list(located_rows(loaded, str(split), file))
+    else:
+        decisions = _decisions(screen, str(decision), from_ and from_.value)
+        rows = rows_of(decisions, loaded.settings.overflow_field)
+    report = generate_many(loaded, rows, screen.listen, options)
+    screen.show(many_view(report))
+    screen.data(report.to_json())
+    if report.failed:
+        raise typer.Exit(ExitCode.BAD_DATA)
 
 
 def _preset(name: str, sampling: Sampling) -> tuple[Sampling, Path]:

@@ -7,19 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from headnote_cli.cli.session import (
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    PushOption,
-    QuietOption,
-    SetOption,
-)
+from headnote_cli.cli.session import ConfigOption, PushOption, SetOption, with_screen
 from headnote_cli.errors import ExitCode
-from headnote_cli.screen.console import screen_for
+from headnote_cli.screen.console import Screen
 
 
+@with_screen
 def merge(
+    screen: Screen,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(help="A path, a name such as checkpoint-1364, latest or best; several are merged in turn."),
@@ -44,27 +39,22 @@ def merge(
     ] = False,
     push: PushOption = None,
     set_: SetOption = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Merge an adapter into its base: one model folder, loaded without PEFT."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.layers import load_config
-        from headnote_cli.merging.check import check_merged
-        from headnote_cli.merging.command import MergeOptions, read_size
-        from headnote_cli.merging.command import merge as run
-        from headnote_cli.screen.merging import check_view, merge_view
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.merging.check import check_merged
+    from headnote_cli.merging.command import MergeOptions, read_size
+    from headnote_cli.merging.command import merge as run
+    from headnote_cli.screen.merging import check_view, merge_view
 
-        if check is not None:
-            found = check_merged(check)
-            screen.show(check_view(found))
-            screen.data(found.to_json())
-            raise typer.Exit(ExitCode.BAD_DATA if found.faults else ExitCode.DONE)
-        shard_bytes = read_size(max_shard_size) if max_shard_size else None
-        loaded = load_config(config, set_ or [])
-        options = MergeOptions(output, dtype, onto, shard_bytes, verify, force, push)
-        report = run(loaded, screen.listen, checkpoint or [], options)
-        screen.close()
-        screen.show(merge_view(report, str(loaded.path)))
-        screen.data(report.to_json())
+    if check is not None:
+        checked = check_merged(check)
+        screen.show(check_view(checked))
+        screen.data(checked.to_json())
+        raise typer.Exit(ExitCode.BAD_DATA if checked.faults else ExitCode.DONE)
+    shard_bytes = read_size(max_shard_size) if max_shard_size else None
+    loaded = load_config(config, set_ or [])
+    options = MergeOptions(output, dtype, onto, shard_bytes, verify, force, push)
+    report = run(loaded, screen.listen, checkpoint or [], options)
+    screen.show(merge_view(report, str(loaded.path)))
+    screen.data(report.to_json())

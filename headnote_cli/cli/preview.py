@@ -7,18 +7,13 @@ from typing import Annotated
 
 import typer
 
-from headnote_cli.cli.session import (
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    QuietOption,
-    SetOption,
-    SkipBadOption,
-)
-from headnote_cli.screen.console import screen_for
+from headnote_cli.cli.session import ConfigOption, SetOption, SkipBadOption, with_screen
+from headnote_cli.screen.console import Screen
 
 
+@with_screen
 def preview_prompts(
+    screen: Screen,
     config: ConfigOption = None,
     count: Annotated[int, typer.Option("-n", min=0, help="How many rows.")] = 3,
     row: Annotated[int | None, typer.Option(min=1, help="This row alone, counted from 1.")] = None,
@@ -33,28 +28,22 @@ def preview_prompts(
     tokenizer: Annotated[bool, typer.Option(help="Encode as training will; without, show the messages only.")] = True,
     skip_bad_rows: SkipBadOption = False,
     set_: SetOption = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show rows exactly as the model will see them."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.layers import load_config
-        from headnote_cli.screen.preview import preview_raw, preview_view
-        from headnote_cli.training.preview import Selection, preview
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.screen.preview import preview_raw, preview_view
+    from headnote_cli.training.preview import Selection, preview
 
-        loaded = load_config(config, set_ or [])
-        by_default = config is None and "SLDS_CONFIG" not in os.environ and not set_
-        selection = Selection(count, row, sample_id, longest, only_cut)
-        value = preview(loaded, selection, split, stats, tokenizer, by_default, skip_bad_rows)
-        for note in (*loaded.notes, *value.notes):
-            screen.note(note)
-        for warning in value.warnings:
-            screen.note(warning, warning=True)
-        if value.tokenizer_missing and tokenizer:
-            screen.note(f"messages only, no token counts: {value.tokenizer_missing}", warning=True)
-        if raw:
-            screen.exact(preview_raw(value))
-        else:
-            screen.show(preview_view(value))
-        screen.data(value.to_json())
+    loaded = load_config(config, set_ or [])
+    by_default = config is None and "SLDS_CONFIG" not in os.environ and not set_
+    selection = Selection(count, row, sample_id, longest, only_cut)
+    value = preview(loaded, selection, split, stats, tokenizer, by_default, skip_bad_rows)
+    screen.note(*loaded.notes, *value.notes)
+    screen.note(*value.warnings, warning=True)
+    if value.tokenizer_missing and tokenizer:
+        screen.note(f"messages only, no token counts: {value.tokenizer_missing}", warning=True)
+    if raw:
+        screen.exact(preview_raw(value))
+    else:
+        screen.show(preview_view(value))
+    screen.data(value.to_json())

@@ -7,18 +7,14 @@ from typing import Annotated
 
 import typer
 
-from headnote_cli.cli.session import (
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    QuietOption,
-    SetOption,
-)
+from headnote_cli.cli.session import ConfigOption, SetOption, with_screen
 from headnote_cli.errors import UsageError
-from headnote_cli.screen.console import screen_for
+from headnote_cli.screen.console import Screen
 
 
+@with_screen
 def review(
+    screen: Screen,
     predictions: Annotated[list[Path], typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write, such as review.html.")],
     config: ConfigOption = None,
@@ -28,20 +24,15 @@ def review(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
     set_: SetOption = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Write a page to read and mark headnotes beside their decisions, offline."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.layers import load_config
-        from headnote_cli.review.command import review as run
-        from headnote_cli.screen.review import review_view
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.review.command import review as run
+    from headnote_cli.screen.review import review_view
 
-        if len(predictions) > 1:
-            raise UsageError("--predictions takes one file: a page shows one", hint="write a page for each")
-        report = run(load_config(config, set_ or []), predictions[0], output, split, references, force)
-        for note in report.notes:
-            screen.note(note)
-        screen.show(review_view(report))
-        screen.data(report.to_json())
+    if len(predictions) > 1:
+        raise UsageError("--predictions takes one file: a page shows one", hint="write a page for each")
+    report = run(load_config(config, set_ or []), predictions[0], output, split, references, force)
+    screen.note(*report.notes)
+    screen.show(review_view(report))
+    screen.data(report.to_json())

@@ -8,12 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headnote_cli.cli.session import (
-    DebugOption,
-    JsonOption,
-    QuietOption,
-)
-from headnote_cli.screen.console import screen_for
+from headnote_cli.cli.session import with_screen
+from headnote_cli.screen.console import Screen
 
 
 class _ListByDefault(TyperGroup):
@@ -33,35 +29,31 @@ def runs() -> None:
 
 
 @runs_app.command("diff", epilog="Example: slds runs diff trainer_output/a trainer_output/b")
+@with_screen
 def runs_diff(
+    screen: Screen,
     first: Annotated[Path, typer.Argument(help="A run folder.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show the config keys in which two runs differ."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.runs.listing import difference
-        from headnote_cli.screen.runs import difference_view
+    from headnote_cli.runs.listing import difference
+    from headnote_cli.screen.runs import difference_view
 
-        changed = difference(first, second)
-        screen.show(difference_view(changed))
-        screen.data({"differences": changed})
+    changed = difference(first, second)
+    screen.show(difference_view(changed))
+    screen.data({"differences": changed})
 
 
 @runs_app.command("list", epilog="Example: slds runs trainer_output")
+@with_screen
 def runs_list(
+    screen: Screen,
     folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("trainer_output"),
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """List the runs under a folder, newest first: `slds runs FOLDER`."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.runs.listing import list_runs
-        from headnote_cli.screen.runs import runs_view
+    from headnote_cli.runs.listing import list_runs
+    from headnote_cli.screen.runs import runs_view
 
-        found = list_runs(folder)
-        screen.show(runs_view(found))
-        screen.data({"runs": found})
+    listed = list_runs(folder)
+    screen.show(runs_view(listed))
+    screen.data({"runs": listed})

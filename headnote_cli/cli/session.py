@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from headnote_cli.errors import UsageError
-from headnote_cli.screen.console import Screen
+from headnote_cli.screen.console import Screen, screen_for
 
 ConfigOption = Annotated[
     Path | None,
@@ -28,6 +31,28 @@ PushOption = Annotated[
     str | None, typer.Option(metavar="ID", help="Upload the result to the hub afterwards, as a private model.")
 ]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows with faults, and count them.")]
+
+
+def with_screen(face: Callable[..., None]) -> Callable[..., None]:
+    """A face with the options --json, --quiet and --debug, called with the screen that they describe.
+
+    Typer reads options from a signature, so the one that it sees has these three in place of the screen.
+    """
+
+    @wraps(face)
+    def command(*, json_mode: bool, quiet: bool, debug: bool, **options: Any) -> None:
+        with screen_for(json_mode, quiet, debug) as screen:
+            face(screen, **options)
+
+    own = list(inspect.signature(face, eval_str=True).parameters.values())[1:]
+    shared = {"json_mode": JsonOption, "quiet": QuietOption, "debug": DebugOption}
+    flags = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        for name, option in shared.items()
+    ]
+    command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    command.__annotations__ = face.__annotations__ | shared
+    return command
 
 
 class Commands(TyperGroup):

@@ -8,20 +8,13 @@ from typing import Annotated
 
 import typer
 
-from headnote_cli.cli.session import (
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    PushOption,
-    QuietOption,
-    RemoteCodeOption,
-    SetOption,
-    SkipBadOption,
-)
-from headnote_cli.screen.console import screen_for
+from headnote_cli.cli.session import ConfigOption, PushOption, RemoteCodeOption, SetOption, SkipBadOption, with_screen
+from headnote_cli.screen.console import Screen
 
 
+@with_screen
 def train(
+    screen: Screen,
     config: ConfigOption = None,
     resume: Annotated[
         bool, typer.Option(help="Go on from the newest whole checkpoint; --no-resume sets the old run aside.")
@@ -45,48 +38,36 @@ def train(
     allow_remote_code: RemoteCodeOption = False,
     skip_bad_rows: SkipBadOption = False,
     set_: SetOption = None,
-    json_mode: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Train with LoRA on a 4-bit base, or whatever the config says."""
-    with screen_for(json_mode, quiet, debug) as screen:
-        from headnote_cli.config.layers import load_config
-        from headnote_cli.events import Event, PlanResolved
-        from headnote_cli.screen.training import plan_view, training_view
-        from headnote_cli.training.command import TrainOptions, push_checkpoint
-        from headnote_cli.training.command import train as run
-        from headnote_cli.training.launch import launch
+    from headnote_cli.config.layers import load_config
+    from headnote_cli.events import Event, PlanResolved
+    from headnote_cli.screen.training import plan_view, training_view
+    from headnote_cli.training.command import TrainOptions, push_checkpoint
+    from headnote_cli.training.command import train as run
+    from headnote_cli.training.launch import launch
 
-        def listen(event: Event) -> None:
-            if isinstance(event, PlanResolved):
-                screen.table(plan_view(event.plan.rows))
-            else:
-                screen.listen(event)
+    def listen(event: Event) -> None:
+        if isinstance(event, PlanResolved):
+            screen.table(plan_view(event.plan.rows))
+        else:
+            screen.listen(event)
 
-        if num_processes > 1 and "SLDS_PROCESSES" not in os.environ:
-            launch(num_processes, sys.argv[1:])
-            return
-        loaded = load_config(config, set_ or [])
-        for note in loaded.notes:
-            screen.note(note)
-        if print_config:
-            screen.text(loaded.to_yaml().rstrip())
-            screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
-            return
-        options = TrainOptions(
-            resume=resume,
-            strict=strict,
-            dry_run=dry_run,
-            allow_remote_code=allow_remote_code,
-            skip_bad_rows=skip_bad_rows,
-            ignore_memory=ignore_memory,
-            samples=sample,
-            force=force,
-        )
-        report = run(loaded, listen, options)
-        screen.close()
-        screen.show(training_view(report, str(loaded.path)))
-        if push and not dry_run and not screen.muted:
-            push_checkpoint(report, push, listen)
-        screen.data(report.to_json())
+    if num_processes > 1 and "SLDS_PROCESSES" not in os.environ:
+        launch(num_processes, sys.argv[1:])
+        return
+    loaded = load_config(config, set_ or [])
+    screen.note(*loaded.notes)
+    if print_config:
+        screen.text(loaded.to_yaml().rstrip())
+        screen.data({"config": loaded.written(), "origins": {k: str(o) for k, o in loaded.origins.items()}})
+        return
+    options = TrainOptions(
+        resume=resume, strict=strict, dry_run=dry_run, allow_remote_code=allow_remote_code,
+        skip_bad_rows=skip_bad_rows, ignore_memory=ignore_memory, samples=sample, force=force,
+    )  # fmt: skip
+    report = run(loaded, listen, options)
+    screen.show(training_view(report, str(loaded.path)))
+    if push and not dry_run and not screen.muted:
+        push_checkpoint(report, push, listen)
+    screen.data(report.to_json())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from headnote_cli.config.keys import Settings
@@ -34,13 +34,13 @@ def advice(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> list[Advi
     """Changes that lower the peak, the greatest first."""
     setup = setup_for(settings)
     now = estimate(shapes, setup).total
-    found = []
+    changes = []
     for what, keys in _candidates(shapes, settings, setup):
         total = estimate(shapes, setup_for(settings.model_copy(update=keys))).total
         if now - total > WORTH_SAYING * now:
             lines = tuple(f"{key}: {_yaml(value)}" for key, value in keys.items())
-            found.append(Advice(what, lines, total, now - total))
-    return sorted(found, key=lambda change: -change.saved)
+            changes.append(Advice(what, lines, total, now - total))
+    return sorted(changes, key=lambda change: -change.saved)
 
 
 def _candidates(shapes: Shapes, settings: Settings, setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -91,33 +91,9 @@ def _yaml(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) and not value[:1].isalnum() else str(value)
 
 
-def with_batch(settings: Settings, batch: int, length: int, setup_for: SetupFor) -> Setup:
-    """The setup at another batch and length."""
-    return setup_for(settings.model_copy(update={"per_device_train_batch_size": batch, "max_length": length}))
-
-
 def largest(fits: Callable[[int], bool], highest: int) -> int:
-    """The largest number up to `highest` that fits, 0 if not even 1 does; what fits grows no worse downwards."""
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while high <= highest and fits(high):
-        low, high = high, 2 * high
-    high = min(high, highest + 1)
-    while low + 1 < high:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def peaks(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> Peak:
-    """The peak in bytes by rows a step and tokens a row; each is estimated once, whatever cards ask for it."""
-
-    @cache
-    def peak(batch: int, length: int) -> int:
-        return estimate(shapes, with_batch(settings, batch, length, setup_for)).total
-
-    return peak
+    """The largest number up to `highest` that fits, 0 if not even 1 does; below a number that fits, all do."""
+    return bisect_left(range(1, highest + 1), True, key=lambda number: not fits(number))
 
 
 def largest_batch(peak: Peak, length: int, budget: int) -> int:

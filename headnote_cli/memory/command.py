@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from headnote_cli.config.keys import Settings
 from headnote_cli.config.layers import Config
-from headnote_cli.errors import ConfigError, DataError, UsageError
+from headnote_cli.errors import ConfigError, UsageError
 from headnote_cli.machine.detect import PACKAGES, Gpu, Machine, detect
 from headnote_cli.machine.memory import available_memory
 from headnote_cli.machine.plan import Plan, PlanRow, resolve
 from headnote_cli.memory import Purpose, Stack
-from headnote_cli.memory.advice import (
-    MOST_ROWS,
-    Advice,
-    Peak,
-    SetupFor,
-    advice,
-    grid,
-    largest,
-    largest_batch,
-    longest,
-    peaks,
-    with_batch,
-)
+from headnote_cli.memory.advice import MOST_ROWS, Advice, advice, grid, largest, largest_batch, longest
 from headnote_cli.memory.cards import Card, card, usual_cards
 from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.inference import generation, merging
-from headnote_cli.memory.setup import DEFAULT_LENGTH, Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, shapes_of
+from headnote_cli.memory.lookup import shapes_of
+from headnote_cli.memory.rows import DataLengths, lengths_of_rows
+from headnote_cli.memory.setup import Setup, setup_of
+from headnote_cli.memory.shapes import Shapes
 from headnote_cli.models.fit import length_warning, wrong_class
 
 HERE = " (here)"
@@ -67,23 +56,6 @@ class Fit:
             "longest": self.longest,
             "changes": [row.to_json() for row in self.changes],
         }
-
-
-@dataclass(frozen=True)
-class DataLengths:
-    """What the rows at hand need: the peak of the batch with the longest row, and the mean over an epoch's time."""
-
-    rows: int
-    longest: int
-    labels: int  # most labelled tokens of a row
-    mean_peak: int
-    cut: dict[int, float]  # share of rows that a shorter `max_length` would cut
-    rows_cut: int = 0
-    rows_dropped: int = 0
-    lines: list[str] = field(default_factory=list)  # what every command says about rows that it reads
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "lines"}
 
 
 @dataclass(frozen=True)
@@ -184,36 +156,33 @@ def check_memory(config: Config, options: MemoryOptions) -> MemoryCheck:
         UsageError: A card is not known.
         DataError: No row is there to take lengths of.
     """
-    stack, purpose, devices = options.stack, options.purpose, options.devices
-    training = purpose == "train"
+    training = options.purpose == "train"
     rows = options.batch or (config.settings.per_device_train_batch_size if training else 1)
     settings = config.settings.model_copy(update={"per_device_train_batch_size": rows})
     _refuse_absurd(settings, config)
     shapes = shapes_for(config)
     machine = detect()
-    setup_for: SetupFor = partial(setup_of, shapes=shapes, stack=stack, devices=devices)
-    cards = [card(text) for text in options.gpus] or _cards(machine, settings, purpose, stack)
+    cards = [card(text) for text in options.gpus] or _cards(machine, settings, options)
     data = None
     if options.with_data and training:
-        first = _step(cards[0], settings, shapes, stack, setup_for, machine)
-        data = _lengths(config, settings, shapes, first.setup_for)
+        data = lengths_of_rows(config, settings, shapes, _Step(cards[0], settings, shapes, options, machine).setup_for)
         settings = settings.model_copy(update={"max_length": data.longest})
-        setup_for = partial(setup_of, shapes=shapes, stack=stack, devices=devices, labels=data.labels)
-    steps = [_step(one, settings, shapes, stack, setup_for, machine) for one in cards]
-    fits = [_fit(one, step, shapes, purpose, rows) for one, step in zip(cards, steps, strict=True)]
+    labels = data.labels if data else None
+    steps = [_Step(card, settings, shapes, options, machine, labels) for card in cards]
+    fits = [step.fit(rows) for step in steps]
     first = steps[0]
     return MemoryCheck(
         str(config.path),
         shapes,
-        purpose,
-        stack,
+        options.purpose,
+        options.stack,
         method_of(settings, first.setup.quantization != "none"),
         first.setup,
-        _needed(cards[0], first, shapes, purpose, rows),
+        first.needed(rows),
         fits,
         advice(shapes, settings, first.setup_for) if training else [],
         first.plan,
-        lambda rows: _needed(cards[0], first, shapes, purpose, rows),
+        first.needed,
         grid(first.peak) if options.with_grid and training else None,
         _grid_card(fits, chosen=bool(options.gpus)),
         data,
@@ -223,57 +192,70 @@ def check_memory(config: Config, options: MemoryOptions) -> MemoryCheck:
 
 @dataclass(frozen=True)
 class _Step:
-    """What slds would do on one card: of the config as asked, and of changes to it."""
+    """What a config comes to on one card."""
 
-    plan: Plan
-    setup: Setup
-    setup_for: SetupFor
-    estimate_at: Callable[[int], Estimate]  # by batch
-    peak: Peak
+    card: Card
+    settings: Settings
+    shapes: Shapes
+    options: MemoryOptions
+    machine: Machine
+    labels: int | None = None  # of a row, where rows are at hand
+
+    @cached_property
+    def plan(self) -> Plan:
+        return self._plan_of(self.settings)
+
+    @cached_property
+    def setup(self) -> Setup:
+        return self.setup_for(self.settings)
+
+    def _plan_of(self, settings: Settings) -> Plan:
+        machine = _machine_with(self.card, self.machine)
+        return resolve(settings, machine, self.shapes.model_type, stored=self.shapes.quantized)
+
+    def setup_for(self, settings: Settings) -> Setup:
+        """The setup here of settings that may be changed. Other stacks do what the config says, whatever the card."""
+        stack = self.options.stack
+        applied = self._plan_of(settings).applied(settings) if stack == "slds" else settings
+        return setup_of(applied, self.shapes, stack, self.options.devices, labels=self.labels)
+
+    def peak(self, rows: int, length: int) -> int:
+        """Bytes of a training step of so many rows of so many tokens."""
+        return self._training(rows, length).total
+
+    def _training(self, rows: int, length: int) -> Estimate:
+        keys = {"per_device_train_batch_size": rows, "max_length": length}
+        return estimate(self.shapes, self.setup_for(self.settings.model_copy(update=keys)))
+
+    def needed(self, rows: int) -> Estimate:
+        """What the purpose takes with so many rows at a time."""
+        if self.options.purpose == "merge":
+            return merging(self.shapes, self.setup, self.card.memory - self.card.used)
+        if self.options.purpose == "generate":
+            return generation(self.shapes, self.setup, rows)
+        return self._training(rows, self.setup.length)
+
+    def fit(self, rows: int) -> Fit:
+        """Whether it fits, and the most that would."""
+        budget, purpose = self.card.usable, self.options.purpose
+        most = length = 0
+        if purpose == "train":
+            most = largest_batch(self.peak, self.setup.length, budget)
+            length = longest(self.peak, rows, budget)
+        elif purpose == "generate":
+            most = largest(lambda rows: self.needed(rows).total <= budget, MOST_ROWS)
+        changes = tuple(row for row in self.plan.changes() if row.setting in DECIDING) if purpose != "merge" else ()
+        return Fit(self.card, self.card.verdict(self.needed(rows).total), most, length, changes)
 
 
-def _step(one: Card, settings: Settings, shapes: Shapes, stack: str, setup_for: SetupFor, machine: Machine) -> _Step:
-    """What a config comes to on a card. Other stacks do what the config says, whatever the card."""
-    with_card = _machine_with(one, machine)
-
-    def resolved(asked: Settings) -> Plan:
-        return resolve(asked, with_card, shapes.model_type, stored=shapes.quantized)
-
-    def setup_here(asked: Settings) -> Setup:
-        return setup_for(resolved(asked).applied(asked) if stack == "slds" else asked)
-
-    def at(rows: int) -> Estimate:
-        return estimate(shapes, with_batch(settings, rows, settings.max_length or DEFAULT_LENGTH, setup_here))
-
-    return _Step(resolved(settings), setup_here(settings), setup_here, at, peaks(shapes, settings, setup_here))
-
-
-def _machine_with(one: Card, machine: Machine) -> Machine:
+def _machine_with(card: Card, machine: Machine) -> Machine:
     """A machine whose only GPU is this card: this one, or one on which the `gpu` extra is installed."""
-    if one.capability is None:
+    if card.capability is None:
         return dataclasses.replace(machine, gpus=())
-    gpus = (Gpu(one.name.removesuffix(HERE), one.capability, one.memory, one.used),)
-    if one.here:
+    gpus = (Gpu(card.name.removesuffix(HERE), card.capability, card.memory, card.used),)
+    if card.here:
         return dataclasses.replace(machine, gpus=gpus)
     return Machine(gpus, frozenset(PACKAGES), "g++", machine.cores, machine.memory)
-
-
-def _needed(one: Card, step: _Step, shapes: Shapes, purpose: str, rows: int) -> Estimate:
-    if purpose == "merge":
-        return merging(shapes, step.setup, one.memory - one.used)
-    return step.estimate_at(rows) if purpose == "train" else generation(shapes, step.setup, rows)
-
-
-def _fit(one: Card, step: _Step, shapes: Shapes, purpose: str, rows: int) -> Fit:
-    """Whether it fits on a card, and the most that would."""
-    most = length = 0
-    if purpose == "train":
-        most = largest_batch(step.peak, step.setup.length, one.usable)
-        length = longest(step.peak, rows, one.usable)
-    elif purpose == "generate":
-        most = largest(lambda rows: generation(shapes, step.setup, rows).total <= one.usable, MOST_ROWS)
-    changes = tuple(row for row in step.plan.changes() if row.setting in DECIDING) if purpose != "merge" else ()
-    return Fit(one, one.verdict(_needed(one, step, shapes, purpose, rows).total), most, length, changes)
 
 
 def _refuse_absurd(settings: Settings, config: Config) -> None:
@@ -307,82 +289,18 @@ def shapes_for(config: Config) -> Shapes:
     return shapes
 
 
-def _cards(machine: Machine, settings: Settings, purpose: str, stack: str) -> list[Card]:
+def _cards(machine: Machine, settings: Settings, options: MemoryOptions) -> list[Card]:
     """This machine's GPUs, with what other programs hold of them, and the usual ones; its main memory for what a CPU
     does, and for what would be trained here where there is no GPU."""
     free = available_memory()
     memory = max(machine.memory, free)  # 0 where the system does not say
     main = [Card(f"main memory{HERE}", memory, memory - free, here=True, capability=None)] if memory else []
-    if settings.use_cpu or purpose == "merge":
+    if settings.use_cpu or options.purpose == "merge":
         return main or usual_cards()
     own = [Card(f"{gpu.name}{HERE}", gpu.memory, gpu.used, True, gpu.capability) for gpu in machine.gpus]
-    is_asked = purpose == "train" and stack == "slds" and not own
+    is_asked = options.purpose == "train" and options.stack == "slds" and not own
     here = [dataclasses.replace(one, name="this CPU", here=False) for one in main if is_asked]
     return [*own, *usual_cards(), *here]
-
-
-def _lengths(config: Config, settings: Settings, shapes: Shapes, setup_for: SetupFor) -> DataLengths:
-    """What the rows' lengths mean, in batches as training makes them.
-
-    Raises:
-        DataError: There is no row.
-    """
-    lengths, labels, summary, lines = _row_lengths(config)
-    if not lengths:
-        hint = "raise `max_length`, or set `overflow: structure`" if summary["rows"] else None
-        raise DataError("no row is left whose length could be taken", str(settings.dataset_name), hint)
-    batch, limit = settings.per_device_train_batch_size, max(lengths)
-    order = _training_order(lengths, settings)
-    peaks: dict[tuple[int, int], int] = {}
-    weighted = tokens = 0
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        # To 64 tokens: enough for a mean, and few different estimates.
-        length, label = (min(limit, -(-max(of[row] for row in rows) // 64) * 64) for of in (lengths, labels))
-        if (length, label) not in peaks:
-            changed = settings.model_copy(update={"max_length": length})
-            peaks[length, label] = estimate(shapes, dataclasses.replace(setup_for(changed), labels=label)).total
-        weighted += peaks[length, label] * length
-        tokens += length
-    return DataLengths(
-        len(lengths),
-        limit,
-        max(labels),
-        weighted // tokens,
-        {limit // part: sum(length > limit // part for length in lengths) / len(lengths) for part in (2, 4)},
-        summary["rows_cut"],
-        summary["rows_dropped"],
-        lines,
-    )
-
-
-def _training_order(lengths: list[int], settings: Settings) -> list[int]:
-    """The order of the first epoch: rows of like length together, unless the config says otherwise."""
-    if settings.train_sampling_strategy != "group_by_length" and "train_sampling_strategy" in settings.model_fields_set:
-        order = list(range(len(lengths)))
-        random.Random(settings.seed).shuffle(order)
-        return order
-    from headnote_cli.data.batches import GroupedByLength
-
-    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    return list(GroupedByLength(lengths, batch, settings.data_seed or settings.seed))
-
-
-def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], list[str]]:
-    """Tokens of each training row, how many of them are labelled, and what preparing did to the rows."""
-    from headnote_cli.data.encoding import encoder_for
-    from headnote_cli.data.lengths import lengths_lines
-    from headnote_cli.data.preparation import lengths_of, prepare
-    from headnote_cli.data.prompts import PromptTemplates
-    from headnote_cli.data.sources import load_split
-    from headnote_cli.models.base import base_model, load_tokenizer
-
-    templates = PromptTemplates(config.path_of("prompts_path"))
-    encoder = encoder_for(config, templates, load_tokenizer(base_model(config), config))
-    rows = load_split(config, "train")
-    prepared = prepare(rows, encoder, detect().cores)
-    lines = [*rows.notes, *lengths_lines(rows, prepared.summary, prepared.cached)]
-    return *lengths_of(prepared.dataset), prepared.summary, lines
 
 
 def method_of(settings: Settings, is_quantized: bool) -> str:

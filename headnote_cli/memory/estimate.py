@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 from headnote_cli.memory.forms import (
     LayerForms,
@@ -33,6 +34,7 @@ from headnote_cli.models.fit import VISION_MODULES
 # the scale has 8 bits, with a float32 for 256 of those and 1 KiB of code book a tensor, which is left out.
 NF4 = 0.5 + 4 / 64
 NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)
+QUANTIZED = {"nf4": NF4, "nf4 double": NF4_DOUBLE, "int8": 1}  # bytes of a weight
 # CUDA's context with cuBLAS and the kernels of torch: 0.14 GB (T4) to 0.5 GB in published pairs of driver's and
 # torch's figures; the larger one.
 CUDA_CONTEXT = 500_000_000
@@ -46,12 +48,8 @@ LIBRARIES = 520_000_000
 # (measured on steps of SmolLM2 of 2 × 1,024 tokens, `tests/integration/memory/test_memory_check.py`).
 HEAP_SLACK = 0.25
 BESIDE = ("CUDA context", "allocator slack", "base's file, mapped", "libraries")
-# DDP sends gradients in buckets that are copies of them (torch.nn.parallel, `gradient_as_bucket_view=False`).
-DDP_BUCKETS = 1
 # FSDP gathers one unit while the next one is fetched (`backward_prefetch`).
 GATHERED_UNITS = 2
-
-
 MASTER = 4  # bytes of a float32 weight that DeepSpeed and FSDP step beside 16-bit ones
 
 
@@ -130,8 +128,8 @@ def fixed_parts(shapes: Shapes, setup: Setup) -> dict[str, int]:
     }
     if setup.sharding == "full":
         parts["gathered weights"] = gathered_weights(shapes, setup)
-    if setup.sharding == "ddp":
-        parts["DDP buckets"] = DDP_BUCKETS * gradients(shapes, setup)
+    if setup.sharding == "ddp":  # buckets are copies of the gradients (torch.nn.parallel, `gradient_as_bucket_view`)
+        parts["DDP buckets"] = gradients(shapes, setup)
     return parts
 
 
@@ -155,32 +153,25 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
     stored, kept = (shapes.layers * value(form, sizes) for form in (layer.stored, layer.kept))
     if setup.offloaded:  # how many still wait on the GPU is not known: a lower bound
         stored = kept = 0
+    own = kept // shapes.layers
     scored, unscored = loss(shapes, setup)
+    forward, backward = (fullest(forms, sizes) for forms in (layer.forward, layer.backward))
     grads = gradients(shapes, setup)
     accumulated = {"gradients": grads} if setup.gradients_stay else {}
+    logits = {"logits": held_logits(shapes, setup)}
+    others = {"gradients": grads if setup.gradients_stay else layer_gradients(shapes, setup) * (shapes.layers - 1)}
     phases = {
-        "forward": {"activations": stored, "one layer at work": fullest(layer.forward, sizes)},
-        "loss": {"activations": stored, "loss": scored},
-        "backward of the loss": {"activations": kept, "loss": unscored},
-        "backward of the last layer": {"activations": kept, "one layer at work": fullest(layer.backward, sizes)},
-        "backward of the first layer": {
-            "activations": kept // shapes.layers,
-            "one layer at work": fullest(layer.backward, sizes),
-            "gradients": layer_gradients(shapes, setup) * (shapes.layers - 1),
-        },
-        "end of backward": {"gradients": grads, "embedding's gradient": embedding_gradient(shapes, setup)},
-        "optimizer step": {"gradients": grads, "optimizer step": optimizer_step(shapes, setup)},
+        "forward": {"activations": stored, "one layer at work": forward} | accumulated,
+        "loss": {"activations": stored, "loss": scored} | accumulated,
+        "backward of the loss": {"activations": kept, "loss": unscored} | accumulated,
+        "backward of the last layer": {"activations": kept, "one layer at work": backward} | logits | accumulated,
+        "backward of the first layer": {"activations": own, "one layer at work": backward} | others | logits,
+        "end of backward": {"gradients": grads, "embedding's gradient": embedding_gradient(shapes, setup)} | logits,
+        "optimizer step": {"gradients": grads, "optimizer step": optimizer_step(shapes, setup)} | logits,
     }
     if setup.evaluation_batch:
         evaluated = dataclasses.replace(setup, batch=setup.evaluation_batch)
         phases["evaluation"] = {"evaluation": evaluation(shapes, evaluated)} | batch_of(evaluated)
-    logits = held_logits(shapes, setup)
-    for name in ("backward of the last layer", "backward of the first layer", "end of backward", "optimizer step"):
-        phases[name] |= {"logits": logits}
-    for name in ("forward", "loss", "backward of the loss", "backward of the last layer"):
-        phases[name] |= accumulated
-    if setup.gradients_stay:
-        phases["backward of the first layer"]["gradients"] = grads
     return {name: batch_of(setup) | part for name, part in phases.items()}
 
 
@@ -211,15 +202,12 @@ def forms_for(shapes: Shapes, kind: StepKind) -> LayerForms:
 @cache
 def nearest_kind(model_type: str, kind: StepKind) -> StepKind:
     """The kind itself if it was counted, else the nearest counted one that holds no less."""
-    shared = dataclasses.replace(kind, key_heads="shared")
-    for nearest in (
-        kind,
-        shared,
-        dataclasses.replace(shared, targets="all"),
-        dataclasses.replace(shared, targets="all", amp=True),
-        dataclasses.replace(shared, targets="all", amp=True, adapters="float32"),
-        dataclasses.replace(shared, targets="all", amp=True, adapters="float32", attention="eager"),
-    ):
+    nearest = kind
+    steps: tuple[dict[str, Any], ...] = (
+        {}, {"key_heads": "shared"}, {"targets": "all"}, {"amp": True}, {"adapters": "float32"}, {"attention": "eager"},
+    )  # fmt: skip
+    for step in steps:
+        nearest = dataclasses.replace(nearest, **step)
         if is_counted(model_type, nearest):
             return nearest
     raise KeyError(kind.key)
@@ -229,70 +217,56 @@ def weights(shapes: Shapes, setup: Setup) -> int:
     """The base model: linear layers quantized if asked; embeddings, output layer, norms and biases never are."""
     linear = shapes.text_linear + shapes.vision_linear
     rest = (shapes.parameters - linear) * (4 if setup.upcast else setup.width)
-    per_weight = {"none": setup.width, "nf4": NF4, "nf4 double": NF4_DOUBLE, "int8": 1}[setup.quantization]
-    return math.ceil(linear * per_weight) + rest
+    return math.ceil(linear * QUANTIZED.get(setup.quantization, setup.width)) + rest
 
 
 def gathered_weights(shapes: Shapes, setup: Setup) -> int:
     """FSDP and ZeRO-3: the layers that are whole at a time, (in × out) of their linear modules."""
-    per_weight = {"none": setup.width, "nf4": NF4, "nf4 double": NF4_DOUBLE, "int8": 1}[setup.quantization]
+    per_weight = QUANTIZED.get(setup.quantization, setup.width)
     return math.ceil(GATHERED_UNITS * shapes.layer_linear * per_weight + shapes.embedding * setup.width)
 
 
 def trained_parameters(shapes: Shapes, setup: Setup) -> int:
     """All trained weights: LoRA's, those in an unused vision tower too; without PEFT all that text reaches."""
-    idle = sum(
-        setup.rank * (rows + columns) * count for (rows, columns, tower), count in adapters_of(shapes, setup) if tower
-    )
-    return idle + stepped_parameters(shapes, setup)
+    idle = () if setup.kind.method == "full" else _adapters(shapes, setup, in_tower=True)
+    return _elements(idle) + stepped_parameters(shapes, setup)
 
 
 def stepped_parameters(shapes: Shapes, setup: Setup) -> int:
     """Trained weights that text reaches, so that they have a gradient and states."""
-    return sum(tensor.elements * tensor.count for tensor in trained_tensors(shapes, setup))
+    return _elements(trained_tensors(shapes, setup))
+
+
+def _elements(tensors: tuple[Tensor, ...]) -> int:
+    return sum(tensor.elements * tensor.count for tensor in tensors)
 
 
 def trained_tensors(shapes: Shapes, setup: Setup) -> tuple[Tensor, ...]:
-    """What the optimizer steps: LoRA's A (r, in) and B (out, r) of each target and `modules_to_save`, or without PEFT
-    every tensor of the text model."""
+    """What the optimizer steps: LoRA's matrices and `modules_to_save`, or without PEFT every tensor of the text
+    model."""
     if setup.kind.method == "full":
-        return _all_tensors(shapes)
-    return _adapter_tensors(shapes, setup.targets, setup.vision_adapted, setup.rank, setup.saved_modules)
+        linear = (Tensor(rows * columns, shapes.layers) for _, rows, columns in shapes.linear_modules())
+        vectors = (Tensor(elements, count) for elements, count in shapes.vectors())
+        return (Tensor(shapes.embedding, embedding=True), Tensor(shapes.head), *linear, *vectors)
+    saved = (name for name in setup.saved_modules if name in EMBEDDINGS)
+    embeddings = (Tensor(shapes.embedding, embedding=name == "embed_tokens") for name in saved)
+    return (*_adapters(shapes, setup, in_tower=False), *embeddings)
+
+
+def _adapters(shapes: Shapes, setup: Setup, in_tower: bool) -> tuple[Tensor, ...]:
+    """LoRA's A (r, in) and B (out, r) of each target in the vision tower, or of each one outside it."""
+    widths = _adapted_widths(shapes, setup.targets, setup.vision_adapted, in_tower)
+    return tuple(Tensor(setup.rank * side, count) for pair, count in widths.items() for side in pair)
 
 
 @lru_cache(maxsize=64)
-def _all_tensors(shapes: Shapes) -> tuple[Tensor, ...]:
-    linear = (Tensor(rows * columns, shapes.layers) for _, rows, columns in shapes.linear_modules())
-    vectors = (Tensor(elements, count) for elements, count in shapes.vectors())
-    return (Tensor(shapes.embedding, embedding=True), Tensor(shapes.head), *linear, *vectors)
-
-
-@lru_cache(maxsize=64)
-def _adapter_tensors(
-    shapes: Shapes, targets: str | tuple[str, ...], vision: bool, rank: int, saved: tuple[str, ...]
-) -> tuple[Tensor, ...]:
-    adapters = [
-        Tensor(rank * side, count)
-        for (rows, columns, tower), count in _counted_adapters(shapes, targets, vision)
-        if not tower
-        for side in (rows, columns)
-    ]
-    embeddings = (Tensor(shapes.embedding, embedding=name == "embed_tokens") for name in saved if name in EMBEDDINGS)
-    return (*adapters, *embeddings)
-
-
-def adapters_of(shapes: Shapes, setup: Setup) -> tuple[tuple[tuple[int, int, bool], int], ...]:
-    """Input and output width of what is adapted and whether it lies in the vision tower, and how many there are."""
-    return () if setup.kind.method == "full" else _counted_adapters(shapes, setup.targets, setup.vision_adapted)
-
-
-@lru_cache(maxsize=64)
-def _counted_adapters(
-    shapes: Shapes, targets: str | tuple[str, ...], vision: bool
-) -> tuple[tuple[tuple[int, int, bool], int], ...]:
-    found = adapted_modules(shapes, targets, vision)
-    counted = Counter((rows, columns, re.fullmatch(VISION_MODULES, name) is not None) for name, rows, columns in found)
-    return tuple(counted.items())
+def _adapted_widths(
+    shapes: Shapes, targets: str | tuple[str, ...], vision: bool, in_tower: bool
+) -> Counter[tuple[int, int]]:
+    modules = adapted_modules(shapes, targets, vision)
+    return Counter(
+        (rows, columns) for name, rows, columns in modules if bool(re.fullmatch(VISION_MODULES, name)) == in_tower
+    )
 
 
 def gradients(shapes: Shapes, setup: Setup) -> int:
@@ -346,8 +320,9 @@ def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
     counted = setup.loss if setup.loss in ("fused", "full", "held", "shifted") else "fused"
     if counted != setup.loss:
         sizes |= {"tile": 0}
-    kind = nearest_kind(shapes.model_type, loss_kind(setup.kind))
-    forms = loss_forms(shapes.model_type, kind, counted)
+    # Liger's kernels were counted under autocast only.
+    kind = setup.kind if setup.kind.amp else dataclasses.replace(setup.kind, liger=False)
+    forms = loss_forms(shapes.model_type, nearest_kind(shapes.model_type, kind), counted)
     layer = forms_for(shapes, setup.kind)
     forward, backward = (
         fullest(part, sizes) + value(beside, sizes)
@@ -357,7 +332,8 @@ def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
         copies = 4 * sizes["N"] * sizes["V"]
         return forward + 2 * copies, backward + 3 * copies
     if setup.loss == "liger":
-        chunk = liger_chunk(sizes["T"], sizes["V"], sizes["h"]) * sizes["V"] * (setup.width + 4)
+        rows = max(1, -(-sizes["T"] // -(-sizes["V"] // sizes["h"])))
+        chunk = 2 ** math.ceil(math.log2(rows)) * sizes["V"] * (setup.width + 4)
         gradient = sizes["T"] * sizes["h"] * setup.width
         return forward + chunk + gradient, backward + gradient
     return forward, backward
@@ -369,16 +345,6 @@ def held_logits(shapes: Shapes, setup: Setup) -> int:
         return 0
     width = 4 if setup.kind.dtype == "float32" and not setup.kind.amp else 2
     return width * setup.batch * setup.length * shapes.vocabulary
-
-
-def loss_kind(kind: StepKind) -> StepKind:
-    """Liger's kernels were counted under autocast only."""
-    return kind if kind.amp else dataclasses.replace(kind, liger=False)
-
-
-def liger_chunk(tokens: int, vocabulary: int, hidden: int) -> int:
-    """Rows of logits that Liger's fused cross-entropy holds at a time."""
-    return int(2 ** math.ceil(math.log2(max(1, -(-tokens // -(-vocabulary // hidden))))))
 
 
 def evaluation(shapes: Shapes, setup: Setup) -> int:

@@ -12,6 +12,7 @@ output layer holds at a time.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,12 +22,7 @@ from typing import Any
 Form = Mapping[str, int]  # bytes by product of sizes
 FOLDER = Path(__file__).with_name("forms_by_type")  # a file for each model type
 # Model types whose layers hold the same tensors as another's.
-SAME_LAYERS = {
-    "gemma3": "gemma3_text",
-    "mistral": "llama",
-    "smollm3": "llama",
-    "mistral3": "llama",
-}
+SAME_LAYERS = {"gemma3": "gemma3_text", "mistral": "llama", "smollm3": "llama", "mistral3": "llama"}
 
 
 @dataclass(frozen=True)
@@ -62,20 +58,25 @@ class StepKind:
 
     @property
     def key(self) -> str:
-        parts = [self.method, self.dtype, "amp" if self.amp else "", self.adapters if self.method != "full" else ""]
-        parts += [self.attention, "checkpointing" if self.checkpointing else ""]
-        parts += ["dropout" if self.dropout and self.method != "full" else "", "liger" if self.liger else ""]
-        parts += [self.targets if self.targets != "all" and self.method != "full" else ""]
-        parts += ["" if self.key_heads == "shared" else f"{self.key_heads} key head"]
-        return " ".join(part for part in parts if part)
+        """What an entry of the table's layers is called."""
+        lora = self.method != "full"
+        return _words(
+            (self.method, True), (self.dtype, True), ("amp", self.amp), (self.adapters, lora), (self.attention, True),
+            ("checkpointing", self.checkpointing), ("dropout", lora and self.dropout), ("liger", self.liger),
+            (self.targets, lora and self.targets != "all"), (f"{self.key_heads} key head", self.key_heads != "shared"),
+        )  # fmt: skip
 
     @property
     def head_key(self) -> str:
-        """What decides how the loss is taken, and what lives through it."""
-        parts = ["full" if self.method == "full" else "lora", self.dtype, "amp" if self.amp else ""]
-        parts += [self.attention if self.repeats_keys else ""]  # each has a mask of its own dtype
-        parts += ["checkpointing" if self.checkpointing else ""]
-        return " ".join(part for part in [*parts, "liger" if self.liger else ""] if part)
+        """What decides how the loss is taken, and what lives through it; each attention has a mask of its own dtype."""
+        return _words(
+            ("full" if self.method == "full" else "lora", True), (self.dtype, True), ("amp", self.amp),
+            (self.attention, self.repeats_keys), ("checkpointing", self.checkpointing), ("liger", self.liger),
+        )  # fmt: skip
+
+
+def _words(*words: tuple[str, bool]) -> str:
+    return " ".join(word for word, holds in words if holds)
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,7 @@ def fused_tile(labelled: int, vocabulary: int) -> int:
 
 def value(form: Form, sizes: Mapping[str, int]) -> int:
     """Bytes of a form."""
-    total = 0
-    for product, width in form.items():
-        count = width
-        for name in product.split("*"):
-            count *= sizes[name]
-        total += count
-    return total
+    return sum(width * math.prod(sizes[name] for name in product.split("*")) for product, width in form.items())
 
 
 def fullest(forms: tuple[Form, ...], sizes: Mapping[str, int]) -> int:
@@ -121,14 +116,8 @@ def fullest(forms: tuple[Form, ...], sizes: Mapping[str, int]) -> int:
 
 @cache
 def _table(model_type: str) -> dict[str, Any]:
-    """What was counted for a model type.
-
-    Raises:
-        KeyError: Nothing was.
-    """
+    """What was counted for one of `known_types`."""
     name = SAME_LAYERS.get(model_type, model_type)
-    if name not in known_types():
-        raise KeyError(model_type)
     table: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return table
 
@@ -148,12 +137,11 @@ def layer_forms(model_type: str, kind: StepKind) -> LayerForms:
     """The forms of a layer.
 
     Raises:
-        KeyError: No such model type, or a kind that was not counted.
+        KeyError: The kind was not counted.
     """
     table = _table(model_type)
     entry = table["layers"][kind.key]
-    forms = table["forms"]
-    *single, forward, backward = (tuple(forms[index] for index in part) for part in entry)
+    *single, forward, backward = (tuple(table["forms"][index] for index in part) for part in entry)
     stored, kept, beside, beside_kept = (part[0] for part in single)
     return LayerForms(stored, kept, beside, beside_kept, forward, backward)
 
@@ -168,5 +156,4 @@ def loss_forms(model_type: str, kind: StepKind, loss: str) -> tuple[tuple[Form, 
     """
     table = _table(model_type)
     forward, backward = table["losses"][f"{kind.head_key} {loss}"]
-    forms = table["forms"]
-    return tuple(forms[index] for index in forward), tuple(forms[index] for index in backward)
+    return tuple(table["forms"][index] for index in forward), tuple(table["forms"][index] for index in backward)

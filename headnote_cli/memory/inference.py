@@ -7,11 +7,11 @@ from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes
 
 HEADNOTE_LIMIT = 512  # tokens that `slds generate` writes at most by default
-# The merge goes block by block (`engine/merging.py`): two threads, each with about three float32 blocks.
+# The merge goes block by block (`merging/stream.py`): two threads, each with about three float32 blocks.
 MERGE_BLOCKS = 2 * 3
 BLOCK_ELEMENTS = 2**20
 # The check of a merge loads one whole model in float32 if so many times its size is free, else takes single layers
-# (`engine/verification.py`), of up to so many elements, as three float64 tensors.
+# (`merging/verification.py`), of up to so many elements, as three float64 tensors.
 ROOM = 1.25
 LARGEST_LAYER = 2**28
 CHECKED_POSITIONS = 128

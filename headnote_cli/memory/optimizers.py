@@ -41,28 +41,24 @@ class Optimizer:
 
 SMALLEST = 4096  # elements of a tensor whose states are quantized (bitsandbytes' `min_8bit_size`, torchao's rule)
 ADAM = Optimizer(widths=2)  # torch.optim.AdamW: exp_avg and exp_avg_sq in the weight's dtype
-# `foreach`, torch's default on CUDA, keeps the square roots of all second moments at once (_multi_tensor_adamw).
-ADAM_FOREACH = Optimizer(widths=2, step_widths=1)
 # bitsandbytes: two states of 8 bits, a float32 for blocks of 256; unquantized ones are float32.
 BNB_8BIT = Optimizer(bytes=2 * (1 + 4 / 256), plain=(0, 8), spares_embeddings=True)
-IN_MAIN_MEMORY = Optimizer()  # paged: CUDA's unified memory moves the states out when the GPU is full
 OPTIMIZERS = {
-    "adamw_torch": ADAM_FOREACH,
+    # `foreach`, torch's default on CUDA, keeps the square roots of all second moments at once (_multi_tensor_adamw).
+    "adamw_torch": Optimizer(widths=2, step_widths=1),
     "adamw_torch_fused": ADAM,
     "adamw_hf": ADAM,
     "adamw_apex_fused": Optimizer(bytes=8),
-    "adamw_anyprecision": Optimizer(widths=2),
+    "adamw_anyprecision": ADAM,
     # torchao (optim/adam.py, `_new_buffer`), a float32 for blocks of 256, which transformers' Trainer sets for 4 bits
     # too (`_get_torchao_optimizer`). What is not quantized has the weight's dtype.
     "adamw_torch_8bit": Optimizer(bytes=2 * (1 + 4 / 256), plain=(2, 0), block=256),
     "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 256), plain=(2, 0), block=256),
     "adamw_bnb_8bit": BNB_8BIT,
     "adamw_8bit": BNB_8BIT,
-    "paged_adamw": IN_MAIN_MEMORY,
-    "paged_adamw_32bit": IN_MAIN_MEMORY,
-    "paged_adamw_8bit": IN_MAIN_MEMORY,
-    "paged_lion_8bit": IN_MAIN_MEMORY,
-    "paged_lion_32bit": IN_MAIN_MEMORY,
+    # Paged: CUDA's unified memory moves the states out when the GPU is full.
+    **dict.fromkeys(("paged_adamw", "paged_adamw_32bit", "paged_adamw_8bit"), Optimizer()),
+    **dict.fromkeys(("paged_lion_8bit", "paged_lion_32bit"), Optimizer()),
     "lion_32bit": Optimizer(bytes=4),
     "lion_8bit": Optimizer(bytes=1 + 4 / 256, plain=(0, 4), spares_embeddings=True),
     "rmsprop": Optimizer(widths=1),

@@ -31,21 +31,17 @@ FSDP = {
 }  # fmt: skip
 
 
-def sharding_of(settings: Settings, devices: int) -> str:
-    """How a config's `fsdp` or `deepspeed` shares a step; one device has nobody to share with.
+def sharding_of(settings: Settings) -> str:
+    """How a config's `fsdp` or `deepspeed` shares a step among several devices.
 
     Raises:
         ConfigError: Offloading to main memory, which is not estimated, or a stage or strategy that does not exist.
     """
     if settings.deepspeed:
-        named = settings.deepspeed
-        found = _zero(named if isinstance(named, dict) else _file(named, "deepspeed"))
-    elif settings.fsdp:
-        options = settings.fsdp_config or {}
-        found = _fsdp(settings.fsdp, options if isinstance(options, dict) else _file(options, "fsdp_config"))
-    else:
-        found = "ddp"
-    return found if devices > 1 else "none"
+        return _zero(_options(settings.deepspeed, "deepspeed"))
+    if settings.fsdp:
+        return _fsdp(settings.fsdp, _options(settings.fsdp_config or {}, "fsdp_config"))
+    return "ddp"
 
 
 def launched(environment: Mapping[str, str]) -> tuple[int, str | None]:
@@ -62,20 +58,17 @@ def launched(environment: Mapping[str, str]) -> tuple[int, str | None]:
     if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         newer = environment.get("FSDP_VERSION", "1") == "2"
         strategy = environment.get("FSDP_RESHARD_AFTER_FORWARD" if newer else "FSDP_SHARDING_STRATEGY", "full_shard")
-        strategy = {"1": "full_shard", "2": "shard_grad_op", "3": "no_shard", "4": "hybrid_shard"}.get(
-            strategy, strategy
-        )
+        numbered = {"1": "full_shard", "2": "shard_grad_op", "3": "no_shard", "4": "hybrid_shard"}
         _refuse_offload(environment.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true", "the launcher's FSDP")
-        sharding = _strategy(strategy)
+        sharding = _strategy(numbered.get(strategy, strategy))
     elif environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
         names = [f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE" for part in ("OPTIMIZER", "PARAM")]
-        _refuse_offload(
-            any(environment.get(name, "none").lower() != "none" for name in names), "the launcher's DeepSpeed"
-        )
+        offloads = any(environment.get(name, "none").lower() != "none" for name in names)
+        _refuse_offload(offloads, "the launcher's DeepSpeed")
         stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-        known = {"zero_optimization": {"stage": int(stage) if stage.isdigit() else stage}}
-        sharding = _zero(known if file == "none" else _file(file, "the launcher's DeepSpeed"))
+        by_stage = {"zero_optimization": {"stage": int(stage) if stage.isdigit() else stage}}
+        sharding = _zero(_options(by_stage if file == "none" else file, "the launcher's DeepSpeed"))
     return devices, sharding if devices > 1 else None
 
 
@@ -88,30 +81,29 @@ def _fsdp(value: str, options: Mapping[str, Any]) -> str:
 
 
 def _strategy(name: str) -> str:
-    found = FSDP.get(name.lower())
-    if found is None:
+    if name.lower() not in FSDP:
         raise ConfigError(f"`fsdp`: no strategy is called {name}", hint=f"write one of {', '.join(FSDP)}")
-    return found
+    return FSDP[name.lower()]
 
 
 def _zero(config: Mapping[str, Any]) -> str:
     zero = config.get("zero_optimization")
     zero = zero if isinstance(zero, Mapping) else {}
     offloads = [zero.get(f"offload_{part}") for part in ("optimizer", "param")]
-    _refuse_offload(
-        any(isinstance(one, Mapping) and one.get("device", "cpu") != "none" for one in offloads), "`deepspeed`"
-    )
+    offloaded = any(isinstance(part, Mapping) and part.get("device", "cpu") != "none" for part in offloads)
+    _refuse_offload(offloaded, "`deepspeed`")
     stage = zero.get("stage", 0)
     if not isinstance(stage, int) or not 0 <= stage < len(ZERO):
         raise ConfigError(f"`deepspeed`: no ZeRO stage {stage}", hint="write 0, 1, 2 or 3")
     return ZERO[stage]
 
 
-def _file(name: str, key: str) -> Mapping[str, Any]:
-    found = read_json(Path(name))
-    if found is None:
-        raise ConfigError(f"`{key}`: there is no {name}")
-    return found
+def _options(given: str | Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Options that stand in the config, or in a file that it names."""
+    options = given if isinstance(given, Mapping) else read_json(Path(given))
+    if options is None:
+        raise ConfigError(f"`{key}`: there is no {given}")
+    return options
 
 
 def _refuse_offload(asked: bool, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from headnote_cli.config.keys import Settings
@@ -61,7 +61,7 @@ class Setup:
     sharding: str = "none"
     offloaded: bool = False
     on_gpu: bool = True
-    unknown: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -124,7 +124,9 @@ def setup_of(
     batch, length = settings.per_device_train_batch_size, settings.max_length or DEFAULT_LENGTH
     method = "full" if not settings.use_peft else "lora" if quantization == "none" else "qlora"
     targets = _targets(settings)
-    vision = settings.use_peft and not _vision_excluded(settings, stack)
+    # slds keeps adapters off the vision tower unless a target names it; plain TRL does not.
+    off_vision = stack == "slds" and keeps_off_vision(settings.model_class, settings.lora_target_modules)
+    vision = settings.use_peft and not off_vision
     adapted = adapted_ends(shapes, targets, vision) if settings.use_peft else frozenset()
     kind = StepKind(
         method=method,
@@ -152,7 +154,7 @@ def setup_of(
         gradients_stay=settings.gradient_accumulation_steps > 1,
         evaluation_batch=_evaluation_batch(settings, stack) if settings.eval_strategy != "no" else 0,
         devices=devices,
-        sharding=(sharding or sharding_of(settings, devices)) if devices > 1 else "none",
+        sharding=(sharding or sharding_of(settings)) if devices > 1 else "none",
         offloaded=settings.activation_offloading,
         on_gpu=on_gpu,
         unknown=(*shapes.unknown, *_unknown(settings, stack, adapted)),
@@ -177,10 +179,10 @@ def adapted_modules(
     if targets == ALL_LINEAR:
         return tuple(names)
     try:
-        found = tuple(module for module in (*names, *embeddings) if _matches(targets, module[0]))
+        adapted = tuple(module for module in (*names, *embeddings) if _matches(targets, module[0]))
     except re.error as error:
         raise ConfigError(f"`lora_target_modules: {targets}` is no regular expression: {error}") from error
-    if not found:
+    if not adapted:
         ends = dict.fromkeys(name.rsplit(".", 1)[-1] for name, _, _ in (*names, *embeddings))
         asked = targets if isinstance(targets, str) else ", ".join(targets)
         raise ConfigError(
@@ -188,7 +190,7 @@ def adapted_modules(
             hint=f"write `all-linear`, a list of {', '.join(ends)}, or a regular expression for whole names such as "
             f"{names[0][0]} (TRL reads a list of one as such an expression)",
         )
-    return found
+    return adapted
 
 
 @lru_cache(maxsize=64)
@@ -207,11 +209,6 @@ def _evaluation_batch(settings: Settings, stack: str) -> int:
     """slds evaluates as many rows at a time as it trains unless the config says otherwise, TRL eight."""
     given = stack != "slds" or "per_device_eval_batch_size" in settings.model_fields_set
     return settings.per_device_eval_batch_size if given else settings.per_device_train_batch_size
-
-
-def _vision_excluded(settings: Settings, stack: str) -> bool:
-    """slds keeps adapters off the vision tower unless a target names it; plain TRL does not."""
-    return stack == "slds" and keeps_off_vision(settings.model_class, settings.lora_target_modules)
 
 
 def _refuse_impossible(settings: Settings) -> None:

@@ -22,15 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from headnote_cli.errors import (
-    NO_ROOM,
-    NOT_ALLOWED,
-    DoesNotFitError,
-    ExitCode,
-    Interrupted,
-    SldsError,
-    is_out_of_memory,
-)
+from headnote_cli.errors import ExitCode, Interrupted, SldsError, in_words
 from headnote_cli.events import (
     Evaluated,
     Evaluating,
@@ -74,25 +66,24 @@ class _Console(Console):
 class Screen:
     """Where a command shows what it did."""
 
-    def __init__(self, json_mode: bool = False, quiet: bool = False, debug: bool = False) -> None:
+    def __init__(self, json_mode: bool = False, quiet: bool = False) -> None:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
         self.json_mode = json_mode
         self.quiet = quiet
-        self.debug = debug
         # Of several processes only the first one speaks; an error of any is heard, once.
         self.muted = rank() > 0
         self.out = _Console(quiet=self.muted, **plain)
         self.err = _Console(stderr=True, quiet=self.muted, **plain)
-        self._progress: TrainingProgress | None = None
-        self._work: WorkProgress | None = None
+        self._progress: Progress | None = None
         libraries.tell = partial(self.note, warning=True)
 
-    def note(self, text: str, warning: bool = False) -> None:
-        """A line beside the result; a warning is shown even when quiet."""
-        if warning:
-            self.err.print(Text(f"! {printable(text)}", style="yellow"), soft_wrap=not self.err.is_terminal)
-        elif not self.quiet:
-            self.err.print(Text(printable(text), style="dim"), soft_wrap=not self.err.is_terminal)
+    def note(self, *lines: str, warning: bool = False, style: str = "dim") -> None:
+        """Lines beside the result; a warning is shown even when quiet."""
+        if self.quiet and not warning:
+            return
+        mark, style = ("! ", "yellow") if warning else ("", style)
+        for line in lines:
+            self.err.print(Text(mark + printable(line), style=style), soft_wrap=not self.err.is_terminal)
 
     def table(self, renderable: RenderableType) -> None:
         """Something that belongs beside the result."""
@@ -100,7 +91,8 @@ class Screen:
             self.err.print(renderable)
 
     def show(self, renderable: RenderableType) -> None:
-        """The result itself, for a person."""
+        """The result itself, for a person; what was in progress has ended."""
+        self.close()
         if self.json_mode:
             return
         for part in renderable.renderables if isinstance(renderable, Group) else [renderable]:
@@ -163,24 +155,24 @@ class Screen:
         """Draw an event."""
         match event:
             case Note(text, warning):
-                self.note(text, warning)
+                self.note(text, warning=warning)
             case TextWritten(text):
                 self._stream(text)
             case WeightsWritten() | RowWritten():
                 self._working(event)
             case RunDescribed(facts):
                 self._describe(facts)
-            case TrainingStarted():
-                self._progress = TrainingProgress(self, event)
+            case TrainingStarted(total, first):
+                self._progress = Progress(self, _steps(first, total))
             case _:
                 if self._progress is not None:
                     self._progress.update(event)
 
     def _working(self, event: WeightsWritten | RowWritten) -> None:
         done, total, facts = progress_of(event)
-        if self._work is None:
-            self._work = WorkProgress(self)
-        self._work.update(done, total, facts)
+        if self._progress is None:
+            self._progress = Progress(self)
+        self._progress.draw(_bar(done, total), facts, at_once=done >= total)
         if done >= total:
             self.close()
 
@@ -189,20 +181,17 @@ class Screen:
         if self.quiet:
             return
         if self.err.is_terminal:
-            shown = {name: _unindented(value) for name, value in facts.items()}
+            # The main lines; what is indented below one is left to the log.
+            shown = {name: re.sub(r"\n .*", "", value) for name, value in facts.items()}
             self.err.print(Panel(facts_table(shown), title="training", title_align="left", border_style="dim"))
             return
-        for name, value in facts.items():
-            self.note(f"{name}: {value}")
+        self.note(*(f"{name}: {value}" for name, value in facts.items()))
 
     def close(self) -> None:
         """End any live display; the terminal is as it was."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        if self._work is not None:
-            self._work.stop()
-            self._work = None
 
     @property
     def streams(self) -> bool:
@@ -214,80 +203,52 @@ class Screen:
             self.out.print(Text(printable(text)), end="", soft_wrap=True)
 
 
-class TrainingProgress:
-    """A bar and the facts of the last step in a terminal; a plain line every so often elsewhere."""
+class Progress:
+    """A bar with the latest facts in a terminal, a plain line every so often elsewhere.
 
-    def __init__(self, screen: Screen, started: TrainingStarted) -> None:
+    The bar of a training stays on the screen; that of other work is removed when it is done.
+    """
+
+    def __init__(self, screen: Screen, training: Table | None = None) -> None:
         self.screen = screen
-        self._printed = 0.0
+        self._printed = 0.0 if training else time.monotonic()
         self._smoothed: float | None = None
         self._live: Live | None = None
         if screen.err.is_terminal and not screen.quiet:
-            self._live = Live(_steps(started.first_step, started.total_steps), console=screen.err)
+            self._live = Live(training, console=screen.err, transient=training is None)
             self._live.start()
 
     def update(self, event: Event) -> None:
+        """Draw an event of a training."""
         match event:
             case StepDone():
                 self._step(event)
-            case Evaluating():
-                self._evaluating(event)
+            case Evaluating(step, done, total, what):
+                doing = "evaluating" if what == "batches" else "writing"
+                self.draw(_bar(done, total), f"step {step}: {doing}, {done} of {total} {what}")
             case Evaluated(step, loss, perplexity):
-                self._keep(f"step {step}: evaluation loss {loss:.4f}, perplexity {perplexity:,.2f}", "cyan")
+                self.screen.note(f"step {step}: evaluation loss {loss:.4f}, perplexity {perplexity:,.2f}", style="cyan")
             case Saved(_, path):
-                self._keep(f"saved {path}", "green")
+                self.screen.note(f"saved {path}", style="green")
             case Sampled(step, name, headnote, reference):
-                self._keep(f"step {step}, {name}, written: {headnote}")
-                self._keep(f"step {step}, {name}, official: {reference}")
+                self.screen.note(f"step {step}, {name}, written: {headnote}", style="")
+                self.screen.note(f"step {step}, {name}, official: {reference}", style="")
 
     def _step(self, event: StepDone) -> None:
         last = event.loss if self._smoothed is None else self._smoothed
         self._smoothed = SMOOTHING * last + (1 - SMOOTHING) * event.loss
         facts = step_facts(event, self._smoothed)
+        plain = f"step {event.step}/{event.total_steps} · {facts} · {duration(event.seconds_left)} left"
+        bar = _steps(event.step, event.total_steps, event.seconds_left)
+        self.draw(bar, facts, plain, at_once=event.step == event.total_steps)
+
+    def draw(self, bar: Table, facts: str, plain: str | None = None, at_once: bool = False) -> None:
+        """The bar above the facts, or a plain line that stands for both."""
         if self._live is not None:
-            self._live.update(Group(_steps(event.step, event.total_steps, event.seconds_left), Text(facts)))
-        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or event.step == event.total_steps:
+            self._live.update(Group(bar, Text(facts)))
+        elif at_once or time.monotonic() - self._printed >= PLAIN_LINE_SECONDS:
             self._printed = time.monotonic()
-            left = f"{duration(event.seconds_left)} left"
-            self.screen.note(f"step {event.step}/{event.total_steps} · {facts} · {left}")
-
-    def _evaluating(self, event: Evaluating) -> None:
-        """An evaluation in the place of the steps' bar, or a plain line every so often."""
-        what = f"step {event.step}: evaluating" if event.what == "batches" else f"step {event.step}: writing"
-        facts = f"{what}, {event.done} of {event.total} {event.what}"
-        if self._live is not None:
-            self._live.update(Group(_bar(event.done, event.total), Text(facts)))
-        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS:
-            self._printed = time.monotonic()
-            self.screen.note(facts)
-
-    def _keep(self, text: str, style: str = "") -> None:
-        """A line that stays above the bar."""
-        if not self.screen.quiet:
-            self.screen.err.print(Text(printable(text), style=style), soft_wrap=not self.screen.err.is_terminal)
-
-    def stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-
-class WorkProgress:
-    """How far a piece of work is: a bar in a terminal, a plain line every so often elsewhere."""
-
-    def __init__(self, screen: Screen) -> None:
-        self.screen = screen
-        self._printed = time.monotonic()
-        self._live: Live | None = None
-        if screen.err.is_terminal and not screen.quiet:
-            self._live = Live(console=screen.err, transient=True)
-            self._live.start()
-
-    def update(self, done: int, total: int, facts: str) -> None:
-        if self._live is not None:
-            self._live.update(Group(_bar(done, total), Text(facts)))
-        elif time.monotonic() - self._printed >= PLAIN_LINE_SECONDS or done >= total:
-            self._printed = time.monotonic()
-            self.screen.note(facts)
+            self.screen.note(plain or facts)
 
     def stop(self) -> None:
         if self._live is not None:
@@ -296,20 +257,15 @@ class WorkProgress:
 
 def progress_of(event: WeightsWritten | RowWritten) -> tuple[int, int, str]:
     """What is done, of how much, and that in one line with rate and time left."""
-    done, total = (event.rows, event.total_rows) if isinstance(event, RowWritten) else (event.bytes, event.total_bytes)
-    now = done - event.before if isinstance(event, RowWritten) else done
-    left = duration((total - done) * event.seconds / max(now, 1))
+    seconds = max(event.seconds, 1e-9)
     if isinstance(event, RowWritten):
-        rate = f"{event.tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
-        return done, total, f"{done:,} of {total:,} headnotes · {rate} · {left} left"
-    rate = f"{size(int(done / max(event.seconds, 1e-9)))}/s"
-    tensors = f"{event.tensors}/{event.total_tensors} tensors merged"
-    return done, total, f"{size(done)} of {size(total)} · {tensors} · {rate} · {left} left"
-
-
-def _unindented(text: str) -> str:
-    """The main lines; what belongs below one is left to the log."""
-    return "\n".join(line for line in text.splitlines() if not line.startswith(" "))
+        done, total, new = event.rows, event.total_rows, event.rows - event.before
+        facts = f"{done:,} of {total:,} headnotes · {event.tokens / seconds:,.0f} tokens/s"
+    else:
+        done, total, new = event.bytes, event.total_bytes, event.bytes
+        tensors = f"{event.tensors}/{event.total_tensors} tensors merged"
+        facts = f"{size(done)} of {size(total)} · {tensors} · {size(int(done / seconds))}/s"
+    return done, total, f"{facts} · {duration((total - done) * event.seconds / max(new, 1))} left"
 
 
 def _steps(step: int, total: int, seconds_left: float | None = None) -> Table:
@@ -364,7 +320,7 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
     """A screen, and one clear message with the right exit code for whatever goes wrong."""
     if debug:
         os.environ["SLDS_DEBUG"] = "1"
-    screen = Screen(json_mode, quiet, debug)
+    screen = Screen(json_mode, quiet)
     try:
         yield screen
     except typer.Exit:
@@ -376,37 +332,15 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
         screen.close()
         screen.error(Interrupted("stopped at once; what was saved before stays"))
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except SldsError as error:
-        screen.close()
-        _trace(screen)
-        screen.error(error)
-        raise typer.Exit(error.exit_code) from None
     except Exception as error:
         screen.close()
-        _trace(screen)
-        told = _told(error)
-        screen.error(told)
-        raise typer.Exit(told.exit_code) from None
+        if debug:
+            traceback.print_exc()
+        reported = in_words(error)
+        screen.error(reported)
+        raise typer.Exit(reported.exit_code) from None
     finally:
         screen.close()
-
-
-def _told(error: Exception) -> SldsError:
-    """An unexpected failure in words: out of memory or room, not allowed, or one to report."""
-    if is_out_of_memory(error):
-        hint = "see `slds check-memory` for what fits: a smaller batch or `max_length`, 4-bit, gradient checkpointing"
-        return DoesNotFitError(f"out of memory: {error}", hint=hint)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        hint = "make room, or choose another place; temporary files go to $TMPDIR"
-        return SldsError(f"cannot be written: {error.strerror}", error.filename and str(error.filename), hint)
-    if isinstance(error, OSError) and error.filename and error.errno in NOT_ALLOWED:
-        return SldsError(str(error.strerror), str(error.filename), "see who may read and write it")
-    return SldsError(f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback")
-
-
-def _trace(screen: Screen) -> None:
-    if screen.debug:
-        traceback.print_exc()
 
 
 def number(value: float | None) -> str:

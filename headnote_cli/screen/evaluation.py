@@ -33,43 +33,39 @@ IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")
 
 def evaluation_view(report: Report) -> RenderableType:
     """Each score with its interval; by language pair; what differs by more than chance; the published results."""
-    first, *others = report.evaluations
     title = f"{report.rows:,} headnotes of {report.decisions:,} decisions"
-    columns = [(one.name, {name: table.macro for name, table in one.tables.items()}) for one in report.evaluations]
-    if not others:
-        columns = [
-            ("mean of pairs", columns[0][1]),
-            ("all rows", {name: table.weighted for name, table in first.tables.items()}),
-        ]
+    columns = [
+        (scored.name, {name: table.macro for name, table in scored.tables.items()}) for scored in report.evaluations
+    ]
+    if len(columns) == 1:
+        weighted = {name: table.weighted for name, table in report.evaluations[0].tables.items()}
+        columns = [("mean of pairs", columns[0][1]), ("all rows", weighted)]
     views: list[RenderableType] = [_score_table(title, columns)]
-    for one in report.evaluations[: report.files]:
-        groups = {"pair": {name: table.groups for name, table in one.tables.items()}} | one.by
-        views += [_group_table(f"{one.name}, by {key.replace('_', ' ')}", found) for key, found in groups.items()]
-    views += [_difference(one) for one in report.comparisons if one.metric in IN_GROUPS]
+    for scored in report.evaluations[: report.files]:
+        groups = {"pair": {name: table.groups for name, table in scored.tables.items()}} | scored.by
+        views += [_group_table(f"{scored.name}, by {key.replace('_', ' ')}", part) for key, part in groups.items()]
+    views += [_difference(compared) for compared in report.comparisons if compared.metric in IN_GROUPS]
     if report.published:
         views.append(_published_table(report))
     views += [Text(f"! {note}", "yellow") for note in report.notes]
-    told = dict.fromkeys(report.signatures.values())
-    views += [Text(f"{_scores_with(report, signature)}: {signature}", "dim") for signature in told]
+    signatures = dict.fromkeys(report.signatures.values())
+    views += [Text(f"{_scores_with(report, signature)}: {signature}", "dim") for signature in signatures]
     views.append(Text("in brackets: 95 % bootstrap intervals, by decision", "dim"))
     return Group(*views)
 
 
-def _difference(one: Comparison) -> Text:
+def _difference(compared: Comparison) -> Text:
     """A plain sentence: which is better, by how much, and whether chance explains it."""
-    apart = one.difference
+    first, second, apart = compared.first, compared.second, compared.difference
     bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
-    if one.more_than_chance is None:
-        told = f"{one.second} minus {one.first} {apart.value:+.1f} ({bounds}); too few decisions for a verdict"
-        return Text(printable(f"{SCORES[one.metric]}: {told}"), "dim")
-    if not one.more_than_chance:
-        verdict = f"{one.second} and {one.first} differ by no more than chance may give"
-        return Text(printable(f"{SCORES[one.metric]}: {verdict} ({apart.value:+.1f}; {bounds})"), "dim")
-    word = "higher" if apart.value > 0 else "lower"
-    size = f"{abs(apart.value):.1f} {word}"
-    return Text(
-        f"{SCORES[one.metric]}: {one.second} scores {size} than {one.first}, more than chance ({bounds})", "bold"
-    )
+    if compared.more_than_chance:
+        than = f"{abs(apart.value):.1f} {'higher' if apart.value > 0 else 'lower'} than {first}"
+        return Text(f"{SCORES[compared.metric]}: {second} scores {than}, more than chance ({bounds})", "bold")
+    if compared.more_than_chance is None:
+        verdict = f"{second} minus {first} {apart.value:+.1f} ({bounds}); too few decisions for a verdict"
+    else:
+        verdict = f"{second} and {first} differ by no more than chance may give ({apart.value:+.1f}; {bounds})"
+    return Text(printable(f"{SCORES[compared.metric]}: {verdict}"), "dim")
 
 
 def _scores_with(report: Report, signature: str) -> str:
@@ -84,19 +80,19 @@ def _score_table(title: str, columns: list[tuple[str, dict[str, Interval]]]) -> 
         table.add_column(printable(name), justify="right", overflow="fold")
     for score, label in SCORES.items():
         if score in columns[0][1]:
-            table.add_row(label, *(_interval(found[score]) for _, found in columns))
+            table.add_row(label, *(_interval(scores[score]) for _, scores in columns))
     return table
 
 
-def _group_table(title: str, found: Mapping[str, Mapping[str, Interval]]) -> Table:
+def _group_table(title: str, scores: Mapping[str, Mapping[str, Interval]]) -> Table:
     """The main scores of each group; all of them are in --json."""
     table = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    shown = [score for score in IN_GROUPS if score in found]
+    shown = [score for score in IN_GROUPS if score in scores]
     table.add_column("", no_wrap=True)
     for score in shown:
         table.add_column(SCORES[score], justify="right")
-    for group in sorted(next(iter(found.values()))):
-        table.add_row(printable(group.replace("_", " → ")), *(_interval(found[score][group]) for score in shown))
+    for group in sorted(next(iter(scores.values()))):
+        table.add_row(printable(group.replace("_", " → ")), *(_interval(scores[score][group]) for score in shown))
     return table
 
 
@@ -105,17 +101,17 @@ def _published_table(report: Report) -> Table:
     table.add_column("model", overflow="fold")
     table.add_column("BERTScore", justify="right")
     table.add_column("ROUGE-L", justify="right")
-    for one in report.published:
-        table.add_row(one.model, f"{one.bertscore:.1f}", f"{one.rouge_l:.1f}")
+    for published in report.published:
+        table.add_row(published.model, f"{published.bertscore:.1f}", f"{published.rouge_l:.1f}")
     for evaluated in report.evaluations:
         own = (evaluated.tables.get("bertscore"), evaluated.tables["rougeL"])
         table.add_row(printable(evaluated.name), *("–" if score is None else _interval(score.macro) for score in own))
     return table
 
 
-def _interval(found: Interval) -> str:
-    if found.value is None:
+def _interval(interval: Interval) -> str:
+    if interval.value is None:
         return "–"
-    if found.low is None or found.high is None:
-        return f"{found.value:.1f}"
-    return f"{found.value:.1f} ({found.low:.1f}–{found.high:.1f})"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.1f}"
+    return f"{interval.value:.1f} ({interval.low:.1f}–{interval.high:.1f})"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +19,8 @@ from headnote_cli.screen.console import size
 if TYPE_CHECKING:
     from headnote_cli.machine.plan import PlanRow
     from headnote_cli.memory.advice import Advice
+    from headnote_cli.memory.cards import Card
     from headnote_cli.memory.command import Fit, MemoryCheck
-    from headnote_cli.memory.estimate import Estimate
 from headnote_cli.screen.preview import COMPLETION, PROMPT
 
 PURPOSE = {
@@ -32,30 +32,32 @@ VERDICT = {"fits": "green", "tight": "yellow", "does not fit": "red"}
 SHARES = " ▏▎▍▌▋▊▉█"  # eighths of a character
 NARROW = 72  # columns below which bars are left out and advice is a list
 WIDE_NAMES = 22  # columns of a config's cell
+SHOWN_ADVICE = 6
+SHARDING = {
+    "none": "alone",
+    "ddp": "a copy each",
+    "states": "states divided",
+    "gradients": "states and gradients divided",
+    "full": "all divided",
+}
+LOSSES = {
+    "fused": "fused, in tiles",
+    "full": "all logits",
+    "liger": "Liger, in chunks",
+    "labelled": "labelled positions",
+}
 
 
-class _ByWidth:
-    """A table that is built for the width at hand."""
+def memory_view(checks: list[MemoryCheck], width: int) -> RenderableType:
+    """Components with bars, total and what is assumed; the cards; what would help; the grid.
 
-    def __init__(self, build: Callable[[int], RenderableType]) -> None:
-        self.build = build
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        yield self.build(options.max_width)
-
-
-def memory_view(checks: list[MemoryCheck]) -> RenderableType:
-    """Components with bars, total and what is assumed; the cards; what would help; the grid."""
-    parts: list[RenderableType] = [_ByWidth(lambda width: _components(checks, width)), *_caveats(checks)]
-    parts.append(_ByWidth(lambda width: _cards(checks, width)))
+    Args:
+        width: Columns of the screen.
+    """
+    parts: list[RenderableType] = [_components(checks, width), *_caveats(checks), _cards(checks, width)]
     if len(checks) == 1 and checks[0].advice:
-        parts.append(_ByWidth(lambda width: _advice(checks[0], width)))
-    parts += [_grid(check) for check in checks if check.grid is not None]
-    return Group(*parts)
-
-
-def _total(estimate: Estimate) -> str:
-    return f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}"
+        parts.append(_advice(checks[0], width))
+    return Group(*parts, *(_grid(check.grid, check.grid_card) for check in checks if check.grid and check.grid_card))
 
 
 def _memory_table(title: str, first: str, width: int) -> Table:
@@ -65,7 +67,7 @@ def _memory_table(title: str, first: str, width: int) -> Table:
     return table
 
 
-def _components(checks: list[MemoryCheck], width: int) -> RenderableType:
+def _components(checks: list[MemoryCheck], width: int) -> Table:
     table = _memory_table(f"{PURPOSE[checks[0].purpose]} (estimate)", "component", width)
     bars = width >= NARROW or len(checks) == 1
     for check in checks:
@@ -76,9 +78,10 @@ def _components(checks: list[MemoryCheck], width: int) -> RenderableType:
         if max(counts):
             table.add_row(name, *(_counted(count, most, bars) for count in counts))
     table.add_section()
-    for name, cells in _memoryfacts_table(checks).items():
+    facts = [_facts(check) for check in checks]
+    for name in facts[0]:
         style = "bold" if name == "total" else ""
-        table.add_row(name, *(Text(_breakable(cell, width), style=style) for cell in cells))
+        table.add_row(name, *(Text(_breakable(own[name], width), style=style) for own in facts))
     return table
 
 
@@ -95,42 +98,26 @@ def _component_names(checks: list[MemoryCheck]) -> list[str]:
 
 
 def _counted(count: int, most: int, bars: bool) -> Text:
-    told = "–" if not count else size(count) if count >= 2**20 else "< 1 MiB"
-    text = Text(f"{told:>9}")
+    shown = "–" if not count else size(count) if count >= 2**20 else "< 1 MiB"
+    text = Text(f"{shown:>9}")
     return text.append(" ").append_text(_bar(count / most)) if bars else text
 
 
-def _memoryfacts_table(checks: list[MemoryCheck]) -> dict[str, list[str]]:
-    """The total and what it assumes, a value a config."""
-    facts = {
-        "total": [_total(check.estimate) for check in checks],
-        "fullest in": [check.estimate.phase for check in checks],
-    }
-    if checks[0].purpose != "merge":
-        facts |= {
-            "weights in": [_weights_in(check) for check in checks],
-            "attention": [check.setup.kind.attention.replace("_causal", "") for check in checks],
-            "batch × length": [f"{check.batch} × {check.setup.length:,}" for check in checks],
-        }
-    if checks[0].purpose == "train":
-        facts |= {
-            "method": [check.method for check in checks],
-            "loss": [_LOSSES[check.setup.loss] for check in checks],
-        }
-    if any(check.setup.devices > 1 for check in checks):
-        facts["devices"] = [f"{check.setup.devices}, {_SHARDING[check.setup.sharding]}" for check in checks]
-    if any(check.data is not None for check in checks):
-        facts["mean over the rows"] = [size(c.data.mean_peak) if c.data else "–" for c in checks]
+def _facts(check: MemoryCheck) -> dict[str, str]:
+    """The total and what it assumes; by the same names for all configs of a screen, whose options are the same."""
+    estimate, setup = check.estimate, check.setup
+    facts = {"total": f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}", "fullest in": estimate.phase}
+    if check.purpose != "merge":
+        facts["weights in"] = _weights_in(check)
+        facts["attention"] = setup.kind.attention.replace("_causal", "")
+        facts["batch × length"] = f"{check.batch} × {setup.length:,}"
+    if check.purpose == "train":
+        facts |= {"method": check.method, "loss": LOSSES[setup.loss]}
+    if setup.devices > 1:
+        facts["devices"] = f"{setup.devices}, {SHARDING[setup.sharding]}"
+    if check.data is not None:
+        facts["mean over the rows"] = size(check.data.mean_peak)
     return facts
-
-
-_SHARDING = {
-    "none": "alone",
-    "ddp": "a copy each",
-    "states": "states divided",
-    "gradients": "states and gradients divided",
-    "full": "all divided",
-}
 
 
 def _caveats(checks: list[MemoryCheck]) -> list[Text]:
@@ -140,14 +127,6 @@ def _caveats(checks: list[MemoryCheck]) -> list[Text]:
     lines = [f"not counted: {', '.join(unknown)}"] if unknown else []
     lines += [f"layers are estimated as the nearest counted kind: {kind}" for kind in nearest]
     return [Text(line, style="yellow") for line in lines]
-
-
-_LOSSES = {
-    "fused": "fused, in tiles",
-    "full": "all logits",
-    "liger": "Liger, in chunks",
-    "labelled": "labelled positions",
-}
 
 
 def _weights_in(check: MemoryCheck) -> str:
@@ -169,10 +148,10 @@ def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
     for check in checks:
         table.add_column(_breakable(Path(check.config).stem, width) if len(checks) > 1 else "", overflow="fold")
     fits = [{fit.card.name: fit for fit in check.cards} for check in checks]
-    for name in dict.fromkeys(name for one in fits for name in one):
-        card = next(one[name].card for one in fits if name in one)
+    for name in dict.fromkeys(name for by_card in fits for name in by_card):
+        card = next(by_card[name].card for by_card in fits if name in by_card)
         used = f", {size(card.used)} in use" if card.used else ""
-        cells = [_fit(one[name], room) if name in one else Text("–") for one in fits]
+        cells = [_fit(by_card[name], room) if name in by_card else Text("–") for by_card in fits]
         table.add_row(f"{name}, {_whole(card.memory)}{used}", *cells)
     return Group(table, *_differences([fit for check in checks for fit in check.cards]))
 
@@ -228,11 +207,11 @@ def _advice(check: MemoryCheck, width: int) -> RenderableType:
     changes = [(change, _consequence(check, change)) for change in check.advice[:SHOWN_ADVICE]]
     lines = [Text("\n".join(change.lines), style=COMPLETION) for change, _ in changes]
     if width < max(NARROW, 44 + max(text.cell_len for line in lines for text in line.split())):
-        parts: list[RenderableType] = [Text("What would help", style="italic")]
+        parts: list[RenderableType] = [Text("\nWhat would help", style="italic")]
         for (change, what), line in zip(changes, lines, strict=True):
-            told = f"saves {size(change.saved)}, leaves {size(change.total)}: {what}"
-            parts += [Text(told), Padding(line, (0, 0, 0, 2))]
-        return Group(Text(), *parts)
+            parts.append(Text(f"saves {size(change.saved)}, leaves {size(change.total)}: {what}"))
+            parts.append(Padding(line, (0, 0, 0, 2)))
+        return Group(*parts)
     table = Table(title="What would help", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("saves", justify="right", no_wrap=True)
     table.add_column("leaves", justify="right", no_wrap=True)
@@ -251,19 +230,13 @@ def _consequence(check: MemoryCheck, change: Advice) -> str:
     return f"{change.what}; {check.data.cut[limit]:.0%} of the rows at hand would be cut"
 
 
-SHOWN_ADVICE = 6
-
-
-def _grid(check: MemoryCheck) -> RenderableType:
+def _grid(peaks: dict[int, dict[int, int]], card: Card) -> Table:
     """Peaks by length and batch, coloured by one card."""
-    assert check.grid is not None
-    assert check.grid_card is not None
-    card = check.grid_card
     title = f"Peak by length and batch; green fits {card.name} ({_whole(card.memory)}), yellow is tight, red does not"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("length", justify="right", no_wrap=True)
-    for batch in next(iter(check.grid.values())):
+    for batch in next(iter(peaks.values())):
         table.add_column(f"batch {batch}", justify="right", no_wrap=True)
-    for length, row in check.grid.items():
+    for length, row in peaks.items():
         table.add_row(f"{length:,}", *(Text(size(peak), style=VERDICT[card.verdict(peak)]) for peak in row.values()))
     return table

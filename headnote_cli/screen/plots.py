@@ -35,8 +35,8 @@ def draw_memory(checks: list[MemoryCheck], file: Path) -> None:
     for panel, check, batches in zip(panels[0], checks, by_batch, strict=True):
         places = [str(batch) for batch in batches]
         floor = [0.0] * len(batches)
-        for name in dict.fromkeys(name for one in batches.values() for name in one.components):
-            heights = [one.components.get(name, 0) / GIB for one in batches.values()]
+        for name in dict.fromkeys(name for estimate in batches.values() for name in estimate.components):
+            heights = [estimate.components.get(name, 0) / GIB for estimate in batches.values()]
             panel.bar(places, heights, bottom=floor, label=name, color=colours.setdefault(name, "grey"))
             floor = [low + height for low, height in zip(floor, heights, strict=True)]
         for fit in check.cards:

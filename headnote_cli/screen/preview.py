@@ -20,9 +20,7 @@ BAR = 30  # widest bar of a histogram, in characters
 
 def preview_view(preview: Preview) -> RenderableType:
     """Each row as the model sees it: prompt, completion in the loss, control tokens and cuts in their colours."""
-    parts: list[RenderableType] = []
-    if preview.rows:
-        parts.append(_legend(preview))
+    parts: list[RenderableType] = [_legend(preview)] if preview.rows else []
     for row in preview.rows:
         parts += [Text.assemble(("── ", "dim"), (_row_title(row), "bold")), _row_text(row), Text()]
     return Group(*parts, *_stats_views(preview.stats))
@@ -39,11 +37,10 @@ def _messages(row: PreviewedRow) -> str:
 
 
 def _legend(preview: Preview) -> Text:
-    words = [("prompt", PROMPT), ("completion, in the loss", COMPLETION)]
+    words = [("prompt", PROMPT), (" · ", "dim"), ("completion, in the loss", COMPLETION)]
     if preview.control_tokens:
-        words += [("control token", CONTROL), (f"{CUT_MARK} removed text", CUT)]
-    separator = Text(" · ", "dim")
-    return Text("").join(part for word in words for part in (separator, Text(*word)))[len(separator) :]
+        words += [(" · ", "dim"), ("control token", CONTROL), (" · ", "dim"), (f"{CUT_MARK} removed text", CUT)]
+    return Text.assemble(*words)
 
 
 def _row_title(row: PreviewedRow) -> str:
@@ -62,13 +59,11 @@ def _row_title(row: PreviewedRow) -> str:
 def _row_text(row: PreviewedRow) -> Text:
     if row.encoded is None:
         return _messages_text(row)
-    text = Text()
-    text.append(printable(row.encoded.prompt_text), PROMPT)
-    text.append(printable(row.encoded.completion_text), COMPLETION)
-    for start, end in row.encoded.control_spans:
-        text.stylize(CONTROL, *(len(printable(row.encoded.text[:position])) for position in (start, end)))
-    for start, end in row.encoded.cut_spans:
-        text.stylize(CUT, *(len(printable(row.encoded.text[:position])) for position in (start, end)))
+    encoded = row.encoded
+    text = Text.assemble((printable(encoded.prompt_text), PROMPT), (printable(encoded.completion_text), COMPLETION))
+    for style, spans in ((CONTROL, encoded.control_spans), (CUT, encoded.cut_spans)):
+        for span in spans:
+            text.stylize(style, *(len(printable(encoded.text[:position])) for position in span))
     return text
 
 
@@ -85,8 +80,7 @@ def _messages_text(row: PreviewedRow) -> Text:
 def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
     """Rows, lengths and cuts: the whole, by language pair, and a histogram; or what is known without a tokenizer."""
     if "pairs" not in stats:
-        shown = {name.replace("_", " "): _quantiles(value) for name, value in stats.items()}
-        return [facts_table(shown)]
+        return [facts_table({name.replace("_", " "): _quantiles(value) for name, value in stats.items()})]
     keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut", "tokens_dropped")
     counted = {key.removeprefix("rows_").replace("_", " "): key for key in keys if stats[key]}
     table = Table(title="Tokens (prompt and headnote: median / p90 / max)", title_justify="left")
@@ -96,13 +90,12 @@ def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
     for name, part in (*stats["pairs"].items(), ("all", stats)):
         lengths = (_quantiles(part["prompt_tokens"]), _quantiles(part["completion_tokens"]))
         table.add_row(name, *(f"{part[key]:,}" for key in counted.values()), *lengths)
-    views: list[RenderableType] = [table]
     most = max((count for _, count in stats["histogram"]), default=0)
     bars = Table.grid(padding=(0, 1))
     for bound, count in stats["histogram"]:
         bar = Text("█" * -(-count * BAR // most), style=PROMPT)
         bars.add_row(Text(f"≤ {bound:,}", justify="right"), bar, f"{count:,}")
-    return [*views, bars]
+    return [table, bars]
 
 
 def _quantiles(value: Any) -> str:

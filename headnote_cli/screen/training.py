@@ -10,13 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from headnote_cli.machine.plan import shown
-from headnote_cli.screen.console import duration, facts_table
+from headnote_cli.screen.console import duration, facts_table, number
 
 if TYPE_CHECKING:
     from headnote_cli.events import Movement
     from headnote_cli.machine.plan import PlanRow
     from headnote_cli.training.record import TrainingReport
-from headnote_cli.screen.console import number
 
 
 def plan_view(plan: Sequence[PlanRow[Any]]) -> RenderableType:

@@ -19,16 +19,18 @@ from hypothesis import strategies as st
 from headnote_cli.config.keys import Settings
 from headnote_cli.config.layers import load_config
 from headnote_cli.errors import ConfigError, UnreachableError, UsageError
-from headnote_cli.memory.advice import advice, largest, largest_batch, longest, peaks
+from headnote_cli.memory.advice import advice, largest, largest_batch, longest
 from headnote_cli.memory.cards import GIB, Card, card, usual_cards
 from headnote_cli.memory.estimate import NF4, NF4_DOUBLE, estimate, loading, step_phases, trained_parameters, weights
 from headnote_cli.memory.forms import StepKind, fused_tile, known_types, value
 from headnote_cli.memory.inference import generation, kv_cache
+from headnote_cli.memory.lookup import bundled, shapes_of
 from headnote_cli.memory.optimizers import OPTIMIZERS
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, bundled, from_config, shapes_of
+from headnote_cli.memory.shapes import from_config
 from tests.commands import slds
 from tests.conftest import ROOT, text_config
+from tests.unit.memory.given import gemma, shipped, sizes
 
 # Weights of each model as its safetensors files on the hub state them; tied output layers counted once.
 PUBLISHED = {
@@ -65,16 +67,6 @@ PUBLISHED = {
 }
 
 
-def gemma() -> Shapes:
-    found = bundled("google/gemma-3-4b-it")
-    assert found is not None
-    return found
-
-
-def shipped(name: str) -> Settings:
-    return load_config(ROOT / f"configs/ipst/slds/{name}.yaml").settings
-
-
 def setup(name: str, stack: str = "slds") -> Setup:
     return setup_of(shipped(name), gemma(), stack)
 
@@ -85,8 +77,7 @@ def setups(stack: str = "slds") -> Callable[[Settings], Setup]:
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_bundled_sizes_give_the_published_counts(name: str, count: int) -> None:
-    shapes = bundled(name)
-    assert shapes is not None
+    shapes = sizes(name)
     assert shapes.parameters == count
 
 
@@ -195,7 +186,9 @@ def test_the_largest_batch_and_length_are_the_last_that_fit(name: str) -> None:
     def total(**keys: int) -> int:
         return estimate(gemma(), setup_of(base.model_copy(update=keys), gemma())).total
 
-    peak = peaks(gemma(), base, setups())
+    def peak(batch: int, length: int) -> int:
+        return total(per_device_train_batch_size=batch, max_length=length)
+
     batch = largest_batch(peak, base.max_length or 0, budget)
     assert total(per_device_train_batch_size=batch) <= budget < total(per_device_train_batch_size=batch + 1)
     length = longest(peak, base.per_device_train_batch_size, budget)
@@ -322,8 +315,7 @@ def test_forms_are_sums_of_products() -> None:
 
 def test_every_bundled_model_has_forms_for_what_people_run() -> None:
     for name in PUBLISHED:
-        shapes = bundled(name)
-        assert shapes is not None
+        shapes = sizes(name)
         for method in ("full", "lora", "qlora"):
             for attention in ("eager", "sdpa", "sdpa_causal", "flash_attention_2"):
                 kind = StepKind(method, attention=attention, dropout=method != "full")
@@ -347,7 +339,7 @@ def test_published_peaks_that_say_their_setting_are_met() -> None:
     with script.FILE.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             if row["specified"] == "yes":
-                found = estimate(bundled(row["model"]), script.setup(row))  # type: ignore[arg-type]
+                found = estimate(sizes(row["model"]), script.setup(row))
                 errors.append(abs(script.figure(found, row["figure"]) / int(row["peak"]) - 1))
     errors.sort()
     assert len(errors) >= 10
@@ -364,7 +356,7 @@ def test_published_peaks_of_one_t4_are_met_with_eager_attention_too() -> None:
         (attention, length) for attention in ("eager", "sdpa") for length in ("512", "1024", "2048")
     }
     for row in rows:
-        found = estimate(bundled(row["model"]), script.setup(row))  # type: ignore[arg-type]
+        found = estimate(sizes(row["model"]), script.setup(row))
         assert -0.025 < found.allocated / int(row["peak"]) - 1 <= 0, row["attention"]
 
 

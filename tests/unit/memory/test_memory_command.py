@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,17 +13,15 @@ from headnote_cli.errors import UsageError
 from headnote_cli.machine.detect import Gpu, Machine
 from headnote_cli.memory import command
 from headnote_cli.memory.cards import GIB, card
+from headnote_cli.memory.rows import training_order
 from tests.commands import slds
 from tests.conftest import ROOT, SAMPLES
+from tests.unit.memory.given import first_run
 
 SHIPPED = [f"configs/ipst/slds/{name}.yaml" for name in ("sft", "sft_liger", "sft_liger_peft")]
 # The demo's config with its model by the hub's name, whose sizes are bundled: its folder comes with `make demo`.
 DEMO = ("--config", ROOT / "configs/demo.yaml", "--set", "model_name_or_path=HuggingFaceTB/SmolLM2-135M-Instruct")
 SIDE_BY_SIDE = [part for name in SHIPPED for part in ("--config", ROOT / name)]
-
-
-def first_run(*arguments: object) -> Any:
-    return json.loads(slds("check-memory", *arguments, "--json").stdout)["runs"][0]
 
 
 @pytest.mark.parametrize(
@@ -264,10 +261,10 @@ def test_rows_at_hand_give_length_labels_and_what_gave_way(tiny_training: Callab
 def test_the_mean_follows_the_order_of_training() -> None:
     """Rows of like length lie together, the longest first."""
     lengths = [100 * (1 + index % 40) for index in range(400)]
-    order = command._training_order(lengths, Settings(per_device_train_batch_size=4))
+    order = training_order(lengths, Settings(per_device_train_batch_size=4))
     assert sorted(order) == list(range(400))
     assert lengths[order[0]] == 4000
     padded = sum(4 * max(lengths[row] for row in order[start : start + 4]) for start in range(0, 400, 4))
     assert padded < 1.1 * sum(lengths)
     shuffled = Settings(per_device_train_batch_size=4, train_sampling_strategy="random")
-    assert command._training_order(lengths, shuffled) != order
+    assert training_order(lengths, shuffled) != order

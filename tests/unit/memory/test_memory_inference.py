@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headnote_cli.config.layers import load_config
 from headnote_cli.memory.cards import GIB
 from headnote_cli.memory.forms import StepKind
 from headnote_cli.memory.inference import generation, kv_cache, kv_cache_of_prompt, merging, prefill_work
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, bundled, from_config
+from headnote_cli.memory.shapes import Shapes, from_config
 from tests.commands import slds
-from tests.conftest import ROOT
+from tests.unit.memory.given import first_run, gemma, shipped
 
 SIZES = {"hidden_size": 96, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1,
          "eos_token_id": 2, "max_position_embeddings": 4096}  # fmt: skip
 WINDOW = {"sliding_window": 100, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
 LENGTH, WRITTEN = 300, 5
-
-
-def gemma() -> Shapes:
-    found = bundled("google/gemma-3-4b-it")
-    assert found is not None
-    return found
-
-
-def shipped(name: str) -> Any:
-    return load_config(ROOT / f"configs/ipst/slds/{name}.yaml").settings
-
-
-def first_run(*arguments: object) -> Any:
-    return json.loads(slds("check-memory", *arguments, "--json").stdout)["runs"][0]
 
 
 def generated(model_type: str, attention: str, dtype: str, rows: int) -> tuple[Shapes, Any, int, Any]:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from headnote_cli.errors import ConfigError, UnreachableError
-from headnote_cli.memory import shapes as sizes
-from headnote_cli.memory.shapes import bundled, from_config, shapes_of
+from headnote_cli.memory import lookup
+from headnote_cli.memory.lookup import bundled, shapes_of
+from headnote_cli.memory.shapes import from_config
 from tests.conftest import text_config
+from tests.unit.memory.given import sizes
 
 # Other ids of the table's sizes, and the weights that their safetensors files on the hub state.
 SAME_SIZES = {
@@ -39,8 +41,7 @@ SAME_SIZES = {
 
 @pytest.mark.parametrize(("name", "count"), SAME_SIZES.items())
 def test_other_ids_of_the_same_sizes_are_found(name: str, count: int) -> None:
-    found = bundled(name)
-    assert found is not None
+    found = sizes(name)
     assert found.parameters == count
     assert "config.json" in found.source
 
@@ -71,24 +72,24 @@ def test_the_hub_is_asked_only_if_it_may_be_and_answers(monkeypatch: pytest.Monk
         asked.append("once")
         return False
 
-    monkeypatch.setattr(sizes, "_hub_answers", answers)
-    sizes._hub_config.cache_clear()
+    monkeypatch.setattr(lookup, "_hub_answers", answers)
+    lookup._hub_config.cache_clear()
     assert shapes_of("google/gemma-3-4b-it", None).hidden == 2560
     assert not asked, "HF_HUB_OFFLINE is set in the tests"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    sizes._hub_config.cache_clear()
+    lookup._hub_config.cache_clear()
     assert shapes_of("google/gemma-3-4b-it", None).hidden == 2560
     assert asked
     with pytest.raises(UnreachableError):
         shapes_of("nobody/nothing", None)
-    sizes._hub_config.cache_clear()
+    lookup._hub_config.cache_clear()
 
 
 def test_a_hub_out_of_reach_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    sizes._hub_answers.cache_clear()
-    assert not sizes._hub_answers()
-    sizes._hub_answers.cache_clear()
+    lookup._hub_answers.cache_clear()
+    assert not lookup._hub_answers()
+    lookup._hub_answers.cache_clear()
 
 
 @pytest.mark.parametrize("model_class", ["AutoModelForCausalLM", "AutoModelForImageTextToText"])

@@ -14,8 +14,9 @@ import pytest
 from headnote_cli.memory.estimate import estimate, step_phases
 from headnote_cli.memory.forms import StepKind, layer_forms
 from headnote_cli.memory.setup import Setup
-from headnote_cli.memory.shapes import Shapes, bundled
+from headnote_cli.memory.shapes import Shapes
 from tests.conftest import ROOT, examples
+from tests.unit.memory.given import sizes
 
 COUNTED = ("forward", "loss", "backward of the loss", "backward of the last layer", "backward of the first layer",
            "end of backward")  # fmt: skip
@@ -110,8 +111,7 @@ def test_the_formula_agrees_at_full_size_and_on_fresh_seeds(capsys: Any) -> None
 
 def full_size() -> Iterator[tuple[Shapes, Setup]]:
     for name in ("google/gemma-3-4b-it", "meta-llama/Llama-3.1-8B", "Qwen/Qwen2.5-7B"):
-        found = bundled(name)
-        assert found is not None
+        found = sizes(name)
         text = {"gemma3": "gemma3_text"}.get(found.model_type, found.model_type)
         shapes = dataclasses.replace(found, model_type=text, layers=4, window=1, global_every=2)
         for method in ("full", "lora", "qlora"):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from headnote_cli.config.keys import Settings
-from headnote_cli.config.layers import load_config
 from headnote_cli.errors import ConfigError
 from headnote_cli.memory.estimate import (
     Estimate,
@@ -25,18 +24,8 @@ from headnote_cli.memory.estimate import (
 from headnote_cli.memory.optimizers import OPTIMIZERS, Tensor
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import Setup, setup_of
-from headnote_cli.memory.shapes import Shapes, bundled
-from tests.conftest import ROOT
-
-
-def gemma() -> Shapes:
-    found = bundled("google/gemma-3-4b-it")
-    assert found is not None
-    return found
-
-
-def shipped(name: str, **keys: Any) -> Settings:
-    return load_config(ROOT / f"configs/ipst/slds/{name}.yaml").settings.model_copy(update=keys)
+from headnote_cli.memory.shapes import Shapes
+from tests.unit.memory.given import gemma, shipped, sizes
 
 
 def estimated(settings: Settings, **how: Any) -> Estimate:
@@ -278,8 +267,8 @@ def test_trainable_counts_are_pefts(targets: Any, stack: str, tiny_models: Any) 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
+    from headnote_cli.memory.lookup import shapes_of
     from headnote_cli.memory.setup import VISION_MODULES
-    from headnote_cli.memory.shapes import shapes_of
 
     folder = tiny_models("AutoModelForImageTextToText")
     model = AutoModelForImageTextToText.from_pretrained(folder)
@@ -330,8 +319,7 @@ def test_dft_holds_no_more_than_nll() -> None:
 
 
 def test_a_kind_that_nobody_counted_says_which_stands_in() -> None:
-    llama = bundled("meta-llama/Llama-3.2-1B")
-    assert llama is not None
+    llama = sizes("meta-llama/Llama-3.2-1B")
     settings = shipped("sft_liger_peft", bf16=False, dtype="bfloat16")  # Liger without autocast
     found = estimate(llama, setup_of(settings, llama))
     assert found.nearest is not None
@@ -343,8 +331,7 @@ def test_a_kind_that_nobody_counted_says_which_stands_in() -> None:
 
 @pytest.mark.parametrize("asked", ["sdpa", None])
 def test_gemma_2_without_sdpa_is_labelled_eager(asked: str | None) -> None:
-    shapes = bundled("google/gemma-2-2b-it")
-    assert shapes is not None
+    shapes = sizes("google/gemma-2-2b-it")
     assert setup_of(shipped("sft", attn_implementation=asked), shapes).kind.attention == "eager"
 
 

@@ -164,6 +164,6 @@ def test_work_shows_its_rate_below_the_bar() -> None:
     live = Screen()
     stream = terminal(live)
     live.listen(RowWritten(3, 9, 0, 600, 2.0))
-    live._work._live.refresh()  # type: ignore[union-attr]
+    live._progress._live.refresh()  # type: ignore[union-attr]
     live.close()
     assert "3 of 9 headnotes · 300 tokens/s" in stream.getvalue()
