@@ -12,8 +12,7 @@ from typing import Any
 from headnote_cli.errors import ConfigError, UnreachableError, is_of_the_network
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.memory.forms import known_types
-from headnote_cli.models.fit import positions_of
-from headnote_cli.models.quantization import stored_quantization
+from headnote_cli.models.fit import positions_of, stored_quantization
 from headnote_cli.runs.files import read_json, require_there
 
 # What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.

@@ -1,4 +1,4 @@
-"""Which weights an adapter belongs to: those of its run, wherever they lie now."""
+"""Which weights an adapter belongs to: those of its run, wherever they lie now, in the form it was trained on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from headnote_cli.config.layers import Config
 from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.weights import fingerprint, has_weights
 from headnote_cli.runs.files import is_path, read_json, require_there
 from headnote_cli.runs.folders import noted_base
@@ -18,14 +19,10 @@ KEY = "peft_base_model_path"
 
 @dataclass(frozen=True)
 class AdapterBase:
-    """The base of an adapter.
-
-    Attributes:
-        is_trained_on: Whether these are the run's own weights, and not 16-bit ones in place of quantized ones.
-    """
+    """The base of an adapter."""
 
     name: str  # a folder or a hub id
-    is_trained_on: bool = True
+    is_trained_on: bool = True  # the run's own weights, and not 16-bit ones in place of quantized ones
 
 
 def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) -> AdapterBase:
@@ -76,3 +73,9 @@ def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]
 
 def _is_quantized(folder: Path | None) -> bool:
     return folder is not None and "quantization_config" in (read_json(folder / "config.json") or {})
+
+
+def noted_quantization(record: Mapping[str, Any]) -> Quantization | None:
+    """The 4-bit form that a run's record says it trained on, None for another or none."""
+    noted = record.get("quantization")
+    return Quantization(**noted) if noted and noted["kind"] != "int8" else None

@@ -7,21 +7,21 @@ float32, one rounding. PEFT itself is not imported, which would take longer than
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import Conv1D
 
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.models.weights import ADAPTER_WEIGHTS, PICKLES, Stored, read_header
+from headnote_cli.runs.files import read_json
 from headnote_cli.runs.folders import ADAPTER_CONFIG
 
 PREFIX = "base_model.model."
@@ -53,14 +53,6 @@ class WeightChange(Protocol):
     def open(self) -> Block:
         """Read the adapter's tensors once; what comes back changes blocks of rows, and holds them until it is gone."""
         ...
-
-
-@dataclass(frozen=True)
-class Edit:
-    """The changes to one parameter of the base, in their order."""
-
-    changes: tuple[WeightChange, ...]
-    whole: bool = False  # the changes need all rows at once
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ class WeightDecomposed:
 
         def scale(block: torch.Tensor, rows: slice) -> torch.Tensor:
             delta = delta_of(rows)
-            if self.low_rank.transposed:  # all rows are here; the norm's bits depend on how its tensor lies in memory
+            if self.low_rank.transposed:  # needs all rows; the norm's bits depend on how its tensor lies in memory
                 factor = (magnitude / torch.linalg.norm(block.T + delta.T, dim=1)).view(1, -1)
                 return (factor * (block + delta)).to(block.dtype)
             changed = delta.add_(block.float())
@@ -123,6 +115,11 @@ class WeightDecomposed:
             return changed.mul_(factor).to(block.dtype)
 
         return scale
+
+
+def needs_all_rows(change: WeightChange) -> bool:
+    """Whether a change cannot be made to blocks of rows: DoRA's norms of a transposed weight run over all rows."""
+    return isinstance(change, WeightDecomposed) and change.low_rank.transposed
 
 
 @dataclass(frozen=True)
@@ -153,23 +150,15 @@ def read_adapter(folder: Path) -> Adapter:
     """The config and the tensors of a LoRA adapter.
 
     Raises:
-        UnreachableError: A file is missing.
+        UnreachableError: The weights are missing.
         UsageError: Its weights are a pickle, or its training changed the base.
         DataError: A file is broken, or a tensor holds numbers that are not finite.
         NotOurs: It is of another kind, or has a feature that is not known here.
     """
-    try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UnreachableError(f"the folder holds no adapter (no {ADAPTER_CONFIG})", str(folder)) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", str(folder / ADAPTER_CONFIG)) from error
-    if not isinstance(config, dict):
-        raise DataError("is not a JSON object", str(folder / ADAPTER_CONFIG))
+    config = read_json(folder / ADAPTER_CONFIG) or {}
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
-        pickled = [file.name for file in folder.iterdir() if file.name.endswith(PICKLES)]
-        if any(name.startswith("adapter_model") for name in pickled):
+        if any(file.name.startswith("adapter_model") and file.suffix in PICKLES for file in folder.iterdir()):
             hint = "load it once with PEFT where you trust it, and save it again with `save_pretrained`"
             raise UsageError("the adapter is a pickle, which can run code and is not read", str(folder), hint)
         raise UnreachableError(f"the folder holds no {ADAPTER_WEIGHTS}", str(folder))
@@ -178,17 +167,9 @@ def read_adapter(folder: Path) -> Adapter:
     for tensor in tensors:
         if tensor.dtype not in TORCH_DTYPES:
             raise DataError(f"the tensor {tensor.name} has the dtype {tensor.dtype}", str(weights))
-        if not _finite(load_tensor(tensor)):
+        if not torch.isfinite(load_tensor(tensor)).all():
             raise DataError(f"the tensor {tensor.name} holds numbers that are not finite", str(weights))
     return Adapter(folder, config, tensors)
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are finite, in one pass and without a copy."""
-    if not tensor.numel():
-        return True
-    low, high = torch.aminmax(tensor)
-    return math.isfinite(low) and math.isfinite(high)
 
 
 def _require_known(config: Mapping[str, Any], folder: Path) -> None:
@@ -214,7 +195,11 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_tensor(tensor: Stored, rows: slice | None = None) -> torch.Tensor:
-    """A stored tensor, or some of its rows, read into memory of its own."""
+    """A stored tensor, or some of its rows, read into memory of its own.
+
+    Raises:
+        DataError: The file ends before its data.
+    """
     shape, start, size = tensor.shape, tensor.start, tensor.size
     if rows is not None and shape:
         first, last, _ = rows.indices(shape[0])
@@ -222,15 +207,10 @@ def load_tensor(tensor: Stored, rows: slice | None = None) -> torch.Tensor:
         shape = (last - first, *shape[1:])
     if not size:
         return torch.empty(shape, dtype=TORCH_DTYPES[tensor.dtype])
-    data = bytearray(size)
-    with tensor.file.open("rb", buffering=0) as stream:
-        read = 0
-        while read < size:
-            piece = os.preadv(stream.fileno(), [memoryview(data)[read:]], start + read)
-            if not piece:
-                raise DataError("ends before its last tensor", str(tensor.file))
-            read += piece
-    return torch.frombuffer(data, dtype=TORCH_DTYPES[tensor.dtype]).reshape(shape)
+    data = np.fromfile(tensor.file, np.uint8, size, offset=start)
+    if data.size < size:
+        raise DataError("ends before its last tensor", str(tensor.file))
+    return torch.from_numpy(data).view(TORCH_DTYPES[tensor.dtype]).reshape(shape)
 
 
 def as_float32(tensor: Stored) -> torch.Tensor:
@@ -239,8 +219,10 @@ def as_float32(tensor: Stored) -> torch.Tensor:
     return loaded.float() if loaded.dtype in (torch.float16, torch.bfloat16) else loaded
 
 
-def edits(adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None]) -> dict[str, Edit]:
-    """What an adapter does to the parameters of its base, by the parameters' names in `model`.
+def changes_of(
+    adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None]
+) -> dict[str, list[WeightChange]]:
+    """What an adapter does to the parameters of its base, in order, by the parameters' names in `model`.
 
     Args:
         model: The base on the meta device.
@@ -252,20 +234,18 @@ def edits(adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     modules = dict(model.named_modules(remove_duplicate=False))
-    parts, replaced, homeless = _sorted_out(adapter, rename)
-    if homeless:
-        raise _homeless(adapter, homeless, shapes)
-    found: dict[str, list[WeightChange]] = {name: [Replaced(stored)] for name, stored in replaced.items()}
+    parts, replaced, unmatched = _by_module(adapter, rename)
+    if unmatched:
+        raise _unmatched(adapter, unmatched, shapes)
+    changes: dict[str, list[WeightChange]] = {}
     for name, stored in replaced.items():
         _require_shape(stored, shapes[name])
+        changes[name] = [Replaced(stored)]
     _require_patterns_used(adapter, parts)
-    whole = set()
     for module, of_module in parts.items():
         for name, change in _module_changes(adapter, module, modules[module], of_module, shapes):
-            found.setdefault(name, []).append(change)
-            if isinstance(change, WeightDecomposed) and change.low_rank.transposed:
-                whole.add(name)
-    return {name: Edit(tuple(changes), name in whole) for name, changes in found.items()}
+            changes.setdefault(name, []).append(change)
+    return changes
 
 
 _LORA_KEY = re.compile(
@@ -274,37 +254,34 @@ _LORA_KEY = re.compile(
 )
 
 
-def _sorted_out(
+def _by_module(
     adapter: Adapter, rename: Callable[[str], str | None]
 ) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[str]]:
-    """The tensors by module, those that replace a parameter whole, and the names that find no home."""
+    """The tensors by module, those that replace a whole parameter, and the names of those that match nothing."""
     parts: dict[str, dict[str, Stored]] = {}
     replaced: dict[str, Stored] = {}
-    homeless = []
+    unmatched = []
     for tensor in adapter.tensors:
         name = tensor.name.removeprefix(PREFIX)
         match = _LORA_KEY.fullmatch(name)
         if match is None and ".lora_" in name:
             raise NotOurs(f"the tensor {tensor.name}")
-        target = f"{match['module']}.weight" if match else name.replace(".base_layer.", ".")
-        home = rename(target)
-        if home is None:
-            homeless.append(tensor.name)
-        elif match:
-            part = match["part"].removesuffix(".weight")
-            of_module = parts.setdefault(home.removesuffix(".weight"), {})
-            if part in of_module:
-                raise DataError(f"{tensor.name} and {of_module[part].name} mean the same weight", str(tensor.file))
-            of_module[part] = tensor
-        elif home in replaced:
-            raise DataError(f"{tensor.name} and {replaced[home].name} mean the same weight", str(tensor.file))
-        else:
-            replaced[home] = tensor
-    return parts, replaced, homeless
+        parameter = rename(f"{match['module']}.weight" if match else name.replace(".base_layer.", "."))
+        if parameter is None:
+            unmatched.append(tensor.name)
+            continue
+        group, key = replaced, parameter
+        if match:
+            group = parts.setdefault(parameter.removesuffix(".weight"), {})
+            key = match["part"].removesuffix(".weight")
+        if key in group:
+            raise DataError(f"{tensor.name} and {group[key].name} mean the same weight", str(tensor.file))
+        group[key] = tensor
+    return parts, replaced, unmatched
 
 
-def _homeless(adapter: Adapter, names: list[str], shapes: Mapping[str, Any]) -> DataError:
-    """Which tensors fit nowhere, each with the nearest weights."""
+def _unmatched(adapter: Adapter, names: list[str], shapes: Mapping[str, Any]) -> DataError:
+    """The error that lists them, each with the nearest weights."""
     lines = []
     for name in names[:5]:
         wanted = re.sub(r"\.lora_.*", ".weight", name.removeprefix(PREFIX))
@@ -369,11 +346,7 @@ def _module_changes(
 
 
 def _require_patterns_used(adapter: Adapter, modules: Iterable[str]) -> None:
-    """
-    Raises:
-        NotOurs: A pattern fits no adapted module, so it may be written for another layout of names.
-        DataError: A pattern is no regular expression.
-    """
+    """A pattern that fits no adapted module may be written for another layout of names."""
     for patterns in ("rank_pattern", "alpha_pattern"):
         for pattern in adapter.config.get(patterns) or {}:
             try:

@@ -17,8 +17,7 @@ from headnote_cli.config.layers import Config
 from headnote_cli.data.sources import unreachable
 from headnote_cli.errors import ConfigError, SldsError, is_of_the_network
 from headnote_cli.machine.plan import Quantization
-from headnote_cli.models.fit import length_warning, positions_of, wrong_class
-from headnote_cli.models.quantization import stored_quantization
+from headnote_cli.models.fit import length_warning, positions_of, stored_quantization, wrong_class
 from headnote_cli.runs.files import require_there
 
 if not os.environ.get("SLDS_DEBUG"):

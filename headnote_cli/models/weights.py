@@ -52,12 +52,12 @@ class Stored:
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to be written: its bytes come from `source` as they are, or are computed."""
+    """A tensor to be written: the bytes of `source` as they are, or computed from them."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    source: Stored | None = None
+    source: Stored
 
     @property
     def size(self) -> int:
@@ -99,10 +99,10 @@ def read_weights(folder: Path) -> list[Stored]:
         UnreachableError: The folder holds no safetensors weights.
         DataError: A file is broken, or files and index do not agree.
     """
+    if not has_weights(folder):
+        raise _no_weights(folder)
     index = folder / INDEX
     if not index.is_file():
-        if not (folder / SINGLE).is_file():
-            raise _no_weights(folder)
         return read_header(folder / SINGLE)
     try:
         listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -113,24 +113,23 @@ def read_weights(folder: Path) -> list[Stored]:
     if outside:
         raise DataError(f"names files outside the folder: {', '.join(outside)}", str(index))
     tensors = [tensor for name in files for tensor in read_header(folder / name)]
-    found = {tensor.name: tensor.file.name for tensor in tensors}
-    if len(found) != len(tensors) or found != listed:
-        differing = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
+    actual = {tensor.name: tensor.file.name for tensor in tensors}
+    if len(actual) != len(tensors) or actual != listed:
+        differing = sorted(name for name in {*actual, *listed} if actual.get(name) != listed.get(name))
         raise DataError(f"does not agree with its files, first at {differing[:3]}", str(index))
     return tensors
 
 
 def _no_weights(folder: Path) -> UnreachableError:
-    held = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ""
-    pickled = any(name.endswith(PICKLES) for name in held.split(", "))
-    hint = f"it holds: {held or 'nothing'}"
-    if pickled:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    hint = f"it holds: {', '.join(names) or 'nothing'}"
+    if any(name.endswith(PICKLES) for name in names):
         hint += "; pickled weights can run code and are not read: save the model with transformers as safetensors"
     return UnreachableError("the folder holds no safetensors weights", str(folder), hint)
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over headers, sizes and 64 pieces of each weight file: distinguishes bases within a second."""
+    """SHA-256 of the header, the size and 64 samples of each weight file: distinguishes bases within a second."""
     digest = hashlib.sha256()
     for file in sorted({tensor.file for tensor in read_weights(folder)}):
         size = file.stat().st_size
@@ -168,7 +167,7 @@ def packed(tensors: Sequence[OutputTensor]) -> tuple[bytes, dict[str, int]]:
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts, position = {}, 0
-    for tensor in sorted(tensors, key=lambda one: -DTYPE_BYTES[one.dtype]):
+    for tensor in sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype]):
         end = position + tensor.size
         header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
         starts[tensor.name], position = position, end

@@ -18,6 +18,7 @@ from headnote_cli.errors import DataError, SldsError, UnreachableError
 from headnote_cli.models.weights import (
     INDEX,
     OutputTensor,
+    Stored,
     fingerprint,
     in_shards,
     packed,
@@ -56,9 +57,10 @@ def test_a_header_is_read_as_the_library_reads_it(stored: Path) -> None:
             assert data[tensor.start : tensor.start + tensor.size] == expected.tobytes()
 
 
+SOURCE = Stored("x", "F32", (), Path("x.safetensors"), 0, 4)
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 planned = st.lists(st.tuples(st.sampled_from(["F32", "BF16", "F16", "I64", "U8"]), shapes), max_size=8).map(
-    lambda parts: [OutputTensor(f"t{i} “ä”", dtype, shape) for i, (dtype, shape) in enumerate(parts)]
+    lambda parts: [OutputTensor(f"t{i} “ä”", dtype, shape, SOURCE) for i, (dtype, shape) in enumerate(parts)]
 )
 
 
