@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,6 @@ class EvaluateOptions:
     bertscore: str | None = None
     judge: tuple[str, str] | None = None  # endpoint, model
     output: Path | None = None  # the first file's lines with the scores of each
-    replicates: int = REPLICATES
     seed: int = SEED
 
 
@@ -118,8 +117,8 @@ class Report:
     signatures: dict[str, str]
     settings: dict[str, Any]
     differing: dict[str, dict[str, tuple[Any, Any]]]  # by file, the settings that the first one was not written with
-    published: list[Published] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    published: Sequence[Published]
+    notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
         first, *others = (evaluation.to_json() for evaluation in self.evaluations)
@@ -153,7 +152,7 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     differing = _differing({name: path for name, path in paths.items() if path is not None}, emit)
     first = next(iter(shared.values()))
     decisions = [decision_id(pair.row) or pair.row.get(decision_field) for pair in first]
-    draws = Draws(decisions, options.replicates, options.seed)
+    draws = Draws(decisions, seed=options.seed)
     if draws.count < FEW_DECISIONS:
         warning = f"{draws.count} decisions are few: intervals drawn from them are too narrow"
         emit(Note(f"{warning}, and differences get no verdict" if len(files) > 1 else warning, warning=True))
@@ -177,9 +176,9 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
         files=len(predictions),
         comparisons=_comparisons({name: drawn[PAIR] for name, drawn in sampled.items()}, draws.count >= FEW_DECISIONS),
         signatures={metric.name: metric.signature for metric in chosen if metric.signature},
-        settings={key: getattr(options, key) for key in ("replicates", "seed", "split", "preset")},
+        settings={"replicates": REPLICATES, "seed": options.seed, "split": options.split, "preset": options.preset},
         differing=differing,
-        published=list(PUBLISHED) if options.preset else [],
+        published=PUBLISHED if options.preset else (),
         notes=_preset_notes(config, options, groups[PAIR]) if options.preset else [],
     )
 

@@ -134,8 +134,8 @@ def read_scores(answer: str) -> dict[str, int] | None:
     """The scores of an answer: its JSON object, wherever it stands; None if a rubric or a valid score is missing."""
     start, end = answer.find("{"), answer.rfind("}")
     try:
-        given = json.loads(answer[start : end + 1])
-        scores = {name: given[name]["score"] if isinstance(given[name], dict) else given[name] for name in RUBRICS}
+        judged = json.loads(answer[start : end + 1])
+        scores = {name: judged[name]["score"] if isinstance(judged[name], dict) else judged[name] for name in RUBRICS}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     sound = all(isinstance(score, int) and not isinstance(score, bool) and score in LEVELS for score in scores.values())

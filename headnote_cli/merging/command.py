@@ -15,9 +15,9 @@ from headnote_cli.config.layers import Config
 from headnote_cli.errors import DataError, SldsError, UnreachableError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.plan import Quantization
-from headnote_cli.merging.folder import complete, manifest_of, prompts_of, stop_as_taught
+from headnote_cli.merging.folder import complete, manifest_of, prompts_of
 from headnote_cli.models.adapter_base import base_of_adapter, noted_quantization
-from headnote_cli.models.weights import fingerprint, has_weights, known_sha256, weight_files
+from headnote_cli.models.weights import fingerprint, has_weights, known_sha256
 from headnote_cli.runs.files import flush, sha256, write_json
 from headnote_cli.runs.folders import (
     ADAPTER_CONFIG,
@@ -114,7 +114,6 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
                 job, hashes = _dequantized(job, base_folder, folder, emit), {}
             written, plan = _write(job, folder, emit, hashes)
             complete(base_folder, adapters[-1], folder, record, prompts)
-            stop_as_taught(folder, record, prompts)
             check = None
             if options.verify or plan is None:
                 check = _verify(job, plan, written, folder, target, prompts, record.get("max_length"))
@@ -141,9 +140,10 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
 @contextmanager
 def _hashing(base: Path) -> Iterator[Hashes]:
     """The hashes of a base's files, taken while the libraries are being imported, which keeps one core busy."""
+    files = base.glob("model*.safetensors")
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield {file.name: pool.submit(sha256, file) for file in weight_files(base) if known_sha256(file) is None}
+            yield {file.name: pool.submit(sha256, file) for file in files if known_sha256(file) is None}
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from bitsandbytes.functional import QuantState, dequantize_4bit
 from headnote_cli.errors import DataError
 from headnote_cli.models.adapters import TORCH_DTYPES, load_tensor
 from headnote_cli.models.weights import SINGLE, OutputTensor, Stored, packed, read_weights
+from headnote_cli.runs.files import read_json, write_json
 
 # What stands beside a packed weight (bitsandbytes' `QuantState.as_dict`), the last one with its shape and dtype.
 _PARTS = r"absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__(?:nf4|fp4)"
@@ -29,9 +29,8 @@ def write_dequantized(folder: Path, target: Path) -> None:
         DataError: Parts of a 4-bit weight are missing.
     """
     target.mkdir()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config.pop("quantization_config")
-    (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    config = read_json(folder / "config.json") or {}
+    write_json(target / "config.json", {key: value for key, value in config.items() if key != "quantization_config"})
     weights: list[Stored] = []
     parts: dict[str, Parts] = {}  # by the weight's name
     for tensor in read_weights(folder):

@@ -6,7 +6,6 @@ memory holds a few blocks, however large the model is.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -27,7 +26,7 @@ from headnote_cli.machine.plan import Quantization
 from headnote_cli.merging.plan import MergePlan
 from headnote_cli.models.adapters import TORCH_DTYPES, load_tensor, needs_all_rows
 from headnote_cli.models.weights import INDEX, SINGLE, OutputTensor, copy_range, known_sha256, packed
-from headnote_cli.runs.files import sha256
+from headnote_cli.runs.files import read_json, sha256, write_json
 
 BLOCK_ELEMENTS = 2**20  # of a weight changed at a time by one thread: 4 MiB in float32
 BLOCK_ROWS = 64  # at least: blocks of fewer rows take another kernel of the BLAS, with other last bits
@@ -234,12 +233,12 @@ def _write_index(plan: MergePlan, folder: Path) -> None:
     placed = {tensor.name: name for name, tensors in plan.shards.items() for tensor in tensors}
     parameters = sum(math.prod(tensor.shape) for tensor in plan.tensors())
     index = {"metadata": {"total_parameters": parameters, "total_size": plan.bytes}, "weight_map": placed}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index)
 
 
 def write_config(plan: MergePlan, folder: Path, dtype: str | None) -> None:
     """The base's `config.json` with the dtype and the tie of the merged weights."""
-    config = json.loads((plan.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(plan.folder / "config.json") or {}
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for part in parts:
         for key in ("dtype", "torch_dtype"):
@@ -252,7 +251,7 @@ def write_config(plan: MergePlan, folder: Path, dtype: str | None) -> None:
         for part in parts[1:]:
             if "tie_word_embeddings" in part or "vocab_size" in part:
                 part["tie_word_embeddings"] = False
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
 
 
 def require_room(needed: int, folder: Path) -> None:

@@ -46,7 +46,7 @@ def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) ->
     if not name:
         raise UsageError("which base model?", str(adapter), f"set `{KEY}`")
     local = config.locate(str(name))
-    if local is None and (is_path(str(name)) or (name == noted and record.get("base_is_local"))):
+    if _is_gone(config, str(name), record):
         hint = f"name the folder where it lies now: `{KEY}: FOLDER`, or --set {KEY}=FOLDER"
         raise UnreachableError("the base model that the adapter was trained on is gone", str(name), hint)
     return AdapterBase(str(local) if local else str(name))
@@ -55,14 +55,15 @@ def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) ->
 def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]) -> AdapterBase | None:
     """What `peft_base_model_path` names in place of a run's base; None where the run's own is to be taken."""
     local = config.locate(named)
-    if record.get("base_quantized") and not _is_quantized(local):
+    is_quantized = local is not None and "quantization_config" in (read_json(local / "config.json") or {})
+    if record.get("base_quantized") and not is_quantized:
         return AdapterBase(str(local) if local else named, is_trained_on=False)
     known = record.get("base_fingerprint")
     if local is None or not known or not has_weights(local):
         return None
     if fingerprint(local) == known:
         return AdapterBase(str(local))
-    if config.locate(noted) is None and (is_path(noted) or record.get("base_is_local")):
+    if _is_gone(config, noted, record):
         raise DataError(
             "these weights are not those that the adapter was trained on: their fingerprint differs",
             str(local),
@@ -71,8 +72,10 @@ def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]
     return None
 
 
-def _is_quantized(folder: Path | None) -> bool:
-    return folder is not None and "quantization_config" in (read_json(folder / "config.json") or {})
+def _is_gone(config: Config, name: str, record: Mapping[str, Any]) -> bool:
+    """Whether a base was a folder, which is not there any more."""
+    was_local = is_path(name) or (name == record.get("base_model") and record.get("base_is_local"))
+    return bool(was_local) and config.locate(name) is None
 
 
 def noted_quantization(record: Mapping[str, Any]) -> Quantization | None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,15 +44,8 @@ class NotOurs(Exception):
     """A feature whose arithmetic is not known here to the bit: PEFT itself must merge it."""
 
 
-Block = Callable[[torch.Tensor, slice], torch.Tensor]  # a weight's rows → the same rows, changed
-
-
-class WeightChange(Protocol):
-    """What an adapter does to a weight."""
-
-    def open(self) -> Block:
-        """Read the adapter's tensors once; what comes back changes blocks of rows, and holds them until it is gone."""
-        ...
+# What an adapter does to a weight: `open` reads the adapter's tensors once, and what it returns changes some rows.
+Block = Callable[[torch.Tensor, slice], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -117,11 +110,6 @@ class WeightDecomposed:
         return scale
 
 
-def needs_all_rows(change: WeightChange) -> bool:
-    """Whether a change cannot be made to blocks of rows: DoRA's norms of a transposed weight run over all rows."""
-    return isinstance(change, WeightDecomposed) and change.low_rank.transposed
-
-
 @dataclass(frozen=True)
 class ScaledBias:
     """`lora_bias`: b + s·b_B."""
@@ -135,6 +123,14 @@ class ScaledBias:
             return block
 
         return add
+
+
+WeightChange = Replaced | LowRank | WeightDecomposed | ScaledBias
+
+
+def needs_all_rows(change: WeightChange) -> bool:
+    """Whether a change cannot be made to blocks of rows: DoRA's norms of a transposed weight run over all rows."""
+    return isinstance(change, WeightDecomposed) and change.low_rank.transposed
 
 
 @dataclass(frozen=True)
@@ -188,8 +184,8 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
             raise NotOurs(f"`{name}: {value}` in {ADAPTER_CONFIG}")
     numbers = [config.get("r"), config.get("lora_alpha", 8)]
     for patterns in ("rank_pattern", "alpha_pattern"):
-        given = config.get(patterns) or {}
-        numbers += given.values() if isinstance(given, dict) else [None]
+        by_pattern = config.get(patterns) or {}
+        numbers += by_pattern.values() if isinstance(by_pattern, dict) else [None]
     if not all(isinstance(number, int | float) and not isinstance(number, bool) and number > 0 for number in numbers):
         raise DataError("r, lora_alpha or their patterns are not positive numbers", str(folder / ADAPTER_CONFIG))
 
@@ -201,12 +197,12 @@ def load_tensor(tensor: Stored, rows: slice | None = None) -> torch.Tensor:
         DataError: The file ends before its data.
     """
     shape, start, size = tensor.shape, tensor.start, tensor.size
-    if rows is not None and shape:
-        first, last, _ = rows.indices(shape[0])
-        start, size = start + first * tensor.row_bytes, (last - first) * tensor.row_bytes
-        shape = (last - first, *shape[1:])
     if not size:
         return torch.empty(shape, dtype=TORCH_DTYPES[tensor.dtype])
+    if rows is not None and shape:
+        first, last, _ = rows.indices(shape[0])
+        row = size // shape[0]
+        start, size, shape = start + first * row, (last - first) * row, (last - first, *shape[1:])
     data = np.fromfile(tensor.file, np.uint8, size, offset=start)
     if data.size < size:
         raise DataError("ends before its last tensor", str(tensor.file))
@@ -328,20 +324,17 @@ def _module_changes(
     _require_shape(tensors[first], (rank, columns))
     _require_shape(tensors[second], (rows, rank))
     low_rank = LowRank(tensors[first], tensors[second], scaling, transposed, rounded=embedding)
-    changes: list[tuple[str, WeightChange]] = []
-    magnitude = tensors.get("lora_magnitude_vector")
-    if magnitude is None:
-        changes.append((weight, low_rank))
-    elif embedding:
-        raise NotOurs(f"DoRA on an embedding ({module})")
-    else:
+    changes: list[tuple[str, WeightChange]] = [(weight, low_rank)]
+    if magnitude := tensors.get("lora_magnitude_vector"):
+        if embedding:
+            raise NotOurs(f"DoRA on an embedding ({module})")
         _require_shape(magnitude, (rows,))
-        changes.append((weight, WeightDecomposed(low_rank, magnitude)))
-    if "lora_B.bias" in tensors:
+        changes = [(weight, WeightDecomposed(low_rank, magnitude))]
+    if added := tensors.get("lora_B.bias"):
         if bias not in shapes:
-            raise DataError(f"{tensors['lora_B.bias'].name} belongs to a layer without bias", str(adapter.folder))
-        _require_shape(tensors["lora_B.bias"], shapes[bias])
-        changes.append((bias, ScaledBias(tensors["lora_B.bias"], scaling)))
+            raise DataError(f"{added.name} belongs to a layer without bias", str(adapter.folder))
+        _require_shape(added, shapes[bias])
+        changes.append((bias, ScaledBias(added, scaling)))
     return changes
 
 
@@ -366,12 +359,9 @@ def _fits(pattern: str, module: str) -> bool:
 def scaling_of(config: Mapping[str, Any], module: str) -> tuple[float, int]:
     """The factor of B·A for a module and its rank, by PEFT's rule for patterns."""
 
-    def of_module(patterns: Mapping[str, float] | None, default: float) -> float:
-        for pattern, value in (patterns or {}).items():
-            if _fits(pattern, module):
-                return value
-        return default
+    def of_module(key: str, default: float) -> float:
+        patterns: Mapping[str, float] = config.get(key) or {}
+        return next((value for pattern, value in patterns.items() if _fits(pattern, module)), default)
 
-    rank = of_module(config.get("rank_pattern"), config["r"])
-    alpha = of_module(config.get("alpha_pattern"), config.get("lora_alpha", 8))
+    rank, alpha = of_module("rank_pattern", config["r"]), of_module("alpha_pattern", config.get("lora_alpha", 8))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), int(rank)

@@ -58,7 +58,7 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
 
 
 def length_warning(max_length: int | None, positions: int | None) -> str | None:
-    """What to say of rows longer than a model was made for, None if they are not."""
+    """A warning of rows longer than a model was made for, None if they are not."""
     if max_length is None or positions is None or max_length <= positions:
         return None
     return f"`max_length: {max_length:,}` is beyond the {positions:,} positions that the model was made for"

@@ -44,11 +44,6 @@ class Stored:
     start: int
     size: int
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one step along the first axis."""
-        return self.size // self.shape[0] if self.shape and self.shape[0] else self.size
-
 
 @dataclass(frozen=True)
 class OutputTensor:
@@ -149,11 +144,6 @@ def has_weights(folder: Path) -> bool:
     return (folder / INDEX).is_file() or (folder / SINGLE).is_file()
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a whole model; none where there is no such folder."""
-    return sorted(folder.glob("model*.safetensors")) if has_weights(folder) else []
-
-
 def known_sha256(file: Path) -> str | None:
     """The hash that the hub's cache names a file by."""
     blob = file.resolve()
@@ -205,9 +195,7 @@ def copy_range(source: int, target: int, start: int, size: int, to: int, copied:
     while size:
         try:
             done = os.copy_file_range(source, target, min(size, CHUNK), start, to)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-                raise
+        except OSError:  # not between these file systems
             done = os.pwrite(target, os.pread(source, min(size, CHUNK), start), to)
         if not done:
             raise OSError(errno.EIO, "the file ends before its last tensor")

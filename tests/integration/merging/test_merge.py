@@ -190,17 +190,8 @@ def test_gpt2s_transposed_layers_and_biases(
     adapter = make_adapter(base, model_class, tmp_path / "adapter", **options)
     for dtype in DTYPES:
         output = tmp_path / dtype
-        slds_json(
-            "merge",
-            "--checkpoint",
-            adapter,
-            "--config",
-            config(base, model_class),
-            "--dtype",
-            dtype,
-            "--output",
-            output,
-        )
+        arguments = ("--checkpoint", adapter, "--config", config(base, model_class), "--dtype", dtype)
+        slds_json("merge", *arguments, "--output", output)
         require_equal(output, model_class, dtype, merged_by_peft(base, model_class, dtype, adapter))
 
 
