@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from headnote_cli.errors import UnreachableError, UsageError, package
 from headnote_cli.evaluation.metrics import Metric, Scored, means
@@ -38,7 +39,10 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
     baselines = Path(bert_score.__file__).parent / "rescale_baseline"
     by_language = {file.parent.name: str(file) for file in baselines.glob(f"*/{Path(model).name}.tsv")}
     scorers: dict[str, Any] = {}
-    config = _config(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UnreachableError(f"the BERTScore model cannot be loaded: {error}", model) from error
     layer, longest = config.num_hidden_layers, config.max_position_embeddings - 2  # XLM-R counts positions from 2
 
     def scorer(language: str) -> Any:
@@ -60,15 +64,6 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
     if not by_language:
         emit(Note(f"BERTScore is {rescaled}", warning=True))
     return means(NAMES, lambda rows: _scores(rows, scorer).tolist(), signature)
-
-
-def _config(model: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UnreachableError(f"the BERTScore model cannot be loaded: {error}", model) from error
 
 
 def _scores(rows: Sequence[Scored], scorer: Callable[[str], Any]) -> np.ndarray[Any, Any]:

@@ -45,29 +45,27 @@ class Draws:
         self.of_row = np.array([places[decision] for decision in decisions], dtype=np.int64)
         generator = np.random.default_rng(seed)
         drawn = generator.multinomial(self.count, np.full(self.count, 1 / self.count), replicates)
-        self.times = np.vstack([np.ones(self.count), drawn])  # each decision once, then the replicates
-
-    def sums(self, parts: Sums, groups: Sequence[str]) -> tuple[list[str], Sums]:
-        """The groups, and the sums of `parts` (rows, parts) in each, as drawn: (1 + replicates, groups, parts)."""
-        names = list(dict.fromkeys(groups))
-        place = {name: index for index, name in enumerate(names)}
-        by_decision = np.zeros((self.count, len(names), parts.shape[1]))
-        np.add.at(by_decision, (self.of_row, np.array([place[group] for group in groups])), parts)
-        return names, np.einsum("rd,dgp->rgp", self.times, by_decision)
+        # Each decision once, then the replicates: (1 + replicates, decisions).
+        self.times = np.vstack([np.ones(self.count), drawn])
 
 
 def samples(draws: Draws, parts: Sums, groups: Sequence[str], score_of: Callable[[Sums], Sums]) -> dict[str, Sums]:
     """The score as it is, then of each replicate, (1 + replicates,): of each group, and of `macro` and `weighted`.
 
     Not a number where no row of a group was drawn. A group of one decision has no replicates.
+
+    Args:
+        parts: What each row adds to the score, (rows, parts).
+        groups: The group of each row.
     """
-    counted = np.hstack([parts, np.ones((len(parts), 1))])
-    names, sums = draws.sums(counted, groups)
+    names = list(dict.fromkeys(groups))
+    counted = np.hstack([parts, np.ones((len(parts), 1))])  # the last part counts rows
+    by_decision = np.zeros((draws.count, len(names), counted.shape[1]))
+    np.add.at(by_decision, (draws.of_row, np.array([names.index(group) for group in groups])), counted)
+    sums = np.einsum("rd,dgp->rgp", draws.times, by_decision)
     scores = np.where(sums[..., -1] > 0, score_of(sums[..., :-1]), np.nan)
-    by_group = {}
-    for index, name in enumerate(names):
-        decisions = {decision for decision, group in zip(draws.of_row, groups, strict=True) if group == name}
-        by_group[name] = scores[:, index] if len(decisions) > 1 else scores[:1, index]
+    decisions = np.count_nonzero(by_decision[..., -1], axis=0)
+    by_group = {name: scores[: None if decisions[i] > 1 else 1, i] for i, name in enumerate(names)}
     with np.errstate(invalid="ignore"):
         counts = (~np.isnan(scores)).sum(axis=1)
         macro = np.where(counts > 0, np.nansum(scores, axis=1) / np.maximum(counts, 1), np.nan)

@@ -94,9 +94,9 @@ def read_weights(folder: Path) -> list[Stored]:
         UnreachableError: The folder holds no safetensors weights.
         DataError: A file is broken, or files and index do not agree.
     """
+    index = folder / INDEX
     if not has_weights(folder):
         raise _no_weights(folder)
-    index = folder / INDEX
     if not index.is_file():
         return read_header(folder / SINGLE)
     try:
