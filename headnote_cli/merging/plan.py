@@ -20,7 +20,7 @@ from headnote_cli.errors import DataError
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapters import NotOurs, WeightChange, changes_of, read_adapter
 from headnote_cli.models.base import BaseModel, load_model_config, weights_folder
-from headnote_cli.models.weights import OutputTensor, Stored, in_shards, read_weights, shard_names
+from headnote_cli.models.weights import OutputTensor, Stored, in_shards, read_weights
 
 SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 NAMES_OF_DTYPES = {short: name for name, short in SAFETENSORS_DTYPES.items()}  # of floating-point numbers
@@ -193,8 +193,7 @@ def _quantizable(model: nn.Module) -> frozenset[str]:
 def _shards(job: MergeJob, tensors: list[OutputTensor]) -> dict[str, list[OutputTensor]]:
     """Files with their tensors: as in the base, or of at most so many bytes."""
     if job.shard_bytes is not None:
-        groups = in_shards(tensors, job.shard_bytes)
-        return dict(zip(shard_names(len(groups)), groups, strict=True))
+        return in_shards(tensors, job.shard_bytes)
     by_file: dict[str, list[OutputTensor]] = defaultdict(list)
     for tensor in tensors:
         by_file[tensor.source.file.name].append(tensor)

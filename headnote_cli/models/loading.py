@@ -150,7 +150,7 @@ def four_bits(how: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def quantized_layers(model: torch.nn.Module) -> list[str]:
     """Names of the 4-bit and 8-bit linear layers."""
-    kinds = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes, which need not be installed
+    kinds = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes, which is imported where it is needed only
     return [name for name, module in model.named_modules() if type(module).__name__ in kinds]
 
 
@@ -196,10 +196,10 @@ def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:
 
 
 def require_targets(model: torch.nn.Module, lora: LoraConfig) -> None:
-    """Every name in the LoRA settings stands for a part of the model, by PEFT's own rule; PEFT is content with one.
+    """Check that every name in the LoRA settings matches a part of the model, by PEFT's own rule; PEFT asks for one.
 
     Raises:
-        ConfigError: Names that nothing has; the message gives the nearest ones.
+        ConfigError: Some match nothing; the message gives the nearest names.
     """
     modules = dict(model.named_modules())
     linear = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
@@ -231,7 +231,7 @@ def _missing(wanted: list[str] | None, names: list[str]) -> list[str]:
 
 
 def _unknown(key: str, missing: list[str], known: Iterable[str]) -> Iterator[str]:
-    """What to say of each name that nothing in the model has."""
+    """The fault of each name that matches nothing."""
     for name in missing:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:12]
         yield f"`{key}`: the model has no {name}; nearest: {', '.join(near)}"

@@ -167,8 +167,8 @@ def packed(tensors: Sequence[OutputTensor]) -> tuple[bytes, dict[str, int]]:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text, {name: begin + at for name, at in starts.items()}
 
 
-def in_shards(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTensor]]:
-    """Tensors in their order, in groups of at most `limit` bytes; one that is larger stands alone."""
+def in_shards(tensors: Iterable[OutputTensor], limit: int) -> dict[str, list[OutputTensor]]:
+    """Tensors in order, by transformers' names of files of at most `limit` bytes; one that is larger stands alone."""
     groups: list[list[OutputTensor]] = []
     room = 0
     for tensor in tensors:
@@ -177,12 +177,9 @@ def in_shards(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTe
             room = limit
         groups[-1].append(tensor)
         room -= tensor.size
-    return groups
-
-
-def shard_names(count: int) -> list[str]:
-    """transformers' names for so many weight files."""
-    return [SINGLE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    if len(groups) == 1:
+        return {SINGLE: groups[0]}
+    return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
 def copy_range(source: int, target: int, start: int, size: int, to: int, copied: Callable[[int], None]) -> None:
