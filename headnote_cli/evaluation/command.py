@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from headnote_cli.evaluation.bootstrap import (
     samples,
 )
 from headnote_cli.evaluation.metrics import Metric, Scored, Sums, lead, metrics
-from headnote_cli.evaluation.published import PUBLISHED, Published
+from headnote_cli.evaluation.published import PUBLISHED, Published, protocol_notes
 from headnote_cli.events import Listener, Note
 from headnote_cli.generation.predictions import (
     Joined,
@@ -169,6 +168,7 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     }
     if options.output:
         write_lines(options.output, _scored_lines(first, next(iter(parts.values())), chosen))
+    dataset = None if options.references else config.settings.dataset_name
     return Report(
         rows=len(first),
         decisions=draws.count,
@@ -179,7 +179,7 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
         settings={"replicates": REPLICATES, "seed": options.seed, "split": options.split, "preset": options.preset},
         differing=differing,
         published=PUBLISHED if options.preset else (),
-        notes=_preset_notes(config, options, groups[PAIR]) if options.preset else [],
+        notes=protocol_notes(dataset, options.split, groups[PAIR]) if options.preset else [],
     )
 
 
@@ -361,16 +361,3 @@ def _comparisons(sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], are_en
             if apart is not None:
                 comparisons.append(Comparison(first, other, metric, apart, apart.real if are_enough else None))
     return comparisons
-
-
-def _preset_notes(config: Config, options: EvaluateOptions, pairs: Sequence[str]) -> list[str]:
-    """Where these numbers are not those of the published protocol."""
-    notes = []
-    settings = config.settings
-    if options.references or settings.dataset_name != "ipst/slds" or options.split != "test":
-        notes.append("these rows are not the test split of ipst/slds: the published numbers are of other decisions")
-    nine = map("_".join, itertools.product(("de", "fr", "it"), repeat=2))
-    lacking = [pair for pair in nine if pair not in pairs]
-    if lacking:
-        notes.append(f"the published mean is over nine language pairs; here {', '.join(lacking)} are missing")
-    return notes

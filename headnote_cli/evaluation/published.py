@@ -6,6 +6,8 @@ Rolshoven et al., "Unlocking Legal Knowledge: A Multilingual Dataset for Judicia
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 
 SOURCE = "Rolshoven et al. 2025, arXiv 2410.13456"
@@ -27,3 +29,15 @@ PUBLISHED = (
     Published("Qwen2.5-7B fine-tuned", 29.2, 25.7),
     Published("Qwen2.5-14B fine-tuned", 30.8, 26.9),
 )
+
+
+def protocol_notes(dataset: str | None, split: str, pairs: Collection[str]) -> list[str]:
+    """Where one's own numbers are not those of the published protocol; `pairs` are such as `fr_de`."""
+    notes = []
+    if dataset != "ipst/slds" or split != "test":
+        notes.append("these rows are not the test split of ipst/slds: the published numbers are of other decisions")
+    nine = map("_".join, itertools.product(("de", "fr", "it"), repeat=2))
+    lacking = [pair for pair in nine if pair not in pairs]
+    if lacking:
+        notes.append(f"the published mean is over nine language pairs; here {', '.join(lacking)} are missing")
+    return notes

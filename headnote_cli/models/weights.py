@@ -65,26 +65,24 @@ def read_header(file: Path) -> list[Stored]:
     Raises:
         DataError: It is no whole safetensors file: cut short, ranges that overlap or reach beyond it, odd dtypes.
     """
+    stored = []
     try:
-        with safe_open(str(file), "np"):
-            pass  # the library checks the header, the ranges and the file's length
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-            header = json.loads(stream.read(length))
+        # The library checks the header, the ranges and the file's length.
+        with safe_open(str(file), "np") as reader, file.open("rb") as stream:
+            start = LENGTH_BYTES + int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            for name in reader.offset_keys():
+                tensor = reader.get_slice(name)
+                dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
+                if dtype not in DTYPE_BYTES:
+                    raise DataError(f"tensor {name} has the dtype {dtype}, which slds does not know", str(file))
+                size = math.prod(shape) * DTYPE_BYTES[dtype]
+                stored.append(Stored(name, dtype, shape, file, start, size))
+                start += size
     except FileNotFoundError as error:
         raise DataError("is missing", str(file)) from error
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"is not a whole safetensors file: {error}", str(file), "fetch or save it again") from error
-    begin = LENGTH_BYTES + length
-    stored = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in DTYPE_BYTES:
-            raise DataError(f"tensor {name} has the dtype {entry['dtype']}, which slds does not know", str(file))
-        first, last = entry["data_offsets"]
-        stored.append(Stored(name, entry["dtype"], tuple(entry["shape"]), file, begin + first, last - first))
-    return sorted(stored, key=lambda tensor: (tensor.start, tensor.size))
+    return stored
 
 
 def read_weights(folder: Path) -> list[Stored]:
