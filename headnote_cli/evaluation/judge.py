@@ -88,7 +88,7 @@ class Judge:
         keys = [hashlib.sha256(json.dumps([self.model, asked, SCHEMA]).encode()).hexdigest() for asked in requests]
         missing = {key: asked for key, asked in zip(keys, requests, strict=True) if key not in self.known}
         with ThreadPoolExecutor(AT_A_TIME) as pool:
-            list(pool.map(self._judge, missing, missing.values()))  # the first failure cancels the rest
+            list(pool.map(self._judge, missing, missing.values()))  # a failure cancels what has not begun
         judged = [_shares(self.known[key]) if key in self.known else None for key in keys]
         if unread := judged.count(None):
             warning = f"{unread} of {len(judged)} judgements could not be read; they count nowhere"

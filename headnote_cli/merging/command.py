@@ -141,11 +141,11 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
 def _hashing(base: Path) -> Iterator[Hashes]:
     """The hashes of a base's files, taken while the libraries are being imported, which keeps one core busy."""
     files = base.glob("model*.safetensors")
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield {file.name: pool.submit(sha256, file) for file in files if known_sha256(file) is None}
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield {file.name: pool.submit(sha256, file) for file in files if known_sha256(file) is None}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _adapters(config: Config, checkpoints: Sequence[str]) -> list[Path]:
@@ -232,11 +232,11 @@ def _write(job: MergeJob, folder: Path, emit: Listener, hashes: Hashes) -> tuple
     """The weights: streamed, or merged by PEFT where it alone knows how; then there is no plan."""
     from headnote_cli.merging.plan import plan_merge
     from headnote_cli.merging.stream import require_room, write_config, write_merged
-    from headnote_cli.models.adapters import NotOurs
+    from headnote_cli.models.adapters import NeedsPeft
 
     try:
         plan = plan_merge(job)
-    except NotOurs as reason:
+    except NeedsPeft as reason:
         from headnote_cli.merging.with_peft import merge_with_peft
 
         return merge_with_peft(job, folder, str(reason), emit), None

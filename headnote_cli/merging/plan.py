@@ -18,7 +18,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from headnote_cli.errors import DataError
 from headnote_cli.machine.plan import Quantization
-from headnote_cli.models.adapters import NotOurs, WeightChange, changes_of, read_adapter
+from headnote_cli.models.adapters import NeedsPeft, WeightChange, changes_of, read_adapter
 from headnote_cli.models.base import BaseModel, load_model_config, weights_folder
 from headnote_cli.models.weights import OutputTensor, Stored, in_shards, read_weights
 
@@ -42,7 +42,7 @@ class MergeJob:
 def renaming(model: Any) -> Rename:
     """A weight's name in any layout that transformers loads → the parameter's name in `model`, by its own tables.
 
-    The function raises `NotOurs` for a weight that transformers fuses or splits while loading.
+    The function raises `NeedsPeft` for a weight that transformers fuses or splits while loading.
     """
     transforms = get_model_conversion_mapping(model)
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
@@ -54,7 +54,7 @@ def renaming(model: Any) -> Rename:
             return name
         renamed, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, known)
         if converter is not None:
-            raise NotOurs(f"the weight {name}, which transformers converts while loading")
+            raise NeedsPeft(f"the weight {name}, which transformers converts while loading")
         return str(renamed) if renamed in known else None
 
     return rename
@@ -105,7 +105,7 @@ def plan_merge(job: MergeJob) -> MergePlan:
 
     Raises:
         DataError: A file is broken, or a tensor of an adapter matches no weight, or one of another shape.
-        NotOurs: Something whose arithmetic is not known here to the bit.
+        NeedsPeft: Only PEFT itself can merge this.
     """
     folder = weights_folder(job.base)
     stored = read_weights(folder)
@@ -162,10 +162,11 @@ def _heads_to_untie(model: Any, on_disk: Collection[str], touched: Collection[st
     for names in aliases.values():
         if len(names) == 1 or not any(name in touched for name in names):
             continue
-        held = [name for name in names if name in on_disk]
-        if len(names) != 2 or len(held) != 1:
-            raise NotOurs(f"tied weights {', '.join(names)}")
-        heads[next(name for name in names if name not in held)] = held[0]
+        stored = [name for name in names if name in on_disk]
+        if len(names) != 2 or len(stored) != 1:
+            raise NeedsPeft(f"tied weights {', '.join(names)}")
+        [head] = set(names) - set(stored)
+        heads[head] = stored[0]
     return heads
 
 

@@ -95,27 +95,26 @@ class _Writing:
         files = {tensor.source.file for tensor in self.plan.tensors()}
         sources = {file: self._opened(file, os.O_RDONLY) for file in sorted(files)}
         workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-        # `finishing` flushes and hashes whole files, and waits for tasks of `pool`.
-        with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(workers) as finishing:
-            try:
-                tasks = []
-                for name, tensors in self.plan.shards.items():
-                    target, starts = self._begun(folder / name, tensors)
-                    of_file = []
-                    for tensor in tensors:
-                        source, to = sources[tensor.source.file], starts[tensor.name]
-                        if self.plan.touched(tensor):
-                            of_file.append(pool.submit(self._merge, tensor, target, to))
-                        else:
-                            of_file.append(pool.submit(self._copy, tensor, source, target, to))
-                    tasks += [*of_file, finishing.submit(self._finish, folder / name, target, of_file)]
-                tasks += [finishing.submit(self._hash_base, file) for file in sources]
-                for task in as_completed(tasks):
-                    task.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                finishing.shutdown(cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(workers)
+        finishing = ThreadPoolExecutor(workers)  # flushes and hashes whole files, and waits for tasks of the other
+        try:
+            tasks = []
+            for name, tensors in self.plan.shards.items():
+                target, starts = self._begun(folder / name, tensors)
+                of_file = []
+                for tensor in tensors:
+                    source, to = sources[tensor.source.file], starts[tensor.name]
+                    if self.plan.touched(tensor):
+                        of_file.append(pool.submit(self._merge, tensor, target, to))
+                    else:
+                        of_file.append(pool.submit(self._copy, tensor, source, target, to))
+                tasks += [*of_file, finishing.submit(self._finish, folder / name, target, of_file)]
+            tasks += [finishing.submit(self._hash_base, file) for file in sources]
+            for task in as_completed(tasks):
+                task.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            finishing.shutdown(cancel_futures=True)
         self._report()
         return self.written
 

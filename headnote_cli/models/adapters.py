@@ -40,8 +40,8 @@ KNOWN = frozenset(
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class NotOurs(Exception):
-    """A feature whose arithmetic is not known here to the bit: PEFT itself must merge it."""
+class NeedsPeft(Exception):
+    """A feature that this file does not reproduce bit for bit, so PEFT itself must merge it."""
 
 
 # What an adapter does to a weight: `open` reads the adapter's tensors once, and what it returns changes some rows.
@@ -149,7 +149,7 @@ def read_adapter(folder: Path) -> Adapter:
         UnreachableError: The weights are missing.
         UsageError: Its weights are a pickle, or its training changed the base.
         DataError: A file is broken, or a tensor holds numbers that are not finite.
-        NotOurs: It is of another kind, or has a feature that is not known here.
+        NeedsPeft: It is of another kind, or has a feature that is not supported here.
     """
     config = read_json(folder / ADAPTER_CONFIG) or {}
     weights = folder / ADAPTER_WEIGHTS
@@ -171,7 +171,7 @@ def read_adapter(folder: Path) -> Adapter:
 def _require_known(config: Mapping[str, Any], folder: Path) -> None:
     kind = str(config.get("peft_type", "")).upper()
     if kind != "LORA":
-        raise NotOurs(f"an adapter of the kind {kind or 'unknown'}")
+        raise NeedsPeft(f"an adapter of the kind {kind or 'unknown'}")
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(CHANGED_BASE):
         raise UsageError(
@@ -181,7 +181,7 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
         )
     for name, value in config.items():
         if name not in KNOWN and value not in (None, False, [], {}, ""):
-            raise NotOurs(f"`{name}: {value}` in {ADAPTER_CONFIG}")
+            raise NeedsPeft(f"`{name}: {value}` in {ADAPTER_CONFIG}")
     numbers = [config.get("r"), config.get("lora_alpha", 8)]
     for patterns in ("rank_pattern", "alpha_pattern"):
         by_pattern = config.get(patterns) or {}
@@ -226,7 +226,7 @@ def changes_of(
 
     Raises:
         DataError: A tensor of the adapter has no weight to go to, or not of its shape.
-        NotOurs: A module of a kind that is not known here.
+        NeedsPeft: A module of a kind that is not supported here.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -261,7 +261,7 @@ def _by_module(
         name = tensor.name.removeprefix(PREFIX)
         match = _LORA_KEY.fullmatch(name)
         if match is None and ".lora_" in name:
-            raise NotOurs(f"the tensor {tensor.name}")
+            raise NeedsPeft(f"the tensor {tensor.name}")
         parameter = rename(f"{match['module']}.weight" if match else name.replace(".base_layer.", "."))
         if parameter is None:
             unmatched.append(tensor.name)
@@ -315,7 +315,7 @@ def _module_changes(
     scaling, rank = scaling_of(adapter.config, module)
     embedding = isinstance(layer, nn.Embedding)
     if not isinstance(layer, nn.Linear | nn.Embedding | Conv1D):
-        raise NotOurs(f"an adapted {type(layer).__name__} ({module})")
+        raise NeedsPeft(f"an adapted {type(layer).__name__} ({module})")
     first, second = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     if first not in tensors or second not in tensors:
         raise DataError(f"{module} has one half of an adapter only: {', '.join(tensors)}", str(adapter.folder))
@@ -327,7 +327,7 @@ def _module_changes(
     changes: list[tuple[str, WeightChange]] = [(weight, low_rank)]
     if magnitude := tensors.get("lora_magnitude_vector"):
         if embedding:
-            raise NotOurs(f"DoRA on an embedding ({module})")
+            raise NeedsPeft(f"DoRA on an embedding ({module})")
         _require_shape(magnitude, (rows,))
         changes = [(weight, WeightDecomposed(low_rank, magnitude))]
     if added := tensors.get("lora_B.bias"):
@@ -348,7 +348,7 @@ def _require_patterns_used(adapter: Adapter, modules: Iterable[str]) -> None:
                 where = str(adapter.folder / ADAPTER_CONFIG)
                 raise DataError(f"`{patterns}`: {pattern} is no regular expression: {error}", where) from error
             if not used:
-                raise NotOurs(f"`{patterns}: {pattern}`, which fits no adapted module")
+                raise NeedsPeft(f"`{patterns}: {pattern}`, which fits no adapted module")
 
 
 def _fits(pattern: str, module: str) -> bool:

@@ -159,7 +159,7 @@ def test_any_adapter_folder_is_merged_or_refused_in_words(
 ) -> None:
     """Headers with other lengths, ranges, dtypes and names; configs with other values: no crash, no large memory."""
     from headnote_cli.merging.plan import MergeJob, plan_merge
-    from headnote_cli.models.adapters import NotOurs
+    from headnote_cli.models.adapters import NeedsPeft
     from headnote_cli.models.base import BaseModel
 
     folder = tmp_path_factory.mktemp("fuzz") / "adapter"
@@ -180,7 +180,7 @@ def test_any_adapter_folder_is_merged_or_refused_in_words(
     told, size = "", 0
     try:
         size = plan_merge(MergeJob(BaseModel(str(base), TEXT), (folder,))).bytes
-    except (SldsError, NotOurs) as reason:
+    except (SldsError, NeedsPeft) as reason:
         told = str(reason)
     assert told or 0 < size < 10**8
 
