@@ -92,11 +92,13 @@ def probes_for(folder: Path, prompts: Path | None, max_length: int | None) -> li
         try:
             encoder = Encoder(tokenizer, PromptTemplates(prompts), min(max_length or PROBE_TOKENS, PROBE_TOKENS))
             rows = itertools.islice(stream_rows(assets_root() / PROBE_ROWS), len(PLAIN_PROBES))
-            return [row.example() for _, raw in rows if (row := encoder.encode(sound(raw))) is not None]
+            encoded = [encoder.encode(sound(row)) for _, row in rows]
+            if any(encoded):
+                return [row.example() for row in encoded if row is not None]
         except SldsError:
             pass
-    encoded = [tokenizer(text)["input_ids"] for text in PLAIN_PROBES]
-    return [{"input_ids": ids, "labels": ids} for ids in encoded]
+    plain = [tokenizer(text)["input_ids"] for text in PLAIN_PROBES]
+    return [{"input_ids": ids, "labels": ids} for ids in plain]
 
 
 def _compare_models(job: MergeJob, folder: Path, dtype: str, probes: Sequence[Probe]) -> Verification:
