@@ -3,12 +3,14 @@ baseline of the headnote's language."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from headnote_cli.errors import UnreachableError, UsageError, package
 from headnote_cli.evaluation.metrics import Metric, Scored, means
@@ -35,19 +37,23 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
     if "t5" in model:
         raise UsageError("bert-score takes any path with `t5` in it for a T5 model", model, "move or link the folder")
     baselines = Path(bert_score.__file__).parent / "rescale_baseline"
-    by_language = {file.parent.name: file for file in baselines.glob(f"*/{Path(model).name}.tsv")}
+    by_language = {file.parent.name: str(file) for file in baselines.glob(f"*/{Path(model).name}.tsv")}
     scorers: dict[str, Any] = {}
-    config = _config(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UnreachableError(f"the BERTScore model cannot be loaded: {error}", model) from error
     layer, longest = config.num_hidden_layers, config.max_position_embeddings - 2  # XLM-R counts positions from 2
 
     def scorer(language: str) -> Any:
         if language not in scorers:
+            baseline = by_language.get(language)
             scorers[language] = bert_score.BERTScorer(
                 model_type=model,
                 num_layers=layer,
                 lang=language,
-                rescale_with_baseline=language in by_language,
-                baseline_path=str(by_language[language]) if language in by_language else None,
+                rescale_with_baseline=baseline is not None,
+                baseline_path=baseline,
             )
             first = next(iter(scorers.values()))
             share_weights(scorers[language], first, longest)  # not every folder says how long a text may be
@@ -60,25 +66,15 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
     return means(NAMES, lambda rows: _scores(rows, scorer).tolist(), signature)
 
 
-def _config(model: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UnreachableError(f"the BERTScore model cannot be loaded: {error}", model) from error
-
-
 def _scores(rows: Sequence[Scored], scorer: Callable[[str], Any]) -> np.ndarray[Any, Any]:
     """Precision, recall and F1 of each row, (rows, 3)."""
-    found = np.zeros((len(rows), 3))
-    for language in dict.fromkeys(row.lang for row in rows):
-        places = [place for place, row in enumerate(rows) if row.lang == language]
-        written = [place for place in places if rows[place].headnote.strip()]  # an empty one scores 0
-        if written:
-            pairs = [rows[place] for place in written]
-            scores = scorer(language).score(
-                [row.headnote for row in pairs], [row.reference for row in pairs], batch_size=BATCH
-            )
-            found[written] = torch.stack(scores, dim=1).double().numpy()
-    return found
+    scores = np.zeros((len(rows), 3))
+    places = defaultdict(list)
+    for place, row in enumerate(rows):
+        if row.headnote.strip():  # an empty one scores 0
+            places[row.lang].append(place)
+    for language, own in places.items():
+        headnotes, references = [rows[place].headnote for place in own], [rows[place].reference for place in own]
+        result = scorer(language).score(headnotes, references, batch_size=BATCH)
+        scores[own] = torch.stack(result, dim=1).double().numpy()
+    return scores

@@ -6,8 +6,7 @@ Decisions are drawn, not rows: the headnotes of one decision in three languages 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,9 +25,6 @@ class Interval:
     low: float | None
     high: float | None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Table:
@@ -43,42 +39,37 @@ class Draws:
     """How often each decision is drawn in each replicate, the same for every score and every file."""
 
     def __init__(self, decisions: Sequence[Hashable], replicates: int = REPLICATES, seed: int = SEED) -> None:
-        """
-        Args:
-            decisions: The decision of each row.
-        """
+        """`decisions` names the decision of each row."""
         places = {decision: place for place, decision in enumerate(dict.fromkeys(decisions))}
         self.count = len(places)
         self.of_row = np.array([places[decision] for decision in decisions], dtype=np.int64)
         generator = np.random.default_rng(seed)
         drawn = generator.multinomial(self.count, np.full(self.count, 1 / self.count), replicates)
-        self.times = np.vstack([np.ones(self.count), drawn])  # each decision once, then the replicates
-
-    def sums(self, parts: Sums, groups: Sequence[str]) -> tuple[list[str], Sums]:
-        """The groups, and the sums of `parts` (rows, parts) in each, as drawn: (1 + replicates, groups, parts)."""
-        names = list(dict.fromkeys(groups))
-        place = {name: index for index, name in enumerate(names)}
-        by_decision = np.zeros((self.count, len(names), parts.shape[1]))
-        np.add.at(by_decision, (self.of_row, np.array([place[group] for group in groups])), parts)
-        return names, np.einsum("rd,dgp->rgp", self.times, by_decision)
+        # Each decision once, then the replicates: (1 + replicates, decisions).
+        self.times = np.vstack([np.ones(self.count), drawn])
 
 
 def samples(draws: Draws, parts: Sums, groups: Sequence[str], score_of: Callable[[Sums], Sums]) -> dict[str, Sums]:
     """The score as it is, then of each replicate, (1 + replicates,): of each group, and of `macro` and `weighted`.
 
     Not a number where no row of a group was drawn. A group of one decision has no replicates.
+
+    Args:
+        parts: What each row adds to the score, (rows, parts).
+        groups: The group of each row.
     """
-    counted = np.hstack([parts, np.ones((len(parts), 1))])
-    names, sums = draws.sums(counted, groups)
+    names = list(dict.fromkeys(groups))
+    counted = np.hstack([parts, np.ones((len(parts), 1))])  # the last part counts rows
+    by_decision = np.zeros((draws.count, len(names), counted.shape[1]))
+    np.add.at(by_decision, (draws.of_row, np.array([names.index(group) for group in groups])), counted)
+    sums = np.einsum("rd,dgp->rgp", draws.times, by_decision)
     scores = np.where(sums[..., -1] > 0, score_of(sums[..., :-1]), np.nan)
-    found = {name: scores[:, index] for index, name in enumerate(names)}
-    for name in names:
-        if len({decision for decision, group in zip(draws.of_row, groups, strict=True) if group == name}) < 2:
-            found[name] = scores[:1, names.index(name)]
+    decisions = np.count_nonzero(by_decision[..., -1], axis=0)
+    by_group = {name: scores[: None if decisions[i] > 1 else 1, i] for i, name in enumerate(names)}
     with np.errstate(invalid="ignore"):
-        there = (~np.isnan(scores)).sum(axis=1)
-        macro = np.where(there > 0, np.nansum(scores, axis=1) / np.maximum(there, 1), np.nan)
-    return found | {"macro": macro, "weighted": score_of(sums[..., :-1].sum(axis=1))}
+        counts = (~np.isnan(scores)).sum(axis=1)
+        macro = np.where(counts > 0, np.nansum(scores, axis=1) / np.maximum(counts, 1), np.nan)
+    return by_group | {"macro": macro, "weighted": score_of(sums[..., :-1].sum(axis=1))}
 
 
 def interval(sampled: Sums) -> Interval:
@@ -113,10 +104,9 @@ def difference(first: Sums, second: Sums) -> Difference | None:
     apart = second - first
     if np.isnan(apart[0]):
         return None
-    found = interval(apart)
+    bounds = interval(apart)
     rest = apart[1:][~np.isnan(apart[1:])]
     other = (rest <= 0).mean() if apart[0] > 0 else (rest >= 0).mean()
-    assert found.value is not None
-    assert found.low is not None
-    assert found.high is not None
-    return Difference(found.value, found.low, found.high, float(min(1.0, 2 * other)))
+    assert bounds.low is not None
+    assert bounds.high is not None
+    return Difference(float(apart[0]), bounds.low, bounds.high, float(min(1.0, 2 * other)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from headnote_cli.evaluation.bootstrap import (
     samples,
 )
 from headnote_cli.evaluation.metrics import Metric, Scored, Sums, lead, metrics
-from headnote_cli.evaluation.published import Published, published_results
+from headnote_cli.evaluation.published import PUBLISHED, Published, protocol_notes
 from headnote_cli.events import Listener, Note
 from headnote_cli.generation.predictions import (
     Joined,
@@ -60,7 +60,6 @@ class EvaluateOptions:
     bertscore: str | None = None
     judge: tuple[str, str] | None = None  # endpoint, model
     output: Path | None = None  # the first file's lines with the scores of each
-    replicates: int = REPLICATES
     seed: int = SEED
 
 
@@ -74,20 +73,18 @@ class Evaluation:
     faults: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
+        plain = asdict(self)
+        tables = plain["tables"]
         pairs: dict[str, dict[str, Any]] = {}
-        for metric, table in self.tables.items():
-            for pair, value in table.groups.items():
-                pairs.setdefault(pair, {})[metric] = value.to_json()
-        by = {
-            key: {metric: {group: one.to_json() for group, one in groups.items()} for metric, groups in found.items()}
-            for key, found in self.by.items()
-        }
+        for metric, table in tables.items():
+            for pair, value in table["groups"].items():
+                pairs.setdefault(pair, {})[metric] = value
         return {
             "predictions": self.name,
-            "metrics": {name: table.macro.to_json() for name, table in self.tables.items()},
-            "weighted": {name: table.weighted.to_json() for name, table in self.tables.items()},
+            "metrics": {metric: table["macro"] for metric, table in tables.items()},
+            "weighted": {metric: table["weighted"] for metric, table in tables.items()},
             "pairs": pairs,
-            "by": by,
+            "by": plain["by"],
             **self.faults,
         }
 
@@ -102,6 +99,11 @@ class Comparison:
     difference: Difference
     more_than_chance: bool | None  # None: too few decisions for a verdict
 
+    def to_json(self) -> dict[str, Any]:
+        plain = asdict(self)
+        difference: dict[str, Any] = plain.pop("difference")
+        return difference | plain
+
 
 @dataclass(frozen=True)
 class Report:
@@ -115,25 +117,21 @@ class Report:
     signatures: dict[str, str]
     settings: dict[str, Any]
     differing: dict[str, dict[str, tuple[Any, Any]]]  # by file, the settings that the first one was not written with
-    published: list[Published] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    published: Sequence[Published]
+    notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        first, *others = (one.to_json() for one in self.evaluations)
+        first, *others = (evaluation.to_json() for evaluation in self.evaluations)
         return first | {
             "rows": self.rows,
             "decisions": self.decisions,
             "others": others,
-            "differences": [
-                asdict(one.difference) | {"first": one.first, "second": one.second, "metric": one.metric,
-                                          "more_than_chance": one.more_than_chance}
-                for one in self.comparisons
-            ],
+            "differences": [comparison.to_json() for comparison in self.comparisons],
             "signatures": self.signatures,
             "settings": self.settings,
             "differing_settings": self.differing,
-            "published": [asdict(one) for one in self.published],
-        }  # fmt: skip
+            "published": [asdict(result) for result in self.published],
+        }
 
 
 def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, options: EvaluateOptions) -> Report:
@@ -144,51 +142,66 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
         DataError: A file cannot be read, or nothing is left to score.
         UnreachableError: The references, a model or a judge is unavailable.
     """
-    _check(options)
-    _require_free(predictions, options)
-    field_name = config.settings.overflow_field
-    files = _files(config, predictions, options, field_name)
+    paths = _paths(predictions, options.baselines)
+    _check(options, paths)
+    decision_field = config.settings.overflow_field
+    references = [row for _, row in located_rows(config, options.split, options.references)]
+    files = _joined(paths, references, decision_field)
     shared = _shared(files)
-    _tell_left_out(files, shared, emit)
-    differing = _differing(_written_files(predictions, options))
-    _tell_differing(differing, emit)
+    _report_left_out(files, shared, emit)
+    differing = _differing({name: path for name, path in paths.items() if path is not None}, emit)
     first = next(iter(shared.values()))
-    draws = Draws([_decision(pair.row, field_name) for pair in first], options.replicates, options.seed)
+    decisions = [decision_id(pair.row) or pair.row.get(decision_field) for pair in first]
+    draws = Draws(decisions, seed=options.seed)
     if draws.count < FEW_DECISIONS:
-        told = f"{draws.count} decisions are few: intervals drawn from them are too narrow"
-        emit(Note(f"{told}, and differences get no verdict" if len(files) > 1 else told, warning=True))
+        warning = f"{draws.count} decisions are few: intervals drawn from them are too narrow"
+        emit(Note(f"{warning}, and differences get no verdict" if len(files) > 1 else warning, warning=True))
     groups = {PAIR: [_pair(pair) for pair in first]}
     groups |= {key: [str(pair.row.get(key, "?")) for pair in first] for key in options.by}
     chosen = [*metrics(), *_asked_for(config, options, predictions[0], emit)]
-    parts = {name: _parts([_scored(pair, field_name) for pair in pairs], chosen) for name, pairs in shared.items()}
+    parts = {name: _parts([_scored(pair, decision_field) for pair in pairs], chosen) for name, pairs in shared.items()}
     sampled = {
-        name: {key: _sampled(own, chosen, draws, labels) for key, labels in groups.items()}
+        name: {
+            key: {metric.name: samples(draws, own[metric.name], labels, metric.score_of) for metric in chosen}
+            for key, labels in groups.items()
+        }
         for name, own in parts.items()
     }
     if options.output:
         write_lines(options.output, _scored_lines(first, next(iter(parts.values())), chosen))
+    dataset = None if options.references else config.settings.dataset_name
     return Report(
-        len(first),
-        draws.count,
-        [_evaluation(name, joined, sampled[name]) for name, joined in files.items()],
-        len(predictions),
-        _comparisons({name: found[PAIR] for name, found in sampled.items()}, chosen, draws.count >= FEW_DECISIONS),
-        {metric.name: metric.signature for metric in chosen if metric.signature},
-        {"replicates": options.replicates, "seed": options.seed, "split": options.split, "preset": options.preset},
-        differing,
-        published_results() if options.preset else [],
-        _preset_notes(config, options, groups[PAIR]) if options.preset else [],
+        rows=len(first),
+        decisions=draws.count,
+        evaluations=[_evaluation(name, joined, sampled[name]) for name, joined in files.items()],
+        files=len(predictions),
+        comparisons=_comparisons({name: drawn[PAIR] for name, drawn in sampled.items()}, draws.count >= FEW_DECISIONS),
+        signatures={metric.name: metric.signature for metric in chosen if metric.signature},
+        settings={"replicates": REPLICATES, "seed": options.seed, "split": options.split, "preset": options.preset},
+        differing=differing,
+        published=PUBLISHED if options.preset else (),
+        notes=protocol_notes(dataset, options.split, groups[PAIR]) if options.preset else [],
     )
 
 
 def _evaluation(name: str, joined: Joined, sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]]) -> Evaluation:
-    faults = {"missing": joined.extra, "extra": joined.missing, "duplicates": joined.duplicates}
-    return Evaluation(
-        name,
-        {metric: _table(found) for metric, found in sampled[PAIR].items()},
-        {key: _by(found) for key, found in sampled.items() if key != PAIR},
-        {fault: len(rows) for fault, rows in (faults | {"failed": joined.failed}).items()},
-    )
+    tables = {key: {metric: _table(drawn) for metric, drawn in own.items()} for key, own in sampled.items()}
+    of_pairs = tables.pop(PAIR)
+    by = {key: {metric: table.groups for metric, table in own.items()} for key, own in tables.items()}
+    # In the report a row without a prediction is missing, and a prediction without a row is extra.
+    faults = {
+        "missing": joined.extra,
+        "extra": joined.missing,
+        "duplicates": joined.duplicates,
+        "failed": joined.failed,
+    }
+    return Evaluation(name, of_pairs, by, {fault: len(rows) for fault, rows in faults.items()})
+
+
+def _table(sampled: Mapping[str, Sums]) -> Table:
+    intervals = {name: interval(values) for name, values in sorted(sampled.items())}
+    macro, weighted = intervals.pop("macro"), intervals.pop("weighted")
+    return Table(intervals, macro, weighted)
 
 
 def _scored_lines(pairs: Sequence[Pair], parts: Mapping[str, Sums], chosen: Sequence[Metric]) -> Iterator[Prediction]:
@@ -199,90 +212,76 @@ def _scored_lines(pairs: Sequence[Pair], parts: Mapping[str, Sums], chosen: Sequ
         yield pair.prediction | {"scores": scores}
 
 
-def _check(options: EvaluateOptions) -> None:
+def _paths(predictions: Sequence[Path], baselines: Sequence[str]) -> dict[str, Path | None]:
+    """The files by their names in the report: their own, or their paths where two have the same; then the baselines.
+
+    `zero-shot` stands for a file beside the first one; `lead`, the decision's first sentences, is in no file.
+
+    Raises:
+        UsageError: There is no such baseline.
+    """
+    names = [path.name for path in predictions]
+    paths: dict[str, Path | None] = {
+        path.name if names.count(path.name) == 1 else str(path): path for path in predictions
+    }
+    for name in baselines:
+        if name == "lead":
+            paths["baseline: lead"] = None
+            continue
+        path = predictions[0].with_name(ZERO_SHOT) if name == "zero-shot" else Path(name)
+        if not path.is_file():
+            hint = f"`slds generate --split test --model BASE --output {path}` writes it with the untrained model"
+            raise UsageError(f"--baseline {name}: there is no such file", str(path), hint)
+        paths[f"baseline: {path.name}"] = path
+    return paths
+
+
+def _check(options: EvaluateOptions, paths: Mapping[str, Path | None]) -> None:
+    """
+    Raises:
+        UsageError: An unknown field or preset, or scores that would replace headnotes or references.
+    """
     for key in options.by:
         if key not in BY:
             raise UsageError(f"--by {key}: write one of {', '.join(BY)}")
     if options.preset is not None:
         require_preset(options.preset)
-
-
-def _require_free(predictions: Sequence[Path], options: EvaluateOptions) -> None:
-    """
-    Raises:
-        UsageError: Writing the scores would replace headnotes or references.
-    """
     output = options.output
-    if output is None:
-        return
-    read = [*_written_files(predictions, options).values(), *([options.references] if options.references else [])]
-    if output.resolve() in [file.resolve() for file in read] or is_begun(output):
-        raise UsageError("holds headnotes or references", str(output), "name a file of its own with --output")
+    if output is not None:
+        read = [path.resolve() for path in (*paths.values(), options.references) if path is not None]
+        if output.resolve() in read or is_begun(output):
+            raise UsageError("holds headnotes or references", str(output), "name a file of its own with --output")
 
 
-def _files(config: Config, predictions: Sequence[Path], options: EvaluateOptions, field_name: str) -> dict[str, Joined]:
-    """The files of headnotes, then the baselines, each beside the official headnotes."""
-    references = [row for _, row in located_rows(config, options.split, options.references)]
-    files = {_name(path, predictions): join(read_predictions(path), references) for path in predictions}
-    first = next(iter(files.values()))
-    for name in options.baselines:
-        files |= _baseline(name, predictions[0], references, first, field_name)
+def _joined(paths: Mapping[str, Path | None], references: Sequence[Row], decision_field: str) -> dict[str, Joined]:
+    """The files of headnotes and the baselines, each beside the official headnotes."""
+    files: dict[str, Joined] = {}
+    for name, path in paths.items():
+        if path is not None:
+            files[name] = join(read_predictions(path), references)
+        else:
+            pairs = next(iter(files.values())).pairs
+            leads = [
+                {**pair.prediction, "headnote": lead(str(pair.row[decision_field])), "finish_reason": "stop"}
+                for pair in pairs
+            ]
+            files[name] = join(leads, references)
     return files
 
 
-def _name(path: Path, all_paths: Sequence[Path]) -> str:
-    """A file by its name, by its path where two have the same."""
-    return path.name if [one.name for one in all_paths].count(path.name) == 1 else str(path)
-
-
-def _baseline(
-    name: str, predictions: Path, references: Sequence[Row], first: Joined, field_name: str
-) -> dict[str, Joined]:
-    """`lead`: the decision's first sentences for each row; `zero-shot` or a path: a file of headnotes.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    if name == "lead":
-        written: list[Prediction] = [
-            {**pair.prediction, "headnote": lead(str(pair.row[field_name])), "finish_reason": "stop"}
-            for pair in first.pairs
-        ]
-        return {"baseline: lead": join(written, references)}
-    path = _baseline_file(name, predictions)
-    if not path.is_file():
-        hint = f"`slds generate --split test --model BASE --output {path}` writes it with the untrained model"
-        raise UsageError(f"--baseline {name}: there is no such file", str(path), hint)
-    return {f"baseline: {path.name}": join(read_predictions(path), references)}
-
-
-def _baseline_file(name: str, predictions: Path) -> Path:
-    return predictions.with_name(ZERO_SHOT) if name == "zero-shot" else Path(name)
-
-
-def _written_files(predictions: Sequence[Path], options: EvaluateOptions) -> dict[str, Path]:
-    """The files of headnotes by their names in the report; `lead` is none."""
-    named = {_name(path, predictions): path for path in predictions}
-    others = (_baseline_file(name, predictions[0]) for name in options.baselines if name != "lead")
-    return named | {f"baseline: {path.name}": path for path in others}
-
-
-def _differing(files: Mapping[str, Path]) -> dict[str, dict[str, tuple[Any, Any]]]:
+def _differing(files: Mapping[str, Path], emit: Listener) -> dict[str, dict[str, tuple[Any, Any]]]:
     """The settings, but for the model, in which another file was written otherwise than the first one."""
     first, *others = files
     own = written_with(files[first])
-    found = {}
+    differing = {}
     for other in others:
         theirs = written_with(files[other])
-        both = [key for key in own if key in theirs]
-        found[other] = {key: (own[key], theirs[key]) for key in both if own[key] != theirs[key]}
-    return {name: settings for name, settings in found.items() if settings}
-
-
-def _tell_differing(differing: Mapping[str, Mapping[str, tuple[Any, Any]]], emit: Listener) -> None:
-    for name, settings in differing.items():
-        told = ", ".join(f"{key} ({own} in the first file, here {other})" for key, (own, other) in settings.items())
-        emit(Note(f"{name} was written with other settings: {told}", warning=True))
+        settings = {key: (own[key], theirs[key]) for key in own if key in theirs and own[key] != theirs[key]}
+        if settings:
+            differing[other] = settings
+            listed = ", ".join(f"{key} ({a} in the first file, here {b})" for key, (a, b) in settings.items())
+            emit(Note(f"{other} was written with other settings: {listed}", warning=True))
+    return differing
 
 
 def _shared(files: Mapping[str, Joined]) -> dict[str, list[Pair]]:
@@ -291,7 +290,7 @@ def _shared(files: Mapping[str, Joined]) -> dict[str, list[Pair]]:
     Raises:
         DataError: There is none.
     """
-    keyed = {name: {key_of(pair.prediction): pair for pair in one.pairs} for name, one in files.items()}
+    keyed = {name: {key_of(pair.prediction): pair for pair in joined.pairs} for name, joined in files.items()}
     first, *others = keyed.values()
     keys = [key for key in first if all(key in other for other in others)]
     if not keys:
@@ -303,12 +302,12 @@ def _shared(files: Mapping[str, Joined]) -> dict[str, list[Pair]]:
     return {name: [own[key] for key in keys] for name, own in keyed.items()}
 
 
-def _scored(pair: Pair, field_name: str) -> Scored:
+def _scored(pair: Pair, decision_field: str) -> Scored:
     written, row = pair.prediction, pair.row
     return Scored(
         written["headnote"],
         str(row["headnote"]),
-        str(row.get(field_name, "")),
+        str(row.get(decision_field, "")),
         written["lang"],
         row.get("decision_language"),
         str(written.get("finish_reason", "stop")),
@@ -320,12 +319,7 @@ def _pair(pair: Pair) -> str:
     return f"{pair.row.get('decision_language') or '?'}_{pair.prediction['lang']}"
 
 
-def _decision(row: Row, field_name: str) -> Any:
-    """What is drawn as one: a decision by its id, else by its text."""
-    return decision_id(row) or row.get(field_name)
-
-
-def _tell_left_out(files: Mapping[str, Joined], shared: Mapping[str, list[Pair]], emit: Listener) -> None:
+def _report_left_out(files: Mapping[str, Joined], shared: Mapping[str, list[Pair]], emit: Listener) -> None:
     for name, joined in files.items():
         for note in joined.notes():
             emit(Note(f"{name}: {note}", warning=True))
@@ -342,10 +336,10 @@ def _asked_for(config: Config, options: EvaluateOptions, first: Path, emit: List
 
         chosen += bertscore(str(config.locate(options.bertscore) or options.bertscore), emit)
     if options.judge:
-        from headnote_cli.evaluation.judge import Judge, judged
+        from headnote_cli.evaluation.judge import Judge
 
         address, model = options.judge
-        chosen += judged(Judge(address, model, first.with_name(f"{first.name}.judge.jsonl"), emit))
+        chosen += Judge(address, model, first.with_name(f"{first.name}.judge.jsonl"), emit).metrics()
     return chosen
 
 
@@ -358,44 +352,13 @@ def _parts(rows: Sequence[Scored], chosen: Sequence[Metric]) -> dict[str, Sums]:
     return {metric.name: known[metric.parts_of] for metric in chosen}
 
 
-def _sampled(
-    parts: Mapping[str, Sums], chosen: Sequence[Metric], draws: Draws, groups: Sequence[str]
-) -> dict[str, dict[str, Sums]]:
-    """Each score as it is and in each replicate, by group."""
-    return {one.name: samples(draws, parts[one.name], groups, one.score_of) for one in chosen}
-
-
-def _table(sampled: Mapping[str, Sums]) -> Table:
-    groups = {name: interval(values) for name, values in sampled.items() if name not in ("macro", "weighted")}
-    return Table(dict(sorted(groups.items())), interval(sampled["macro"]), interval(sampled["weighted"]))
-
-
-def _by(sampled: Mapping[str, Mapping[str, Sums]]) -> dict[str, dict[str, Interval]]:
-    return {metric: _table(found).groups for metric, found in sampled.items()}
-
-
-def _comparisons(
-    sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], chosen: Sequence[Metric], are_enough: bool
-) -> list[Comparison]:
+def _comparisons(sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], are_enough: bool) -> list[Comparison]:
     """Every other file against the first one, score by score; with a verdict if decisions are enough."""
     first, *others = sampled
-    found = []
+    comparisons = []
     for other in others:
-        for metric in chosen:
-            apart = difference(sampled[first][metric.name]["macro"], sampled[other][metric.name]["macro"])
+        for metric in sampled[first]:
+            apart = difference(sampled[first][metric]["macro"], sampled[other][metric]["macro"])
             if apart is not None:
-                found.append(Comparison(first, other, metric.name, apart, apart.real if are_enough else None))
-    return found
-
-
-def _preset_notes(config: Config, options: EvaluateOptions, pairs: Sequence[str]) -> list[str]:
-    """Where these numbers are not those of the published protocol."""
-    notes = []
-    settings = config.settings
-    if options.references or settings.dataset_name != "ipst/slds" or options.split != "test":
-        notes.append("these rows are not the test split of ipst/slds: the published numbers are of other decisions")
-    lacking = [f"{one}_{other}" for one in ("de", "fr", "it") for other in ("de", "fr", "it")]
-    lacking = [pair for pair in lacking if pair not in pairs]
-    if lacking:
-        notes.append(f"the published mean is over nine language pairs; here {', '.join(lacking)} are missing")
-    return notes
+                comparisons.append(Comparison(first, other, metric, apart, apart.real if are_enough else None))
+    return comparisons

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -53,20 +52,6 @@ MAX_TOKENS = 1500
 DISPENSABLE = ("response_format", "temperature")  # the prompt asks for JSON too
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Scores by rubric; None where the answer could not be read."""
-
-    scores: dict[str, int] | None
-
-    def shares(self) -> list[float] | None:
-        """Of what could be reached: Σ(s − 1) / 10, then (s − 1) / 2 of each rubric."""
-        if self.scores is None:
-            return None
-        each = [(score - 1) / 2 for score in self.scores.values()]
-        return [sum(each) / len(each), *each]
-
-
 class Judge:
     """Asks a server, many at a time, and keeps every readable answer in a file, so that none is asked for twice."""
 
@@ -80,40 +65,46 @@ class Judge:
         self.model = model
         self.cache = Journal(cache)
         self.emit = emit
-        self.known = dict(_cached(self.cache))
+        self.known: dict[str, dict[str, int]] = {}  # scores by rubric, by the request's hash
+        for entry in self.cache.lines():
+            if scores := read_scores(str(entry.get("answer"))):
+                self.known[str(entry.get("key"))] = scores
         self._keeping = Lock()
         self._unread: Counter[str] = Counter()  # by reason
 
-    def judge(self, rows: Sequence[Scored]) -> list[Judgement]:
-        """
+    def metrics(self) -> list[Metric]:
+        """The judge's score and its rubrics, each from 0 to 100; a headnote whose judgement could not be read counts
+        nowhere."""
+        names = ["judge", *(f"judge_{name}" for name in RUBRICS)]
+        return means(names, self.judge, f"{self.model}, five rubrics from 1 to 3")
+
+    def judge(self, rows: Sequence[Scored]) -> list[list[float] | None]:
+        """Of what could be reached: Σ(s − 1) / 10, then (s − 1) / 2 of each rubric; None where no answer could be read.
+
         Raises:
             UnreachableError: The server failed for good; what was judged until then is kept.
         """
-        asked = [messages_for(row) for row in rows]
-        keys = [self._key(messages) for messages in asked]
-        missing = {key: messages for key, messages in zip(keys, asked, strict=True) if key not in self.known}
+        requests = [messages_for(row) for row in rows]
+        keys = [hashlib.sha256(json.dumps([self.model, asked, SCHEMA]).encode()).hexdigest() for asked in requests]
+        missing = {key: asked for key, asked in zip(keys, requests, strict=True) if key not in self.known}
         with ThreadPoolExecutor(AT_A_TIME) as pool:
-            try:
-                for one in as_completed([pool.submit(self._judge, *each) for each in missing.items()]):
-                    one.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-        found = [Judgement(self.known.get(key)) for key in keys]
-        unread = sum(one.scores is None for one in found)
-        if unread:
-            told = f"{unread} of {len(found)} judgements could not be read; they count nowhere"
+            list(pool.map(self._judge, missing, missing.values()))  # a failure cancels what has not begun
+        judged = [_shares(self.known[key]) if key in self.known else None for key in keys]
+        if unread := judged.count(None):
+            warning = f"{unread} of {len(judged)} judgements could not be read; they count nowhere"
             reason = next((f": {reason}" for reason, _ in self._unread.most_common(1)), "")
-            self.emit(Note(told + reason, warning=True))
-        return found
+            self.emit(Note(warning + reason, warning=True))
+        return judged
 
     def _judge(self, key: str, messages: list[dict[str, str]]) -> None:
         """Ask, and keep the answer at once if it can be read."""
+        form = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}
+        answer, reason = "", "the answer is not five scores from 1 to 3"
         try:
-            answer = self._ask(messages)
+            reply = self.chat.ask(messages, DISPENSABLE, response_format=form, temperature=0, max_tokens=MAX_TOKENS)
+            answer = reply.text
         except DataError as error:  # the server refuses this one request, or answers without text
-            answer, reason = "", error.message
-        else:
-            reason = "the answer is not five scores from 1 to 3"
+            reason = error.message
         scores = read_scores(answer)
         with self._keeping:
             if scores is None:
@@ -122,24 +113,10 @@ class Judge:
                 self.known[key] = scores
                 self.cache.append({"key": key, "model": self.model, "answer": answer})
 
-    def _key(self, messages: list[dict[str, str]]) -> str:
-        return hashlib.sha256(json.dumps([self.model, messages, SCHEMA]).encode()).hexdigest()
 
-    def _ask(self, messages: list[dict[str, str]]) -> str:
-        """
-        Raises:
-            DataError: The server refuses this one request, or answers without text.
-            UnreachableError: It failed for good.
-        """
-        form = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}
-        return self.chat.ask(messages, DISPENSABLE, response_format=form, temperature=0, max_tokens=MAX_TOKENS).text
-
-
-def _cached(cache: Journal) -> Iterator[tuple[str, dict[str, int]]]:
-    for entry in cache.lines():
-        scores = read_scores(str(entry.get("answer")))
-        if scores is not None:
-            yield str(entry.get("key")), scores
+def _shares(scores: Mapping[str, int]) -> list[float]:
+    rubrics = [(score - 1) / 2 for score in scores.values()]
+    return [sum(rubrics) / len(rubrics), *rubrics]
 
 
 def messages_for(row: Scored) -> list[dict[str, str]]:
@@ -157,20 +134,9 @@ def read_scores(answer: str) -> dict[str, int] | None:
     """The scores of an answer: its JSON object, wherever it stands; None if a rubric or a valid score is missing."""
     start, end = answer.find("{"), answer.rfind("}")
     try:
-        given = json.loads(answer[start : end + 1])
-        scores = {name: given[name]["score"] if isinstance(given[name], dict) else given[name] for name in RUBRICS}
+        judged = json.loads(answer[start : end + 1])
+        scores = {name: judged[name]["score"] if isinstance(judged[name], dict) else judged[name] for name in RUBRICS}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     sound = all(isinstance(score, int) and not isinstance(score, bool) and score in LEVELS for score in scores.values())
     return scores if sound else None
-
-
-def judged(judge: Judge) -> list[Metric]:
-    """The judge's score and its rubrics, each from 0 to 100; a headnote whose judgement could not be read counts
-    nowhere."""
-
-    def values(rows: Sequence[Scored]) -> Iterator[Sequence[float] | None]:
-        return (one.shares() for one in judge.judge(rows))
-
-    names = ["judge", *(f"judge_{name}" for name in RUBRICS)]
-    return means(names, values, f"{judge.model}, five rubrics from 1 to 3")

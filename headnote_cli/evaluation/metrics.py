@@ -130,28 +130,21 @@ def corpus_scores() -> list[Metric]:
     with package("sacrebleu", "evaluate"):
         from sacrebleu.metrics import BLEU, CHRF
 
-    found = []
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        metric.corpus_score(["a"], [["a"]])  # only then does it know its signature
-        found.append(Metric(name, _corpus_parts(metric), _corpus_score(metric), str(metric.get_signature())))
-    return found
+    return [_corpus_metric("bleu", BLEU()), _corpus_metric("chrf", CHRF())]
 
 
-def _corpus_parts(metric: Any) -> Callable[[Sequence[Scored]], Sums]:
+def _corpus_metric(name: str, metric: Any) -> Metric:
     def parts(rows: Sequence[Scored]) -> Sums:
         statistics = corpus_statistics(metric, [row.headnote for row in rows], [row.reference for row in rows])
         return np.array(statistics, dtype=np.float64)
 
-    return parts
-
-
-def _corpus_score(metric: Any) -> Callable[[Sums], Sums]:
     def score(sums: Sums) -> Sums:
-        flat = sums.reshape(-1, sums.shape[-1])
-        scores = [corpus_score(metric, [int(part) for part in one]) for one in flat]
+        flat = sums.reshape(-1, sums.shape[-1]).astype(int).tolist()
+        scores = [corpus_score(metric, statistics) for statistics in flat]
         return np.array(scores).reshape(sums.shape[:-1])
 
-    return score
+    metric.corpus_score(["a"], [["a"]])  # only then does it know its signature
+    return Metric(name, parts, score, str(metric.get_signature()))
 
 
 def citation_scores() -> list[Metric]:
@@ -169,19 +162,15 @@ def citation_scores() -> list[Metric]:
         counts = []
         for row in rows:
             cited = cited_by(row.decision, row.decision_language)
-            found = sum(cited.status(one) != "missing" for one in row.cited)
-            counts.append((found, len(row.cited), len(cited.citations)))
+            supported = sum(cited.status(citation) != "missing" for citation in row.cited)
+            counts.append((supported, len(row.cited), len(cited.citations)))
         return np.array(counts, dtype=np.float64)
 
-    scores: list[tuple[str, Callable[[Sums], Sums]]] = [
-        ("precision", quotient(0, 1)),
-        ("recall", quotient(0, 2)),
-        ("f1", f1),
-    ]
+    scores: dict[str, Callable[[Sums], Sums]] = {"precision": quotient(0, 1), "recall": quotient(0, 2), "f1": f1}
     return [
         Metric(f"citations_{part}{of}", source, score)
         for of, source in (("", official), ("_in_decision", decision))
-        for part, score in scores
+        for part, score in scores.items()
     ]
 
 

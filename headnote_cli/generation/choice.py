@@ -15,8 +15,7 @@ from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Quantization
-from headnote_cli.models.adapter_base import base_of_adapter
-from headnote_cli.models.quantization import noted_quantization
+from headnote_cli.models.adapter_base import base_of_adapter, noted_quantization
 from headnote_cli.runs.files import read_json
 from headnote_cli.runs.folders import MERGED, PROMPTS, is_adapter, merged_models, newest_whole, output_dir, record_of
 

@@ -10,8 +10,7 @@ from typing import Any
 from headnote_cli.errors import ConfigError
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.memory.forms import known_types
-from headnote_cli.models.fit import positions_of
-from headnote_cli.models.quantization import stored_quantization
+from headnote_cli.models.fit import positions_of, stored_quantization
 
 # What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.
 DEFAULTS: dict[str, dict[str, int]] = {

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headnote_cli.errors import DataError, SldsError, UnreachableError
-from headnote_cli.models.weights import (
-    read_weights,
-)
+from headnote_cli.models.weights import read_weights
 from headnote_cli.runs.files import altered, read_json
-from headnote_cli.runs.folders import (
-    MERGED,
-)
-
-if TYPE_CHECKING:
-    pass
+from headnote_cli.runs.folders import MERGED
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,7 @@ class CheckReport:
 
 
 def check_merged(folder: Path) -> CheckReport:
-    """Every file of a merged folder against the hash that its `merge.json` notes, and each weight file's header.
+    """Compare every file of a merged folder with the hash in its `merge.json`, and read each weight file's header.
 
     Raises:
         UnreachableError: The folder is no merged model of slds.
@@ -40,12 +33,12 @@ def check_merged(folder: Path) -> CheckReport:
     manifest = read_json(folder / MERGED)
     if manifest is None:
         raise UnreachableError(f"the folder is no merged model of slds (no {MERGED})", str(folder))
-    noted = manifest.get("files")
-    if not isinstance(noted, dict):
+    files = manifest.get("files")
+    if not isinstance(files, dict):
         raise DataError("names no files", str(folder / MERGED))
-    faults = [fault for name, one in noted.items() if (fault := altered(folder, name, one))]
+    faults = [fault for name, noted in files.items() if (fault := altered(folder, name, noted))]
     try:
         read_weights(folder)
     except SldsError as error:
         faults.append(str(error))
-    return CheckReport(folder, len(noted), faults)
+    return CheckReport(folder, len(files), faults)

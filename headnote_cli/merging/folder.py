@@ -1,4 +1,4 @@
-"""All of a merged model's folder but its weights: config, tokenizer, chat template, prompts, card and manifest."""
+"""A merged model's folder apart from its weights: config, tokenizer, chat template, prompts, card and manifest."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.prompts import PromptTemplates, copy_prompts
 from headnote_cli.machine.libraries import version_of
 from headnote_cli.models.card import CARD, model_card
-from headnote_cli.models.weights import (
-    ADAPTER_WEIGHTS,
-    PICKLES,
-)
+from headnote_cli.models.weights import ADAPTER_WEIGHTS, PICKLES
 from headnote_cli.runs.files import read_json, sha256, write_json, write_text
-from headnote_cli.runs.folders import (
-    PROMPTS,
-    hashes_of,
-    now,
-)
+from headnote_cli.runs.folders import PROMPTS, hashes_of, now
 
 if TYPE_CHECKING:
     from headnote_cli.merging.plan import MergeJob
@@ -32,47 +25,48 @@ if TYPE_CHECKING:
 
 SHIPPED_PROMPTS = Path("prompts/ipst/slds")
 CHAT_TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
-# The base's files that the merged ones take the place of.
+# The base's weights, which the merged ones replace.
 REPLACED = (".safetensors", ".safetensors.index.json", ".gguf", ".h5", ".msgpack", ".bin.index.json", *PICKLES)
 PACKAGES = ("headnote-cli", "torch", "transformers", "safetensors", "peft")
 
 
 def complete(base: Path, adapter: Path, folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
-    """All of the base's other files (processor, licence …), the chat template of training, prompts and model card."""
+    """Add the base's other files (processor, licence …), the chat template of training, its ends, prompts and card."""
     for file in sorted(base.iterdir()):
         if file.is_file() and not file.name.endswith(REPLACED) and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
     template = _template_of(adapter)
     if template is not None:
         write_text(folder / CHAT_TEMPLATE, template)
-        _drop_other_templates(folder)
+        _remove_other_templates(folder)
     if prompts is not None:
         copy_prompts(prompts, folder / PROMPTS)
     write_text(folder / CARD, model_card({"base_model": base.name, **record}, merged=True))
+    _stop_as_trained(folder, record, prompts)
 
 
 def _template_of(adapter: Path) -> str | None:
-    """The chat template that a checkpoint keeps: a file of its own, or in older ones a key of its tokenizer."""
+    """The chat template of a checkpoint: a file, or where an older transformers saved it a key of the tokenizer."""
     if (adapter / CHAT_TEMPLATE).is_file():
         return (adapter / CHAT_TEMPLATE).read_text(encoding="utf-8")
-    held = (read_json(adapter / TOKENIZER) or {}).get("chat_template")
-    return held if isinstance(held, str) else None
+    template = (read_json(adapter / TOKENIZER) or {}).get("chat_template")
+    return template if isinstance(template, str) else None
 
 
-def _drop_other_templates(folder: Path) -> None:
-    """One chat template, that of training: libraries and servers look for others in other places first."""
+def _remove_other_templates(folder: Path) -> None:
+    """Keep the one of training alone: some libraries and servers look elsewhere first."""
     (folder / "chat_template.json").unlink(missing_ok=True)
-    for name in ("tokenizer_config.json", "processor_config.json"):
-        held = read_json(folder / name)
-        if held is not None and held.pop("chat_template", None) is not None:
-            write_json(folder / name, held)
+    for name in (TOKENIZER, "processor_config.json"):
+        content = read_json(folder / name) or {}
+        if content.pop("chat_template", None) is not None:
+            write_json(folder / name, content)
 
 
-def stop_as_taught(folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
-    """Name the token that ends a turn, and the `eos_token` of training, among those at which any server stops.
+def _stop_as_trained(folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
+    """Let any server stop at the token that ends a turn, and at the `eos_token` of training.
 
     transformers and vLLM stop at the ids of generation_config.json, others at those of config.json, llama.cpp at the
-    tokenizer's `eos_token`. Of a base that is no chat model these end a text, which training never taught.
+    tokenizer's `eos_token`. In a base that is no chat model these end a text, which is not what training taught.
     """
     from headnote_cli.models.base import BaseModel, eos_ids, load_tokenizer
 
@@ -82,17 +76,17 @@ def stop_as_taught(folder: Path, record: Mapping[str, Any], prompts: Path | None
     templates = PromptTemplates(prompts or assets_root() / SHIPPED_PROMPTS)
     end = Encoder(tokenizer, templates).turn_end_id()  # type: ignore[arg-type]
     chosen = (record.get("config") or {}).get("eos_token")
-    taught = dict.fromkeys([end, tokenizer.convert_tokens_to_ids(chosen) if chosen else end])
+    trained = [end, tokenizer.convert_tokens_to_ids(chosen)] if chosen else [end]
     for name in ("generation_config.json", "config.json"):
-        held = read_json(folder / name) or {}
-        known = eos_ids(held.get("eos_token_id"))
-        if not taught.keys() <= set(known):
-            write_json(folder / name, held | {"eos_token_id": list(taught | dict.fromkeys(known))})
+        content = read_json(folder / name) or {}
+        known = eos_ids(content.get("eos_token_id"))
+        if not set(trained) <= set(known):
+            write_json(folder / name, content | {"eos_token_id": list(dict.fromkeys([*trained, *known]))})
     last = chosen or tokenizer.convert_ids_to_tokens(end)
-    tokens = read_json(folder / TOKENIZER)
+    content = read_json(folder / TOKENIZER) or {}
     # A template that writes the `eos_token` would write another token.
-    if tokens is not None and tokenizer.eos_token != last and "eos_token" not in str(tokenizer.chat_template):
-        write_json(folder / TOKENIZER, tokens | {"eos_token": last})
+    if content and tokenizer.eos_token != last and "eos_token" not in str(tokenizer.chat_template):
+        write_json(folder / TOKENIZER, content | {"eos_token": last})
 
 
 def prompts_of(config: Config, adapter: Path) -> Path | None:

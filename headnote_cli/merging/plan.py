@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +18,46 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from headnote_cli.errors import DataError
 from headnote_cli.machine.plan import Quantization
-from headnote_cli.models.adapters import Adapter, Edit, NotOurs, edits, read_adapter
+from headnote_cli.models.adapters import NeedsPeft, WeightChange, changes_of, read_adapter
 from headnote_cli.models.base import BaseModel, load_model_config, weights_folder
-from headnote_cli.models.weights import (
-    OutputTensor,
-    Stored,
-    in_shards,
-    read_weights,
-    shard_names,
-)
+from headnote_cli.models.weights import OutputTensor, Stored, in_shards, read_weights
 
-FLOATING = ("F32", "F16", "BF16")
 SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-NAMES_OF_DTYPES = {short: name for name, short in SAFETENSORS_DTYPES.items()}
+NAMES_OF_DTYPES = {short: name for name, short in SAFETENSORS_DTYPES.items()}  # of floating-point numbers
+Rename = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
 class MergeJob:
-    """What is to be merged into what."""
+    """What is merged into what."""
 
     base: BaseModel
     adapters: tuple[Path, ...]  # merged one after the other
     dtype: str | None = None  # of the merged weights; None is the base's own
     onto: Quantization | None = None  # None: the base's own weights
     shard_bytes: int | None = None  # None: shards as in the base
+    trained: Quantization | None = None  # the 4-bit form in which training saw the base, if it did
 
 
-class ParameterNames:
-    """A weight's name in any layout that transformers loads → the parameter's name in the model, by its own tables."""
+def renaming(model: Any) -> Rename:
+    """A weight's name in any layout that transformers loads → the parameter's name in `model`, by its own tables.
 
-    def __init__(self, model: nn.Module) -> None:
-        transforms = get_model_conversion_mapping(model)
-        self._converters = [one for one in transforms if isinstance(one, WeightConverter)]
-        self._renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
-        self._known = model.state_dict(keep_vars=True)
-        self._prefix = model.base_model_prefix
+    The function raises `NeedsPeft` for a weight that transformers fuses or splits while loading.
+    """
+    transforms = get_model_conversion_mapping(model)
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    known = model.state_dict(keep_vars=True)
 
-    def __call__(self, name: str) -> str | None:
-        """
-        Raises:
-            NotOurs: transformers fuses or splits this weight while loading.
-        """
-        if name in self._known:
+    def rename(name: str) -> str | None:
+        if name in known:
             return name
-        renamed, converter = rename_source_key(name, self._renamings, self._converters, self._prefix, self._known)
+        renamed, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, known)
         if converter is not None:
-            raise NotOurs(f"the weight {name}, which transformers converts while loading")
-        return str(renamed) if renamed in self._known else None
+            raise NeedsPeft(f"the weight {name}, which transformers converts while loading")
+        return str(renamed) if renamed in known else None
+
+    return rename
 
 
 @dataclass(frozen=True)
@@ -71,32 +65,30 @@ class MergePlan:
     """Every tensor of the output with what is done to it. Nothing is written yet."""
 
     folder: Path  # of the base's weights
-    shards: tuple[tuple[str, tuple[OutputTensor, ...]], ...]
-    edits: Mapping[str, tuple[Edit, ...]]  # by the output tensor's name: one for each adapter that touches it
+    shards: Mapping[str, Sequence[OutputTensor]]  # by file name
+    changes: Mapping[str, Sequence[WeightChange]]  # by the output tensor's name, those of one adapter after the other
     quantized: frozenset[str]  # output tensors that are first brought to 4 bits and back
     onto: Quantization | None
     untied: bool
-    adapters: tuple[Adapter, ...]
+
+    def tensors(self) -> Iterator[OutputTensor]:
+        return itertools.chain.from_iterable(self.shards.values())
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.size for _, tensors in self.shards for tensor in tensors)
+        return sum(tensor.size for tensor in self.tensors())
 
     def touched(self, tensor: OutputTensor) -> bool:
-        """Whether a tensor's bytes are other than the base's."""
-        source = tensor.source
-        if tensor.name in self.edits or tensor.name in self.quantized:
-            return True
-        return source is not None and source.dtype != tensor.dtype
+        """Whether a tensor's bytes differ from the base's."""
+        return tensor.name in self.changes or tensor.name in self.quantized or tensor.source.dtype != tensor.dtype
 
     @property
     def dtype(self) -> str:
         """The dtype of most of the output's bytes."""
-        sizes: dict[str, int] = defaultdict(int)
-        for _, tensors in self.shards:
-            for tensor in tensors:
-                sizes[tensor.dtype] += tensor.size
-        most = max(sizes, key=lambda name: sizes[name])
+        sizes: Counter[str] = Counter()
+        for tensor in self.tensors():
+            sizes[tensor.dtype] += tensor.size
+        most = max(sizes, key=sizes.__getitem__)
         return NAMES_OF_DTYPES.get(most, most)
 
 
@@ -109,86 +101,80 @@ def meta_model(base: BaseModel) -> Any:
 
 
 def plan_merge(job: MergeJob) -> MergePlan:
-    """Find each adapter tensor its weight, and lay out the output.
+    """Match the adapters' tensors with the base's weights, and lay out the output.
 
     Raises:
-        DataError: A file is broken, or a tensor of an adapter finds no weight, or one of another shape.
-        NotOurs: Something whose arithmetic is not known here to the bit.
+        DataError: A file is broken, or a tensor of an adapter matches no weight, or one of another shape.
+        NeedsPeft: Only PEFT itself can merge this.
     """
     folder = weights_folder(job.base)
     stored = read_weights(folder)
-    adapters = tuple(read_adapter(path) for path in job.adapters)
+    adapters = [read_adapter(path) for path in job.adapters]
     model = meta_model(job.base)
-    names = ParameterNames(model)
-    homes = _homes(stored, names)
-    changes = [edits(adapter, model, names) for adapter in adapters]
-    touched = {name for one in changes for name in one}
-    heads = _heads_to_untie(model, homes, touched)
-    tensors = []
+    rename = renaming(model)
+    on_disk = _on_disk(stored, rename)
+    changes: dict[str, list[WeightChange]] = defaultdict(list)
+    for adapter in adapters:
+        for parameter, its_changes in changes_of(adapter, model, rename).items():
+            changes[parameter] += its_changes
+    heads = _heads_to_untie(model, on_disk, changes)
+    tensors = {}
     for tensor in stored:
-        dtype = SAFETENSORS_DTYPES[job.dtype] if job.dtype and tensor.dtype in FLOATING else tensor.dtype
-        tensors.append(OutputTensor(tensor.name, dtype, tensor.shape, tensor))
-    disk = {home: tensor.name for tensor in stored if (home := homes[tensor.name]) is not None}
-    for head, source in heads.items():
-        name = _head_name(head, disk, names)
-        twin = next(tensor for tensor in tensors if tensor.name == disk[source])
-        tensors.append(OutputTensor(name, twin.dtype, twin.shape, twin.source))
-        disk[head] = name
-    missing = sorted(touched - disk.keys())
+        dtype = SAFETENSORS_DTYPES[job.dtype] if job.dtype and tensor.dtype in NAMES_OF_DTYPES else tensor.dtype
+        tensors[tensor.name] = OutputTensor(tensor.name, dtype, tensor.shape, tensor)
+    for head, embedding in heads.items():
+        name = _head_name(head, on_disk, rename)
+        tensors[name] = replace(tensors[on_disk[embedding]], name=name)
+        on_disk[head] = name
+    missing = sorted(changes.keys() - on_disk.keys())
     if missing:
         raise DataError(f"the base has no weight {missing[0]} on the disk", str(folder))
     quantized = _quantizable(model) if job.onto else frozenset()
     return MergePlan(
         folder,
-        _shards(job, tensors),
-        {disk[name]: tuple(one[name] for one in changes if name in one) for name in touched},
-        frozenset(disk[name] for name in quantized if name in disk),
+        _shards(job, list(tensors.values())),
+        {on_disk[parameter]: its_changes for parameter, its_changes in changes.items()},
+        frozenset(on_disk[name] for name in quantized if name in on_disk),
         job.onto,
         bool(heads),
-        adapters,
     )
 
 
-def _homes(stored: Sequence[Stored], names: ParameterNames) -> dict[str, str | None]:
-    """Where each of the base's tensors goes in the model.
-
-    Raises:
-        DataError: Two go to the same place.
-    """
-    homes: dict[str, str | None] = {}
-    taken: dict[str, str] = {}
+def _on_disk(stored: Sequence[Stored], rename: Rename) -> dict[str, str]:
+    """Names on the disk by the parameters' names in the model; a tensor that the model lacks is left out."""
+    names: dict[str, str] = {}
     for tensor in stored:
-        home = homes[tensor.name] = names(tensor.name)
-        if home is not None and taken.setdefault(home, tensor.name) != tensor.name:
-            raise DataError(f"{taken[home]} and {tensor.name} are the same weight", str(tensor.file))
-    return homes
+        parameter = rename(tensor.name)
+        if parameter is not None and names.setdefault(parameter, tensor.name) != tensor.name:
+            raise DataError(f"{names[parameter]} and {tensor.name} are the same weight", str(tensor.file))
+    return names
 
 
-def _heads_to_untie(model: Any, homes: Mapping[str, str | None], touched: set[str]) -> dict[str, str]:
-    """The output layer of a tied pair that an adapter touches, and the embedding that its bytes are.
+def _heads_to_untie(model: Any, on_disk: Collection[str], touched: Collection[str]) -> dict[str, str]:
+    """The output layer of a tied pair that an adapter touches → the embedding whose bytes it shares.
 
     An adapter changes the one or the other, so a merged model cannot tie them.
     """
     aliases: dict[int, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases[id(parameter)].append(name)
-    found = {}
-    on_disk = set(homes.values())
+    heads = {}
     for names in aliases.values():
-        if len(names) == 1 or not touched.intersection(names):
+        if len(names) == 1 or not any(name in touched for name in names):
             continue
-        held = [name for name in names if name in on_disk]
-        if len(names) != 2 or len(held) != 1:
-            raise NotOurs(f"tied weights {', '.join(names)}")
-        found[next(name for name in names if name not in held)] = held[0]
-    return found
+        stored = [name for name in names if name in on_disk]
+        if len(names) != 2 or len(stored) != 1:
+            raise NeedsPeft(f"tied weights {', '.join(names)}")
+        [head] = set(names) - set(stored)
+        heads[head] = stored[0]
+    return heads
 
 
-def _head_name(head: str, disk: Mapping[str, str], names: ParameterNames) -> str:
+def _head_name(head: str, on_disk: Mapping[str, str], rename: Rename) -> str:
     """The name of the output layer in the base's layout of names."""
-    in_hub_layout = any(name.startswith("language_model.") for name in disk.values())
+    in_hub_layout = any(name.startswith("language_model.") for name in on_disk.values())
     nested = f"language_model.{head}"
-    return nested if in_hub_layout and names(nested) == head else head
+    return nested if in_hub_layout and rename(nested) == head else head
 
 
 def _quantizable(model: nn.Module) -> frozenset[str]:
@@ -205,13 +191,11 @@ def _quantizable(model: nn.Module) -> frozenset[str]:
     )
 
 
-def _shards(job: MergeJob, tensors: list[OutputTensor]) -> tuple[tuple[str, tuple[OutputTensor, ...]], ...]:
+def _shards(job: MergeJob, tensors: list[OutputTensor]) -> dict[str, list[OutputTensor]]:
     """Files with their tensors: as in the base, or of at most so many bytes."""
     if job.shard_bytes is not None:
-        groups = in_shards(tensors, job.shard_bytes)
-        return tuple(zip(shard_names(len(groups)), map(tuple, groups), strict=True))
+        return in_shards(tensors, job.shard_bytes)
     by_file: dict[str, list[OutputTensor]] = defaultdict(list)
     for tensor in tensors:
-        assert tensor.source is not None
         by_file[tensor.source.file.name].append(tensor)
-    return tuple((name, tuple(group)) for name, group in by_file.items())
+    return by_file

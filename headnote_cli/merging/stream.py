@@ -1,14 +1,12 @@
-"""Adapters + base → one model folder, straight from safetensors to safetensors.
+"""Adapters + base → the weights of one model folder, straight from safetensors to safetensors.
 
 Tensors that no adapter touches are copied as bytes; the others are read, changed and written by blocks of rows, so
-memory holds a few blocks, however large the model is. Until everything is written and flushed, nothing has the
-output's name.
+memory holds a few blocks, however large the model is.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import math
 import os
 import shutil
 import threading
@@ -16,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,16 +24,9 @@ from headnote_cli.errors import DataError, SldsError
 from headnote_cli.events import Listener, WeightsWritten
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.merging.plan import MergePlan
-from headnote_cli.models.adapters import TORCH_DTYPES, load_tensor
-from headnote_cli.models.weights import (
-    INDEX,
-    SINGLE,
-    OutputTensor,
-    copy_range,
-    known_sha256,
-    packed,
-)
-from headnote_cli.runs.files import sha256
+from headnote_cli.models.adapters import TORCH_DTYPES, load_tensor, needs_all_rows
+from headnote_cli.models.weights import INDEX, SINGLE, OutputTensor, copy_range, known_sha256, packed
+from headnote_cli.runs.files import read_json, sha256, write_json
 
 BLOCK_ELEMENTS = 2**20  # of a weight changed at a time by one thread: 4 MiB in float32
 BLOCK_ROWS = 64  # at least: blocks of fewer rows take another kernel of the BLAS, with other last bits
@@ -57,31 +48,18 @@ class Written:
     untied: bool = False
 
 
-def write_merged(plan: MergePlan, folder: Path, emit: Listener, hashes: Hashes | None = None) -> Written:
+def write_merged(plan: MergePlan, folder: Path, emit: Listener, hashes: Hashes) -> Written:
     """Write the plan's weight files and their index into a folder, and flush them.
 
-    Copying, reading, multiplying, writing and hashing overlap: each tensor, and each run of untouched ones, is a task
-    of its own, and each writes to its own place in the file.
+    Copying, reading, multiplying, writing and hashing overlap: each tensor is a task of its own, and each writes to its
+    own place in the file.
 
     Args:
         hashes: Of the base's files, begun earlier.
     """
-    written = Written(dtype=plan.dtype, untied=plan.untied)
     began = time.perf_counter()
-    workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-    with (
-        _one_thread_each(),
-        ThreadPoolExecutor(workers) as pool,
-        ThreadPoolExecutor(workers) as finishing,
-        contextlib.ExitStack() as open_files,
-    ):
-        tasks = _Tasks(plan, written, emit, pool, finishing, open_files, hashes or {})
-        try:
-            tasks.run(folder)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            finishing.shutdown(cancel_futures=True)
-            raise
+    with _one_thread_each(), ExitStack() as open_files:
+        written = _Writing(plan, emit, hashes, open_files).run(folder)
     _write_index(plan, folder)
     written.seconds["writing all"] = time.perf_counter() - began
     return written
@@ -98,84 +76,60 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Tasks:
-    """The pieces of work of one merge."""
+class _Writing:
+    """The tasks of one merge."""
 
-    def __init__(
-        self,
-        plan: MergePlan,
-        written: Written,
-        emit: Listener,
-        pool: ThreadPoolExecutor,
-        finishing: ThreadPoolExecutor,
-        open_files: contextlib.ExitStack,
-        hashes: Hashes,
-    ) -> None:
-        """
-        Args:
-            pool: Copies and computes; `finishing` flushes and hashes whole files, and may wait for the other.
-        """
+    def __init__(self, plan: MergePlan, emit: Listener, hashes: Hashes, open_files: ExitStack) -> None:
         self.plan = plan
-        self.written = written
         self.emit = emit
-        self.pool = pool
-        self.finishing = finishing
-        self.open_files = open_files
         self.hashes = hashes
+        self.open_files = open_files
+        self.written = Written(dtype=plan.dtype, untied=plan.untied)
+        self._to_merge = sum(map(plan.touched, plan.tensors()))
         self._lock = threading.Lock()
         self._done = 0
         self._began = self._reported = time.monotonic()
-        self._sources: dict[Path, int] = {}
 
-    def run(self, folder: Path) -> None:
-        """Submit everything, then watch until all is done; the first failure ends it."""
-        work = [future for name, tensors in self.plan.shards for future in self._shard(folder / name, tensors)]
-        work += [self.finishing.submit(self._hash_base, file) for file in sorted(self._sources)]
-        for done in as_completed(work):
-            done.result()
-        self._tell()
+    def run(self, folder: Path) -> Written:
+        """Submit everything, then wait until all is done; the first failure ends it."""
+        files = {tensor.source.file for tensor in self.plan.tensors()}
+        sources = {file: self._opened(file, os.O_RDONLY) for file in sorted(files)}
+        workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        pool = ThreadPoolExecutor(workers)
+        finishing = ThreadPoolExecutor(workers)  # flushes and hashes whole files, and waits for tasks of the other
+        try:
+            tasks = []
+            for name, tensors in self.plan.shards.items():
+                target, starts = self._begun(folder / name, tensors)
+                of_file = []
+                for tensor in tensors:
+                    source, to = sources[tensor.source.file], starts[tensor.name]
+                    if self.plan.touched(tensor):
+                        of_file.append(pool.submit(self._merge, tensor, target, to))
+                    else:
+                        of_file.append(pool.submit(self._copy, tensor, source, target, to))
+                tasks += [*of_file, finishing.submit(self._finish, folder / name, target, of_file)]
+            tasks += [finishing.submit(self._hash_base, file) for file in sources]
+            for task in as_completed(tasks):
+                task.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            finishing.shutdown(cancel_futures=True)
+        self._report()
+        return self.written
 
-    def _shard(self, file: Path, tensors: Sequence[OutputTensor]) -> list[Future[None]]:
+    def _opened(self, file: Path, flags: int) -> int:
+        descriptor = os.open(file, flags, 0o644)
+        self.open_files.callback(os.close, descriptor)
+        return descriptor
+
+    def _begun(self, file: Path, tensors: Sequence[OutputTensor]) -> tuple[int, dict[str, int]]:
+        """A weight file of its final size with its header, open, and where each tensor begins."""
         header, starts = packed(tensors)
-        target = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        self.open_files.callback(os.close, target)
+        target = self._opened(file, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         os.pwrite(target, header, 0)
         os.ftruncate(target, len(header) + sum(tensor.size for tensor in tensors))
-        work = [self.pool.submit(self._copy, target, *run) for run in self._runs(tensors, starts)]
-        work += [
-            self.pool.submit(self._merge, target, tensor, starts[tensor.name])
-            for tensor in tensors
-            if self.plan.touched(tensor)
-        ]
-        return [*work, self.finishing.submit(self._close, file, target, work)]
-
-    def _source(self, file: Path) -> int:
-        with self._lock:
-            if file not in self._sources:
-                self._sources[file] = os.open(file, os.O_RDONLY)
-                self.open_files.callback(os.close, self._sources[file])
-            return self._sources[file]
-
-    def _runs(self, tensors: Sequence[OutputTensor], starts: Mapping[str, int]) -> list[tuple[int, int, int, int]]:
-        """Untouched tensors that lie side by side in source and target: source, its start, size, target's start."""
-        runs: list[tuple[int, int, int, int]] = []
-        for tensor in sorted(tensors, key=lambda one: starts[one.name]):
-            assert tensor.source is not None
-            source = self._source(tensor.source.file)
-            if self.plan.touched(tensor):
-                continue
-            start, to = tensor.source.start, starts[tensor.name]
-            if (
-                runs
-                and runs[-1][0] == source
-                and runs[-1][1] + runs[-1][2] == start
-                and runs[-1][3] + runs[-1][2] == to
-            ):
-                runs[-1] = (source, runs[-1][1], runs[-1][2] + tensor.size, runs[-1][3])
-            else:
-                runs.append((source, start, tensor.size, to))
-            self.written.copied += 1
-        return runs
+        return target, starts
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -184,46 +138,40 @@ class _Tasks:
         with self._lock:
             self.written.seconds[part] += time.perf_counter() - began
 
-    def _copy(self, target: int, source: int, start: int, size: int, to: int) -> None:
+    def _copy(self, tensor: OutputTensor, source: int, target: int, to: int) -> None:
         with self._timed("copy"):
-            copy_range(source, target, start, size, to, self._report)
+            copy_range(source, target, tensor.source.start, tensor.size, to, self._advance)
+        with self._lock:
+            self.written.copied += 1
 
-    def _merge(self, target: int, tensor: OutputTensor, to: int) -> None:
+    def _merge(self, tensor: OutputTensor, target: int, to: int) -> None:
         """One tensor, by blocks of rows."""
-        assert tensor.source is not None
-        steps = self.plan.edits.get(tensor.name, ())
+        changes = self.plan.changes.get(tensor.name, ())
         quantized = self.plan.onto if tensor.name in self.plan.quantized else None
-        opened = [change.open() for step in steps for change in step.changes]
-        whole = quantized is not None or any(step.whole for step in steps)
-        for rows in _blocks(tensor.shape, whole):
+        dtype = TORCH_DTYPES[tensor.dtype]
+        opened = [change.open() for change in changes]
+        for rows in _blocks(tensor.shape, quantized is not None or any(map(needs_all_rows, changes))):
             with self._timed("read"):
                 block = load_tensor(tensor.source, rows)
             with self._timed("multiply"):
-                if quantized is not None:
-                    block = through_four_bits(block, quantized)
-                else:
-                    block = block.to(TORCH_DTYPES[tensor.dtype])
+                block = block.to(dtype) if quantized is None else through_four_bits(block, quantized)
                 for change in opened:
                     block = change(block, rows)
-                block = block.to(TORCH_DTYPES[tensor.dtype]).contiguous()
+                block = block.to(dtype).contiguous()
                 if tensor.dtype == "F16" and not torch.isfinite(block).all():
                     raise DataError(f"{tensor.name} overflows float16", hint="merge with `--dtype bfloat16`")
+            data = memoryview(block.reshape(-1).view(torch.uint8).numpy())
             with self._timed("write"):
-                self._write(target, block, to)
-            to += block.numel() * block.element_size()
-            self._report(block.numel() * block.element_size())
+                _write_all(target, data, to)
+            to += len(data)
+            self._advance(len(data))
         with self._lock:
             self.written.merged += 1
 
-    def _write(self, target: int, block: torch.Tensor, to: int) -> None:
-        data = memoryview(block.reshape(-1).view(torch.uint8).numpy())
-        while len(data):
-            done = os.pwrite(target, data, to)
-            data, to = data[done:], to + done
-
-    def _close(self, file: Path, target: int, work: Sequence[Future[None]]) -> None:
-        for one in work:
-            one.result()
+    def _finish(self, file: Path, target: int, tasks: Sequence[Future[None]]) -> None:
+        """Flush and hash a file, once its tensors are written."""
+        for task in tasks:
+            task.result()
         with self._timed("flush"):
             os.fsync(target)
         with self._timed("hash"):
@@ -234,18 +182,25 @@ class _Tasks:
             begun = self.hashes.get(file.name)
             self.written.base_files[file.name] = known_sha256(file) or (begun.result() if begun else sha256(file))
 
-    def _report(self, done: int) -> None:
+    def _advance(self, size: int) -> None:
+        """Count bytes written, and report them from time to time."""
         with self._lock:
-            self._done += done
+            self._done += size
             moment = time.monotonic()
             if moment - self._reported >= 1 / REPORTS_A_SECOND and self._done < self.plan.bytes:
                 self._reported = moment
-                self._tell()
+                self._report()
 
-    def _tell(self) -> None:
-        changed = sum(self.plan.touched(tensor) for _, tensors in self.plan.shards for tensor in tensors)
+    def _report(self) -> None:
         seconds = time.monotonic() - self._began
-        self.emit(WeightsWritten(self._done, self.plan.bytes, self.written.merged, changed, seconds))
+        self.emit(WeightsWritten(self._done, self.plan.bytes, self.written.merged, self._to_merge, seconds))
+
+
+def _write_all(target: int, data: memoryview, to: int) -> None:
+    """The system may take a part at a time."""
+    while data:
+        done = os.pwrite(target, data, to)
+        data, to = data[done:], to + done
 
 
 def _blocks(shape: tuple[int, ...], whole: bool) -> Iterator[slice]:
@@ -253,7 +208,7 @@ def _blocks(shape: tuple[int, ...], whole: bool) -> Iterator[slice]:
     if whole or not shape:
         yield slice(None)
         return
-    width = max(1, torch.Size(shape[1:]).numel())
+    width = max(1, math.prod(shape[1:]))
     rows = max(BLOCK_ROWS, BLOCK_ELEMENTS // width // BLOCK_ROWS * BLOCK_ROWS)
     count = max(1, shape[0] // rows)  # the last block takes what is left, so that none is small
     for index in range(count):
@@ -266,23 +221,23 @@ def through_four_bits(weight: torch.Tensor, how: Quantization) -> torch.Tensor:
 
     loaded = weight.to(getattr(torch, how.dtype))
     packed_weight, state = quantize_4bit(loaded, compress_statistics=how.nested, quant_type=how.kind)
-    back: torch.Tensor = dequantize_4bit(packed_weight, state)
-    return back
+    restored: torch.Tensor = dequantize_4bit(packed_weight, state)
+    return restored
 
 
 def _write_index(plan: MergePlan, folder: Path) -> None:
     """The index of several shards, in transformers' form."""
-    if [name for name, _ in plan.shards] == [SINGLE]:
+    if list(plan.shards) == [SINGLE]:
         return
-    placed = {tensor.name: name for name, tensors in plan.shards for tensor in tensors}
-    parameters = sum(torch.Size(tensor.shape).numel() for _, tensors in plan.shards for tensor in tensors)
+    placed = {tensor.name: name for name, tensors in plan.shards.items() for tensor in tensors}
+    parameters = sum(math.prod(tensor.shape) for tensor in plan.tensors())
     index = {"metadata": {"total_parameters": parameters, "total_size": plan.bytes}, "weight_map": placed}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index)
 
 
 def write_config(plan: MergePlan, folder: Path, dtype: str | None) -> None:
     """The base's `config.json` with the dtype and the tie of the merged weights."""
-    config = json.loads((plan.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(plan.folder / "config.json") or {}
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for part in parts:
         for key in ("dtype", "torch_dtype"):
@@ -295,7 +250,7 @@ def write_config(plan: MergePlan, folder: Path, dtype: str | None) -> None:
         for part in parts[1:]:
             if "tie_word_embeddings" in part or "vocab_size" in part:
                 part["tie_word_embeddings"] = False
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
 
 
 def require_room(needed: int, folder: Path) -> None:
@@ -303,8 +258,7 @@ def require_room(needed: int, folder: Path) -> None:
     Raises:
         SldsError: The disk has less room than the merged model takes.
     """
-    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise SldsError(
             f"the merged model takes {needed / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f} GiB left",

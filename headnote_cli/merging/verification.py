@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headnote_cli.data.encoding import IGNORED
+from headnote_cli.config.assets import assets_root
+from headnote_cli.data.encoding import IGNORED, Encoder
+from headnote_cli.data.prompts import PromptTemplates
+from headnote_cli.data.row_files import stream_rows
+from headnote_cli.data.sources import sound
+from headnote_cli.errors import SldsError
 from headnote_cli.machine.memory import available_memory
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.merging.plan import MergeJob, MergePlan
 from headnote_cli.merging.stream import through_four_bits
 from headnote_cli.models.adapters import LowRank, Replaced, WeightDecomposed, as_float32, load_tensor
+from headnote_cli.models.base import BaseModel, load_tokenizer
 from headnote_cli.models.loading import four_bits, load_model, with_adapter
 from headnote_cli.models.weights import OutputTensor, read_weights
 from headnote_cli.upstream import keep_differentiable
@@ -30,19 +37,21 @@ LARGEST_LAYER = 2**28  # elements: float64 copies of a larger one would not be s
 INPUTS = 16  # random vectors that go through each layer
 CPU = torch.device("cpu")  # where all is compared, also beside a GPU
 ROOM = 1.25  # of a model in float32 that must be free
+# Three lines of the court's kind of text, for prompt templates that the shipped rows do not fit.
+PLAIN_PROBES = (
+    "Art. 41 Abs. 1 OR; Haftung aus unerlaubter Handlung. Voraussetzungen der Widerrechtlichkeit (E. 2.1).",
+    "Art. 8 CC; fardeau de la preuve. Portée de la maxime des débats devant l'autorité cantonale (consid. 3).",
+    "Art. 29 cpv. 2 Cost.; diritto di essere sentito. Obbligo di motivazione della decisione impugnata (consid. 4a).",
+)
+PROBE_TOKENS = 512
+PROBE_ROWS = Path("samples/slds/test.jsonl")
+# A prompt with its headnote: `input_ids`, and `labels` that are IGNORED on the prompt.
+Probe = Mapping[str, list[int]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """A prompt with its headnote, encoded; labels are IGNORED on the prompt."""
-
-    ids: list[int]
-    labels: list[int]
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Distance:
-    """How far the merged model is from another one, on the same prompts or inputs."""
+    """How far the merged model is from another one on the same prompts or inputs."""
 
     max_abs: float
     relative_l2: float
@@ -50,7 +59,7 @@ class Distance:
     merged_loss: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Verification:
     """What was compared, and how far apart it is."""
 
@@ -64,29 +73,35 @@ class Verification:
         return math.isfinite(self.distance.relative_l2) and self.distance.relative_l2 <= self.tolerance
 
 
-def verify(
-    job: MergeJob,
-    plan: MergePlan | None,
-    folder: Path,
-    dtype: str,
-    probes: Sequence[Probe],
-    trained: Quantization | None,
-) -> Verification:
+def verify(job: MergeJob, plan: MergePlan | None, folder: Path, dtype: str, probes: Sequence[Probe]) -> Verification:
     """Compare a merged folder with its base and adapters: whole models if they fit into memory, else some layers.
 
     Args:
         plan: None if PEFT merged it; then only whole models can be compared.
-        trained: The 4-bit form in which training saw the base, if it did.
     """
     size = sum(math.prod(tensor.shape) for tensor in read_weights(folder)) * 4
     if plan is None or size * ROOM < available_memory():
-        return compare_models(job, folder, dtype, probes, trained)
-    return compare_layers(plan, folder, dtype)
+        return _compare_models(job, folder, dtype, probes)
+    return _compare_layers(plan, folder, dtype)
 
 
-def compare_models(
-    job: MergeJob, folder: Path, dtype: str, probes: Sequence[Probe], trained: Quantization | None
-) -> Verification:
+def probes_for(folder: Path, prompts: Path | None, max_length: int | None) -> list[Probe]:
+    """Shipped rows in the run's own templates; where they do not fit, plain lines with every token in the loss."""
+    tokenizer = load_tokenizer(BaseModel(str(folder), "AutoModelForCausalLM"))
+    if prompts is not None:
+        try:
+            encoder = Encoder(tokenizer, PromptTemplates(prompts), min(max_length or PROBE_TOKENS, PROBE_TOKENS))
+            rows = itertools.islice(stream_rows(assets_root() / PROBE_ROWS), len(PLAIN_PROBES))
+            encoded = [encoder.encode(sound(row)) for _, row in rows]
+            if any(encoded):
+                return [row.example() for row in encoded if row is not None]
+        except SldsError:
+            pass
+    plain = [tokenizer(text)["input_ids"] for text in PLAIN_PROBES]
+    return [{"input_ids": ids, "labels": ids} for ids in plain]
+
+
+def _compare_models(job: MergeJob, folder: Path, dtype: str, probes: Sequence[Probe]) -> Verification:
     """Logits of the merged folder, loaded as any user of transformers would, beside those of base + adapters.
 
     One model is in memory at a time, in float32 on the CPU: there 16-bit arithmetic is slow, and would blur the
@@ -97,9 +112,9 @@ def compare_models(
         model = load().eval()
         return [_logits(model, probe) for probe in probes]
 
-    merged_base = dataclasses.replace(job.base, name=str(folder), revision="main")
+    merged_base = replace(job.base, name=str(folder), revision="main")
     merged = logits_of(lambda: load_model(merged_base, torch.float32, CPU))
-    quantization = job.onto or trained
+    quantization = job.onto or job.trained
     in_four_bits = logits_of(lambda: _adapted(job, quantization)) if quantization else None
     expected = in_four_bits if job.onto and in_four_bits else logits_of(lambda: _adapted(job, None))
     what = "4-bit base + adapter" if job.onto else "base + adapter"
@@ -113,7 +128,7 @@ def compare_models(
 
 def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
     """The base with its adapters on: all but the last one merged by PEFT, the last beside it."""
-    how = four_bits(quantization, torch.float32) if quantization is not None else None
+    how = four_bits(quantization, torch.float32) if quantization else None
     model: Any = load_model(job.base, torch.float32, CPU, quantization=how)
     keep_differentiable(model)  # the other layout multiplies in bfloat16
     for adapter in job.adapters[:-1]:
@@ -124,7 +139,7 @@ def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
 @torch.inference_mode()
 def _logits(model: Any, probe: Probe) -> torch.Tensor:
     """(positions, vocabulary), the last positions of a probe."""
-    ids = torch.tensor([probe.ids])
+    ids = torch.tensor([probe["input_ids"]])
     output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=POSITIONS)
     logits: torch.Tensor = output.logits[0].float()
     return logits
@@ -132,73 +147,67 @@ def _logits(model: Any, probe: Probe) -> torch.Tensor:
 
 def _distance(expected: list[torch.Tensor], merged: list[torch.Tensor], probes: Sequence[Probe]) -> Distance:
     pairs = list(zip(expected, merged, strict=True))
-    most = max(float((a - b).abs().max()) for a, b in pairs)
-    apart = math.sqrt(sum(float((a - b).pow(2).sum()) for a, b in pairs))
-    long = math.sqrt(sum(float(a.pow(2).sum()) for a, _ in pairs))
-    return Distance(most, apart / max(long, 1e-12), _loss(expected, probes), _loss(merged, probes))
+    return Distance(*_apart(pairs), _loss(expected, probes), _loss(merged, probes))
+
+
+def _apart(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+    """The largest absolute difference, and the L2 norm of all differences relative to that of the first tensors."""
+    most = differences = norms = 0.0
+    for expected, merged in pairs:
+        most = max(most, float((expected - merged).abs().max()))
+        differences += float((expected - merged).pow(2).sum())
+        norms += float(expected.pow(2).sum())
+    return most, math.sqrt(differences) / max(math.sqrt(norms), 1e-12)
 
 
 def _loss(logits: list[torch.Tensor], probes: Sequence[Probe]) -> float | None:
     """Mean cross-entropy on the headnotes' tokens that stand in the kept positions."""
     total, count = 0.0, 0
-    for one, probe in zip(logits, probes, strict=True):
-        labels = torch.tensor(probe.labels)[-len(one) :]
-        total += float(torch.nn.functional.cross_entropy(one[:-1], labels[1:], ignore_index=IGNORED, reduction="sum"))
-        count += int((labels[1:] != IGNORED).sum())
+    for scores, probe in zip(logits, probes, strict=True):
+        labels = torch.tensor(probe["labels"])[-len(scores) :][1:]
+        total += float(torch.nn.functional.cross_entropy(scores[:-1], labels, ignore_index=IGNORED, reduction="sum"))
+        count += int((labels != IGNORED).sum())
     return total / count if count else None
 
 
-def compare_layers(plan: MergePlan, folder: Path, dtype: str) -> Verification:
+def _compare_layers(plan: MergePlan, folder: Path, dtype: str) -> Verification:
     """Outputs of some adapted layers on random inputs, with W + s·B·A computed anew in float64.
 
     For models that do not fit into memory.
     """
     on_disk = {tensor.name: tensor for tensor in read_weights(folder)}
-    candidates = [tensor for _, tensors in plan.shards for tensor in tensors if _checkable(plan, tensor)]
+    candidates = [
+        tensor
+        for tensor in plan.tensors()
+        if tensor.name in plan.changes and len(tensor.shape) == 2 and math.prod(tensor.shape) <= LARGEST_LAYER
+    ]
     step = max(1, len(candidates) // LAYERS)
     chosen = candidates[::step][:LAYERS]
-    most = apart = long = 0.0
     dice = torch.Generator().manual_seed(0)
-    for tensor in chosen:
-        exact = _exact(plan, tensor)
-        inputs = torch.randn(INPUTS, exact.shape[1], generator=dice, dtype=torch.float64)
-        expected = inputs @ exact.T
-        found = inputs @ load_tensor(on_disk[tensor.name]).double().T
-        most = max(most, float((expected - found).abs().max()))
-        apart += float((expected - found).pow(2).sum())
-        long += float(expected.pow(2).sum())
-    distance = Distance(most, math.sqrt(apart) / max(math.sqrt(long), 1e-12))
+
+    def outputs(tensor: OutputTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = torch.randn(INPUTS, tensor.shape[1], generator=dice, dtype=torch.float64)
+        return inputs @ _exact(plan, tensor).T, inputs @ load_tensor(on_disk[tensor.name]).double().T
+
+    distance = Distance(*_apart(map(outputs, chosen)))
     return Verification(f"outputs of {len(chosen)} layers on random inputs", distance, LAYER_TOLERANCE[dtype])
-
-
-def _checkable(plan: MergePlan, tensor: OutputTensor) -> bool:
-    edits = plan.edits.get(tensor.name, ())
-    return len(tensor.shape) == 2 and math.prod(tensor.shape) <= LARGEST_LAYER and bool(edits)
 
 
 def _exact(plan: MergePlan, tensor: OutputTensor) -> torch.Tensor:
     """The merged weight in float64, by the formulas and not by the code that merged it."""
-    assert tensor.source is not None
     weight = load_tensor(tensor.source)
     if plan.onto and tensor.name in plan.quantized:
         weight = through_four_bits(weight, plan.onto)
     weight = weight.double()
-    for edit in plan.edits[tensor.name]:
-        for change in edit.changes:
-            low_rank = change.low_rank if isinstance(change, WeightDecomposed) else change
-            if isinstance(change, Replaced):
-                weight = load_tensor(change.tensor).double()
-            elif isinstance(low_rank, LowRank):
-                product = as_float32(low_rank.b).double() @ as_float32(low_rank.a).double()
-                weight = weight + low_rank.scaling * (product.T if low_rank.transposed else product)
-            if isinstance(change, WeightDecomposed):
-                axis = 0 if change.low_rank.transposed else 1
-                factor = as_float32(change.magnitude).double() / weight.norm(dim=axis)
-                weight = weight * factor.unsqueeze(axis)
+    for change in plan.changes[tensor.name]:
+        low_rank = change.low_rank if isinstance(change, WeightDecomposed) else change
+        if isinstance(change, Replaced):
+            weight = load_tensor(change.tensor).double()
+        elif isinstance(low_rank, LowRank):
+            product = as_float32(low_rank.b).double() @ as_float32(low_rank.a).double()
+            weight = weight + low_rank.scaling * (product.T if low_rank.transposed else product)
+        if isinstance(change, WeightDecomposed):
+            axis = 0 if change.low_rank.transposed else 1
+            factor = as_float32(change.magnitude).double() / weight.norm(dim=axis)
+            weight = weight * factor.unsqueeze(axis)
     return weight
-
-
-def probes_of(texts: Sequence[str], tokenizer: Any) -> list[Probe]:
-    """Plain texts as probes, every token in the loss."""
-    encoded = [tokenizer(text)["input_ids"] for text in texts]
-    return [Probe(list(ids), list(ids)) for ids in encoded]

@@ -1,7 +1,8 @@
-"""PEFT's own merge of a whole model in memory, for adapters whose arithmetic `adapters.py` does not know."""
+"""PEFT's own merge of a whole model in memory, for adapters that `models/adapters` does not support."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from headnote_cli.errors import DoesNotFitError, UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.memory import available_memory
-from headnote_cli.merging.plan import FLOATING, NAMES_OF_DTYPES, MergeJob
+from headnote_cli.merging.plan import NAMES_OF_DTYPES, MergeJob
 from headnote_cli.merging.stream import Written
 from headnote_cli.models.base import weights_folder
 from headnote_cli.models.loading import load_model, torch_dtype, with_adapter
-from headnote_cli.models.weights import DTYPE_BYTES, read_header, read_weights
+from headnote_cli.models.weights import read_header, read_weights
 from headnote_cli.runs.files import sha256
 
 ROOM = 1.2  # of the weights: the adapter, one layer's delta in float32, the libraries
@@ -30,28 +31,21 @@ def merge_with_peft(job: MergeJob, folder: Path, reason: str, emit: Listener) ->
     if job.onto is not None:
         raise UsageError(f"--onto nf4 cannot merge {reason}", hint="merge with --onto base")
     stored = read_weights(weights_folder(job.base))
-    own = max((tensor for tensor in stored if tensor.dtype in FLOATING), key=lambda one: one.size).dtype
-    name = job.dtype or NAMES_OF_DTYPES[own]
-    width = {"float32": 4}.get(name, 2)
-    needed = int(ROOM * sum(tensor.size // DTYPE_BYTES[tensor.dtype] * width for tensor in stored))
-    emit(
-        Note(
-            f"{reason}: PEFT itself merges this, with the whole model in memory ({needed / 2**30:.1f} GiB)",
-            warning=True,
-        )
-    )
-    if needed > available_memory():
-        has = available_memory() / 2**30
-        raise DoesNotFitError(f"PEFT's merge takes {needed / 2**30:.1f} GiB, and {has:.1f} GiB of memory are free")
-    model: Any = load_model(job.base, torch_dtype(name), torch.device("cpu"))
+    largest = max((tensor for tensor in stored if tensor.dtype in NAMES_OF_DTYPES), key=lambda tensor: tensor.size)
+    name = job.dtype or NAMES_OF_DTYPES[largest.dtype]
+    dtype = torch_dtype(name)
+    needed = int(ROOM * sum(math.prod(tensor.shape) for tensor in stored) * dtype.itemsize)
+    size = f"{needed / 2**30:.1f} GiB"
+    emit(Note(f"{reason}: PEFT itself merges this, with the whole model in memory ({size})", warning=True))
+    if needed > (free := available_memory()):
+        raise DoesNotFitError(f"PEFT's merge takes {size}, and {free / 2**30:.1f} GiB of memory are free")
+    model: Any = load_model(job.base, dtype, torch.device("cpu"))
     changed = 0
     for adapter in job.adapters:
         wrapped = with_adapter(model, adapter)
-        changed += len([key for key in wrapped.state_dict() if key.endswith(".base_layer.weight")])
+        changed += sum(key.endswith(".base_layer.weight") for key in wrapped.state_dict())
         model = wrapped.merge_and_unload()
     model.save_pretrained(folder, max_shard_size=job.shard_bytes or "50GB")
     files = sorted(folder.glob("*.safetensors"))
     count = sum(len(read_header(file)) for file in files)
-    written = Written(copied=max(0, count - changed), merged=changed, dtype=name)
-    written.files = {file.name: sha256(file) for file in files}
-    return written
+    return Written(max(0, count - changed), changed, name, files={file.name: sha256(file) for file in files})

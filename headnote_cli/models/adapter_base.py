@@ -1,4 +1,4 @@
-"""Which weights an adapter belongs to: those of its run, wherever they lie now."""
+"""Which weights an adapter belongs to: those of its run, wherever they lie now, in the form it was trained on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from headnote_cli.config.layers import Config
 from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.weights import fingerprint, has_weights
 from headnote_cli.runs.files import is_path, read_json, require_there
 from headnote_cli.runs.folders import noted_base
@@ -18,14 +19,10 @@ KEY = "peft_base_model_path"
 
 @dataclass(frozen=True)
 class AdapterBase:
-    """The base of an adapter.
-
-    Attributes:
-        is_trained_on: Whether these are the run's own weights, and not 16-bit ones in place of quantized ones.
-    """
+    """The base of an adapter."""
 
     name: str  # a folder or a hub id
-    is_trained_on: bool = True
+    is_trained_on: bool = True  # the run's own weights, and not 16-bit ones in place of quantized ones
 
 
 def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) -> AdapterBase:
@@ -49,7 +46,7 @@ def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) ->
     if not name:
         raise UsageError("which base model?", str(adapter), f"set `{KEY}`")
     local = config.locate(str(name))
-    if local is None and (is_path(str(name)) or (name == noted and record.get("base_is_local"))):
+    if _is_gone(config, str(name), record):
         hint = f"name the folder where it lies now: `{KEY}: FOLDER`, or --set {KEY}=FOLDER"
         raise UnreachableError("the base model that the adapter was trained on is gone", str(name), hint)
     return AdapterBase(str(local) if local else str(name))
@@ -58,14 +55,15 @@ def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) ->
 def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]) -> AdapterBase | None:
     """What `peft_base_model_path` names in place of a run's base; None where the run's own is to be taken."""
     local = config.locate(named)
-    if record.get("base_quantized") and not _is_quantized(local):
+    is_quantized = local is not None and "quantization_config" in (read_json(local / "config.json") or {})
+    if record.get("base_quantized") and not is_quantized:
         return AdapterBase(str(local) if local else named, is_trained_on=False)
     known = record.get("base_fingerprint")
     if local is None or not known or not has_weights(local):
         return None
     if fingerprint(local) == known:
         return AdapterBase(str(local))
-    if config.locate(noted) is None and (is_path(noted) or record.get("base_is_local")):
+    if _is_gone(config, noted, record):
         raise DataError(
             "these weights are not those that the adapter was trained on: their fingerprint differs",
             str(local),
@@ -74,5 +72,13 @@ def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]
     return None
 
 
-def _is_quantized(folder: Path | None) -> bool:
-    return folder is not None and "quantization_config" in (read_json(folder / "config.json") or {})
+def _is_gone(config: Config, name: str, record: Mapping[str, Any]) -> bool:
+    """Whether a base was a folder, which is not there any more."""
+    was_local = is_path(name) or (name == record.get("base_model") and record.get("base_is_local"))
+    return bool(was_local) and config.locate(name) is None
+
+
+def noted_quantization(record: Mapping[str, Any]) -> Quantization | None:
+    """The 4-bit form that a run's record says it trained on, None for another or none."""
+    noted = record.get("quantization")
+    return Quantization(**noted) if noted and noted["kind"] != "int8" else None

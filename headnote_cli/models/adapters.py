@@ -7,21 +7,21 @@ float32, one rounding. PEFT itself is not imported, which would take longer than
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import Conv1D
 
 from headnote_cli.errors import DataError, UnreachableError, UsageError
 from headnote_cli.models.weights import ADAPTER_WEIGHTS, PICKLES, Stored, read_header
+from headnote_cli.runs.files import read_json
 from headnote_cli.runs.folders import ADAPTER_CONFIG
 
 PREFIX = "base_model.model."
@@ -40,27 +40,12 @@ KNOWN = frozenset(
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class NotOurs(Exception):
-    """A feature whose arithmetic is not known here to the bit: PEFT itself must merge it."""
+class NeedsPeft(Exception):
+    """A feature that this file does not reproduce bit for bit, so PEFT itself must merge it."""
 
 
-Block = Callable[[torch.Tensor, slice], torch.Tensor]  # a weight's rows → the same rows, changed
-
-
-class WeightChange(Protocol):
-    """What an adapter does to a weight."""
-
-    def open(self) -> Block:
-        """Read the adapter's tensors once; what comes back changes blocks of rows, and holds them until it is gone."""
-        ...
-
-
-@dataclass(frozen=True)
-class Edit:
-    """The changes to one parameter of the base, in their order."""
-
-    changes: tuple[WeightChange, ...]
-    whole: bool = False  # the changes need all rows at once
+# What an adapter does to a weight: `open` reads the adapter's tensors once, and what it returns changes some rows.
+Block = Callable[[torch.Tensor, slice], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -115,7 +100,7 @@ class WeightDecomposed:
 
         def scale(block: torch.Tensor, rows: slice) -> torch.Tensor:
             delta = delta_of(rows)
-            if self.low_rank.transposed:  # all rows are here; the norm's bits depend on how its tensor lies in memory
+            if self.low_rank.transposed:  # needs all rows; the norm's bits depend on how its tensor lies in memory
                 factor = (magnitude / torch.linalg.norm(block.T + delta.T, dim=1)).view(1, -1)
                 return (factor * (block + delta)).to(block.dtype)
             changed = delta.add_(block.float())
@@ -140,6 +125,14 @@ class ScaledBias:
         return add
 
 
+WeightChange = Replaced | LowRank | WeightDecomposed | ScaledBias
+
+
+def needs_all_rows(change: WeightChange) -> bool:
+    """Whether a change cannot be made to blocks of rows: DoRA's norms of a transposed weight run over all rows."""
+    return isinstance(change, WeightDecomposed) and change.low_rank.transposed
+
+
 @dataclass(frozen=True)
 class Adapter:
     """An adapter folder whose files were checked."""
@@ -153,23 +146,15 @@ def read_adapter(folder: Path) -> Adapter:
     """The config and the tensors of a LoRA adapter.
 
     Raises:
-        UnreachableError: A file is missing.
+        UnreachableError: The weights are missing.
         UsageError: Its weights are a pickle, or its training changed the base.
         DataError: A file is broken, or a tensor holds numbers that are not finite.
-        NotOurs: It is of another kind, or has a feature that is not known here.
+        NeedsPeft: It is of another kind, or has a feature that is not supported here.
     """
-    try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UnreachableError(f"the folder holds no adapter (no {ADAPTER_CONFIG})", str(folder)) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", str(folder / ADAPTER_CONFIG)) from error
-    if not isinstance(config, dict):
-        raise DataError("is not a JSON object", str(folder / ADAPTER_CONFIG))
+    config = read_json(folder / ADAPTER_CONFIG) or {}
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
-        pickled = [file.name for file in folder.iterdir() if file.name.endswith(PICKLES)]
-        if any(name.startswith("adapter_model") for name in pickled):
+        if any(file.name.startswith("adapter_model") and file.suffix in PICKLES for file in folder.iterdir()):
             hint = "load it once with PEFT where you trust it, and save it again with `save_pretrained`"
             raise UsageError("the adapter is a pickle, which can run code and is not read", str(folder), hint)
         raise UnreachableError(f"the folder holds no {ADAPTER_WEIGHTS}", str(folder))
@@ -178,23 +163,15 @@ def read_adapter(folder: Path) -> Adapter:
     for tensor in tensors:
         if tensor.dtype not in TORCH_DTYPES:
             raise DataError(f"the tensor {tensor.name} has the dtype {tensor.dtype}", str(weights))
-        if not _finite(load_tensor(tensor)):
+        if not torch.isfinite(load_tensor(tensor)).all():
             raise DataError(f"the tensor {tensor.name} holds numbers that are not finite", str(weights))
     return Adapter(folder, config, tensors)
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are finite, in one pass and without a copy."""
-    if not tensor.numel():
-        return True
-    low, high = torch.aminmax(tensor)
-    return math.isfinite(low) and math.isfinite(high)
 
 
 def _require_known(config: Mapping[str, Any], folder: Path) -> None:
     kind = str(config.get("peft_type", "")).upper()
     if kind != "LORA":
-        raise NotOurs(f"an adapter of the kind {kind or 'unknown'}")
+        raise NeedsPeft(f"an adapter of the kind {kind or 'unknown'}")
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(CHANGED_BASE):
         raise UsageError(
@@ -204,33 +181,32 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
         )
     for name, value in config.items():
         if name not in KNOWN and value not in (None, False, [], {}, ""):
-            raise NotOurs(f"`{name}: {value}` in {ADAPTER_CONFIG}")
+            raise NeedsPeft(f"`{name}: {value}` in {ADAPTER_CONFIG}")
     numbers = [config.get("r"), config.get("lora_alpha", 8)]
     for patterns in ("rank_pattern", "alpha_pattern"):
-        given = config.get(patterns) or {}
-        numbers += given.values() if isinstance(given, dict) else [None]
+        by_pattern = config.get(patterns) or {}
+        numbers += by_pattern.values() if isinstance(by_pattern, dict) else [None]
     if not all(isinstance(number, int | float) and not isinstance(number, bool) and number > 0 for number in numbers):
         raise DataError("r, lora_alpha or their patterns are not positive numbers", str(folder / ADAPTER_CONFIG))
 
 
 def load_tensor(tensor: Stored, rows: slice | None = None) -> torch.Tensor:
-    """A stored tensor, or some of its rows, read into memory of its own."""
+    """A stored tensor, or some of its rows, read into memory of its own.
+
+    Raises:
+        DataError: The file ends before its data.
+    """
     shape, start, size = tensor.shape, tensor.start, tensor.size
-    if rows is not None and shape:
-        first, last, _ = rows.indices(shape[0])
-        start, size = start + first * tensor.row_bytes, (last - first) * tensor.row_bytes
-        shape = (last - first, *shape[1:])
     if not size:
         return torch.empty(shape, dtype=TORCH_DTYPES[tensor.dtype])
-    data = bytearray(size)
-    with tensor.file.open("rb", buffering=0) as stream:
-        read = 0
-        while read < size:
-            piece = os.preadv(stream.fileno(), [memoryview(data)[read:]], start + read)
-            if not piece:
-                raise DataError("ends before its last tensor", str(tensor.file))
-            read += piece
-    return torch.frombuffer(data, dtype=TORCH_DTYPES[tensor.dtype]).reshape(shape)
+    if rows is not None and shape:
+        first, last, _ = rows.indices(shape[0])
+        row = size // shape[0]
+        start, size, shape = start + first * row, (last - first) * row, (last - first, *shape[1:])
+    data = np.fromfile(tensor.file, np.uint8, size, offset=start)
+    if data.size < size:
+        raise DataError("ends before its last tensor", str(tensor.file))
+    return torch.from_numpy(data).view(TORCH_DTYPES[tensor.dtype]).reshape(shape)
 
 
 def as_float32(tensor: Stored) -> torch.Tensor:
@@ -239,8 +215,10 @@ def as_float32(tensor: Stored) -> torch.Tensor:
     return loaded.float() if loaded.dtype in (torch.float16, torch.bfloat16) else loaded
 
 
-def edits(adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None]) -> dict[str, Edit]:
-    """What an adapter does to the parameters of its base, by the parameters' names in `model`.
+def changes_of(
+    adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None]
+) -> dict[str, list[WeightChange]]:
+    """What an adapter does to the parameters of its base, in order, by the parameters' names in `model`.
 
     Args:
         model: The base on the meta device.
@@ -248,24 +226,22 @@ def edits(adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None
 
     Raises:
         DataError: A tensor of the adapter has no weight to go to, or not of its shape.
-        NotOurs: A module of a kind that is not known here.
+        NeedsPeft: A module of a kind that is not supported here.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     modules = dict(model.named_modules(remove_duplicate=False))
-    parts, replaced, homeless = _sorted_out(adapter, rename)
-    if homeless:
-        raise _homeless(adapter, homeless, shapes)
-    found: dict[str, list[WeightChange]] = {name: [Replaced(stored)] for name, stored in replaced.items()}
+    parts, replaced, unmatched = _by_module(adapter, rename)
+    if unmatched:
+        raise _unmatched(adapter, unmatched, shapes)
+    changes: dict[str, list[WeightChange]] = {}
     for name, stored in replaced.items():
         _require_shape(stored, shapes[name])
+        changes[name] = [Replaced(stored)]
     _require_patterns_used(adapter, parts)
-    whole = set()
     for module, of_module in parts.items():
         for name, change in _module_changes(adapter, module, modules[module], of_module, shapes):
-            found.setdefault(name, []).append(change)
-            if isinstance(change, WeightDecomposed) and change.low_rank.transposed:
-                whole.add(name)
-    return {name: Edit(tuple(changes), name in whole) for name, changes in found.items()}
+            changes.setdefault(name, []).append(change)
+    return changes
 
 
 _LORA_KEY = re.compile(
@@ -274,37 +250,34 @@ _LORA_KEY = re.compile(
 )
 
 
-def _sorted_out(
+def _by_module(
     adapter: Adapter, rename: Callable[[str], str | None]
 ) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[str]]:
-    """The tensors by module, those that replace a parameter whole, and the names that find no home."""
+    """The tensors by module, those that replace a whole parameter, and the names of those that match nothing."""
     parts: dict[str, dict[str, Stored]] = {}
     replaced: dict[str, Stored] = {}
-    homeless = []
+    unmatched = []
     for tensor in adapter.tensors:
         name = tensor.name.removeprefix(PREFIX)
         match = _LORA_KEY.fullmatch(name)
         if match is None and ".lora_" in name:
-            raise NotOurs(f"the tensor {tensor.name}")
-        target = f"{match['module']}.weight" if match else name.replace(".base_layer.", ".")
-        home = rename(target)
-        if home is None:
-            homeless.append(tensor.name)
-        elif match:
-            part = match["part"].removesuffix(".weight")
-            of_module = parts.setdefault(home.removesuffix(".weight"), {})
-            if part in of_module:
-                raise DataError(f"{tensor.name} and {of_module[part].name} mean the same weight", str(tensor.file))
-            of_module[part] = tensor
-        elif home in replaced:
-            raise DataError(f"{tensor.name} and {replaced[home].name} mean the same weight", str(tensor.file))
-        else:
-            replaced[home] = tensor
-    return parts, replaced, homeless
+            raise NeedsPeft(f"the tensor {tensor.name}")
+        parameter = rename(f"{match['module']}.weight" if match else name.replace(".base_layer.", "."))
+        if parameter is None:
+            unmatched.append(tensor.name)
+            continue
+        group, key = replaced, parameter
+        if match:
+            group = parts.setdefault(parameter.removesuffix(".weight"), {})
+            key = match["part"].removesuffix(".weight")
+        if key in group:
+            raise DataError(f"{tensor.name} and {group[key].name} mean the same weight", str(tensor.file))
+        group[key] = tensor
+    return parts, replaced, unmatched
 
 
-def _homeless(adapter: Adapter, names: list[str], shapes: Mapping[str, Any]) -> DataError:
-    """Which tensors fit nowhere, each with the nearest weights."""
+def _unmatched(adapter: Adapter, names: list[str], shapes: Mapping[str, Any]) -> DataError:
+    """The error that lists them, each with the nearest weights."""
     lines = []
     for name in names[:5]:
         wanted = re.sub(r"\.lora_.*", ".weight", name.removeprefix(PREFIX))
@@ -342,7 +315,7 @@ def _module_changes(
     scaling, rank = scaling_of(adapter.config, module)
     embedding = isinstance(layer, nn.Embedding)
     if not isinstance(layer, nn.Linear | nn.Embedding | Conv1D):
-        raise NotOurs(f"an adapted {type(layer).__name__} ({module})")
+        raise NeedsPeft(f"an adapted {type(layer).__name__} ({module})")
     first, second = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     if first not in tensors or second not in tensors:
         raise DataError(f"{module} has one half of an adapter only: {', '.join(tensors)}", str(adapter.folder))
@@ -351,29 +324,22 @@ def _module_changes(
     _require_shape(tensors[first], (rank, columns))
     _require_shape(tensors[second], (rows, rank))
     low_rank = LowRank(tensors[first], tensors[second], scaling, transposed, rounded=embedding)
-    changes: list[tuple[str, WeightChange]] = []
-    magnitude = tensors.get("lora_magnitude_vector")
-    if magnitude is None:
-        changes.append((weight, low_rank))
-    elif embedding:
-        raise NotOurs(f"DoRA on an embedding ({module})")
-    else:
+    changes: list[tuple[str, WeightChange]] = [(weight, low_rank)]
+    if magnitude := tensors.get("lora_magnitude_vector"):
+        if embedding:
+            raise NeedsPeft(f"DoRA on an embedding ({module})")
         _require_shape(magnitude, (rows,))
-        changes.append((weight, WeightDecomposed(low_rank, magnitude)))
-    if "lora_B.bias" in tensors:
+        changes = [(weight, WeightDecomposed(low_rank, magnitude))]
+    if added := tensors.get("lora_B.bias"):
         if bias not in shapes:
-            raise DataError(f"{tensors['lora_B.bias'].name} belongs to a layer without bias", str(adapter.folder))
-        _require_shape(tensors["lora_B.bias"], shapes[bias])
-        changes.append((bias, ScaledBias(tensors["lora_B.bias"], scaling)))
+            raise DataError(f"{added.name} belongs to a layer without bias", str(adapter.folder))
+        _require_shape(added, shapes[bias])
+        changes.append((bias, ScaledBias(added, scaling)))
     return changes
 
 
 def _require_patterns_used(adapter: Adapter, modules: Iterable[str]) -> None:
-    """
-    Raises:
-        NotOurs: A pattern fits no adapted module, so it may be written for another layout of names.
-        DataError: A pattern is no regular expression.
-    """
+    """A pattern that fits no adapted module may be written for another layout of names."""
     for patterns in ("rank_pattern", "alpha_pattern"):
         for pattern in adapter.config.get(patterns) or {}:
             try:
@@ -382,7 +348,7 @@ def _require_patterns_used(adapter: Adapter, modules: Iterable[str]) -> None:
                 where = str(adapter.folder / ADAPTER_CONFIG)
                 raise DataError(f"`{patterns}`: {pattern} is no regular expression: {error}", where) from error
             if not used:
-                raise NotOurs(f"`{patterns}: {pattern}`, which fits no adapted module")
+                raise NeedsPeft(f"`{patterns}: {pattern}`, which fits no adapted module")
 
 
 def _fits(pattern: str, module: str) -> bool:
@@ -393,12 +359,9 @@ def _fits(pattern: str, module: str) -> bool:
 def scaling_of(config: Mapping[str, Any], module: str) -> tuple[float, int]:
     """The factor of B·A for a module and its rank, by PEFT's rule for patterns."""
 
-    def of_module(patterns: Mapping[str, float] | None, default: float) -> float:
-        for pattern, value in (patterns or {}).items():
-            if _fits(pattern, module):
-                return value
-        return default
+    def of_module(key: str, default: float) -> float:
+        patterns: Mapping[str, float] = config.get(key) or {}
+        return next((value for pattern, value in patterns.items() if _fits(pattern, module)), default)
 
-    rank = of_module(config.get("rank_pattern"), config["r"])
-    alpha = of_module(config.get("alpha_pattern"), config.get("lora_alpha", 8))
+    rank, alpha = of_module("rank_pattern", config["r"]), of_module("alpha_pattern", config.get("lora_alpha", 8))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), int(rank)

@@ -17,8 +17,7 @@ from headnote_cli.config.layers import Config
 from headnote_cli.data.sources import unreachable
 from headnote_cli.errors import ConfigError, SldsError, is_of_the_network
 from headnote_cli.machine.plan import Quantization
-from headnote_cli.models.fit import length_warning, positions_of, wrong_class
-from headnote_cli.models.quantization import stored_quantization
+from headnote_cli.models.fit import length_warning, positions_of, stored_quantization, wrong_class
 from headnote_cli.runs.files import require_there
 
 if not os.environ.get("SLDS_DEBUG"):
@@ -117,7 +116,7 @@ def require_fitting_class(base: BaseModel, where: str | None = None) -> None:
 
 
 def longer_than_made_for(config: Config, base: BaseModel) -> str | None:
-    """What to say of a `max_length` beyond the positions that the model was made for, None if it is within them."""
+    """A warning where `max_length` is beyond the positions that the model was made for."""
     return length_warning(config.settings.max_length, positions_of(load_model_config(base).to_dict()))
 
 
@@ -144,6 +143,7 @@ def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedT
 
     Raises:
         UnreachableError: The hub does not give it, or the folder holds none.
+        ConfigError: The template is no text, or there is none, or the vocabulary lacks `eos_token`.
     """
     with reaching("tokenizer", base.name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.name, **base.options())
@@ -158,11 +158,7 @@ def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedT
 
 
 def _chat_template(config: Config, base: BaseModel) -> Any:
-    """A template file, or the template (or templates by name) of another model.
-
-    Raises:
-        ConfigError: The file is no text, or the other model has none.
-    """
+    """A template file, or the template (or templates by name) of another model."""
     name = str(config.settings.chat_template_path)
     local = config.locate(name)
     if local is not None and local.is_file():
@@ -182,11 +178,7 @@ def _chat_template(config: Config, base: BaseModel) -> Any:
 
 
 def _set_end(tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
-    """TRL's `eos_token`: the token that ends a text.
-
-    Raises:
-        ConfigError: The vocabulary has no such token.
-    """
+    """TRL's `eos_token`: the token that ends a text."""
     name = str(config.settings.eos_token)
     if name not in tokenizer.get_vocab():
         near = difflib.get_close_matches(name, tokenizer.all_special_tokens, n=1, cutoff=0.3)

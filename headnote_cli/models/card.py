@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint or a merged model, out of the run's record."""
+"""The README.md of a checkpoint or a merged model, from the run's record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
 
 def model_card(record: Mapping[str, Any], merged: bool = False) -> str:
-    """A model card in the hub's form: YAML front matter, then what a reader must know.
+    """A model card in the hub's format: YAML front matter, then what a reader must know.
 
     Args:
         record: A run's `run.json`.
@@ -24,7 +24,6 @@ def model_card(record: Mapping[str, Any], merged: bool = False) -> str:
     front += ["license: gemma"] if gemma else []
     front += ["pipeline_tag: text-generation", "tags: [slds, headnotes, legal]"]
     settings = "\n".join(f"| `{key}` | `{value}` |" for key, value in sorted(config.items()))
-    evaluation = metrics.get("eval_loss")
     terms = (
         f"Gemma is provided under and subject to the [Gemma Terms of Use]({GEMMA_TERMS}); "
         "whoever passes this model on passes these terms on with it."
@@ -49,7 +48,7 @@ decision. {terms}
 | fingerprint of rows, prompts and tokenizer | `{data.get("fingerprint", "unknown")}` |
 | steps | {metrics.get("steps", "unknown")} |
 | training loss | {_number(metrics.get("train_loss"))} |
-| evaluation loss | {_number(evaluation)} |
+| evaluation loss | {_number(metrics.get("eval_loss"))} |
 
 The prompts it was trained with lie in the run folder under `prompts/`; `slds generate` takes them by itself.
 

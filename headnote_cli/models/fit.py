@@ -1,4 +1,4 @@
-"""Whether a model is what a config takes it for."""
+"""What a model's `config.json` says, and whether that is what our config takes it for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headnote_cli.errors import ConfigError
+from headnote_cli.machine.plan import Quantization
 
 # Parts of an image-text model that text-only training leaves idle. A string is a full-match regex for PEFT;
 # a list would only match suffixes and exclude nothing.
@@ -25,6 +26,26 @@ def wrong_class(given: str, fitting: str, name: str, model_type: str, where: str
     return ConfigError(what, where, f"write `model_class: {fitting}`")
 
 
+def stored_quantization(config: Mapping[str, Any], name: str) -> Quantization | None:
+    """How the weights of a model are quantized on the disk already, by its `config.json`; None if they are not.
+
+    Raises:
+        ConfigError: In a way that cannot be trained on.
+    """
+    stored = config.get("quantization_config")
+    if not isinstance(stored, Mapping):
+        return None
+    if stored.get("quant_method", "bitsandbytes") == "bitsandbytes" and stored.get("load_in_4bit"):
+        nested = bool(stored.get("bnb_4bit_use_double_quant"))
+        return Quantization(str(stored.get("bnb_4bit_quant_type", "fp4")), nested, str(config.get("dtype", "bfloat16")))
+    how = "8-bit bitsandbytes" if stored.get("load_in_8bit") else str(stored.get("quant_method", "an unknown method"))
+    raise ConfigError(
+        f"the weights of this model are quantized ({how}), which is not trained on",
+        name,
+        "name the model in 16 bits, or one in bitsandbytes' 4 bits",
+    )
+
+
 def positions_of(config: Mapping[str, Any]) -> int | None:
     """How many positions a model was made for, by its `config.json`; None where that does not say."""
     text = config.get("text_config") or config
@@ -37,7 +58,7 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
 
 
 def length_warning(max_length: int | None, positions: int | None) -> str | None:
-    """What to say of rows longer than a model was made for, None if they are not."""
+    """A warning of rows longer than a model was made for, None if they are not."""
     if max_length is None or positions is None or max_length <= positions:
         return None
     return f"`max_length: {max_length:,}` is beyond the {positions:,} positions that the model was made for"

@@ -80,7 +80,7 @@ def load_model(
         options["quantization_config"] = quantization
     if quantization is not None or is_stored_quantized:
         options["device_map"] = {"": device}
-    with reaching("model", base.name), _saying_of_the_kernel():
+    with reaching("model", base.name), _naming_the_kernel():
         model: PreTrainedModel = loader.from_pretrained(base.name, dtype=dtype, **base.options(), **options)
     if "device_map" not in options:
         model.to(device)
@@ -95,11 +95,8 @@ FETCH_KERNEL = f"hf download --repo-type kernel --revision v{FLASH_ATTN_KERNEL_V
 
 
 @contextmanager
-def _saying_of_the_kernel() -> Iterator[None]:
-    """
-    Raises:
-        UnreachableError: The prebuilt FlashAttention-2 is neither in the hub's cache nor to be fetched.
-    """
+def _naming_the_kernel() -> Iterator[None]:
+    """Say what to do where the prebuilt FlashAttention-2 is neither in the hub's cache nor can be fetched."""
     try:
         yield
     except (ImportError, ValueError, OSError) as error:
@@ -153,7 +150,7 @@ def four_bits(how: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def quantized_layers(model: torch.nn.Module) -> list[str]:
     """Names of the 4-bit and 8-bit linear layers."""
-    kinds = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes, which need not be installed
+    kinds = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes, which is imported where it is needed only
     return [name for name, module in model.named_modules() if type(module).__name__ in kinds]
 
 
@@ -161,12 +158,10 @@ def weight_bytes(model: torch.nn.Module) -> int:
     """Bytes of all parameters and of the tables that 4-bit ones carry."""
     total = 0
     for parameter in model.parameters():
-        total += parameter.numel() * parameter.element_size()
+        total += parameter.nbytes
         state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            total += sum(
-                t.numel() * t.element_size() for t in state.as_dict(packed=True).values() if torch.is_tensor(t)
-            )
+        tables = state.as_dict(packed=True).values() if state is not None else ()
+        total += sum(table.nbytes for table in tables if torch.is_tensor(table))
     return total
 
 
@@ -201,10 +196,10 @@ def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:
 
 
 def require_targets(model: torch.nn.Module, lora: LoraConfig) -> None:
-    """Every name in the LoRA settings stands for a part of the model, by PEFT's own rule; PEFT is content with one.
+    """Check that every name in the LoRA settings matches a part of the model, by PEFT's own rule; PEFT asks for one.
 
     Raises:
-        ConfigError: Names that nothing has; the message gives the nearest ones.
+        ConfigError: Some match nothing; the message gives the nearest names.
     """
     modules = dict(model.named_modules())
     linear = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
@@ -220,25 +215,23 @@ def require_targets(model: torch.nn.Module, lora: LoraConfig) -> None:
 
 
 def _missing_targets(lora: LoraConfig, modules: list[str]) -> list[str]:
-    wanted = lora.target_modules
-    if isinstance(wanted, str):
-        found = wanted.lower() == "all-linear" or any(check_target_module_exists(lora, name) for name in modules)
-        return [] if found else [wanted]
-    missing = []
-    for target in sorted(wanted or ()):
+    wanted, missing = lora.target_modules, []
+    if isinstance(wanted, str) and wanted.lower() == "all-linear":
+        return []
+    for target in [wanted] if isinstance(wanted, str) else sorted(wanted or ()):
         alone = copy.copy(lora)
-        alone.target_modules = {target}
+        alone.target_modules = wanted if isinstance(wanted, str) else {target}
         if not any(check_target_module_exists(alone, name) for name in modules):
             missing.append(target)
     return missing
 
 
 def _missing(wanted: list[str] | None, names: list[str]) -> list[str]:
-    return [one for one in wanted or () if not any(name == one or name.endswith(f".{one}") for name in names)]
+    return [end for end in wanted or () if not any(name == end or name.endswith(f".{end}") for name in names)]
 
 
 def _unknown(key: str, missing: list[str], known: Iterable[str]) -> Iterator[str]:
-    """What to say of each name that nothing in the model has."""
+    """The fault of each name that matches nothing."""
     for name in missing:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:12]
         yield f"`{key}`: the model has no {name}; nearest: {', '.join(near)}"
@@ -251,13 +244,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
+def with_adapter(model: torch.nn.Module, adapter: Path, is_trainable: bool = False) -> PeftModel:
     """The base model with an adapter on it, PEFT's default way."""
     with reaching("adapter", str(adapter)):
-        return PeftModel.from_pretrained(model, str(adapter))
-
-
-def trainable_adapter(model: torch.nn.Module, adapter: Path) -> PeftModel:
-    """A base model with an adapter of an earlier run, to be trained on."""
-    with reaching("adapter", str(adapter)):
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable)

@@ -44,20 +44,15 @@ class Stored:
     start: int
     size: int
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one step along the first axis."""
-        return self.size // self.shape[0] if self.shape and self.shape[0] else self.size
-
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to be written: its bytes come from `source` as they are, or are computed."""
+    """A tensor to be written: the bytes of `source` as they are, or computed from them."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    source: Stored | None = None
+    source: Stored
 
     @property
     def size(self) -> int:
@@ -70,26 +65,24 @@ def read_header(file: Path) -> list[Stored]:
     Raises:
         DataError: It is no whole safetensors file: cut short, ranges that overlap or reach beyond it, odd dtypes.
     """
+    stored = []
     try:
-        with safe_open(str(file), "np"):
-            pass  # the library checks the header, the ranges and the file's length
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-            header = json.loads(stream.read(length))
+        # The library checks the header, the ranges and the file's length.
+        with safe_open(str(file), "np") as reader, file.open("rb") as stream:
+            start = LENGTH_BYTES + int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            for name in reader.offset_keys():
+                tensor = reader.get_slice(name)
+                dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
+                if dtype not in DTYPE_BYTES:
+                    raise DataError(f"tensor {name} has the dtype {dtype}, which slds does not know", str(file))
+                size = math.prod(shape) * DTYPE_BYTES[dtype]
+                stored.append(Stored(name, dtype, shape, file, start, size))
+                start += size
     except FileNotFoundError as error:
         raise DataError("is missing", str(file)) from error
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"is not a whole safetensors file: {error}", str(file), "fetch or save it again") from error
-    begin = LENGTH_BYTES + length
-    stored = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in DTYPE_BYTES:
-            raise DataError(f"tensor {name} has the dtype {entry['dtype']}, which slds does not know", str(file))
-        first, last = entry["data_offsets"]
-        stored.append(Stored(name, entry["dtype"], tuple(entry["shape"]), file, begin + first, last - first))
-    return sorted(stored, key=lambda tensor: (tensor.start, tensor.size))
+    return stored
 
 
 def read_weights(folder: Path) -> list[Stored]:
@@ -100,9 +93,9 @@ def read_weights(folder: Path) -> list[Stored]:
         DataError: A file is broken, or files and index do not agree.
     """
     index = folder / INDEX
+    if not has_weights(folder):
+        raise _no_weights(folder)
     if not index.is_file():
-        if not (folder / SINGLE).is_file():
-            raise _no_weights(folder)
         return read_header(folder / SINGLE)
     try:
         listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -113,24 +106,23 @@ def read_weights(folder: Path) -> list[Stored]:
     if outside:
         raise DataError(f"names files outside the folder: {', '.join(outside)}", str(index))
     tensors = [tensor for name in files for tensor in read_header(folder / name)]
-    found = {tensor.name: tensor.file.name for tensor in tensors}
-    if len(found) != len(tensors) or found != listed:
-        differing = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
+    actual = {tensor.name: tensor.file.name for tensor in tensors}
+    if len(actual) != len(tensors) or actual != listed:
+        differing = sorted(name for name in {*actual, *listed} if actual.get(name) != listed.get(name))
         raise DataError(f"does not agree with its files, first at {differing[:3]}", str(index))
     return tensors
 
 
 def _no_weights(folder: Path) -> UnreachableError:
-    held = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ""
-    pickled = any(name.endswith(PICKLES) for name in held.split(", "))
-    hint = f"it holds: {held or 'nothing'}"
-    if pickled:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    hint = f"it holds: {', '.join(names) or 'nothing'}"
+    if any(name.endswith(PICKLES) for name in names):
         hint += "; pickled weights can run code and are not read: save the model with transformers as safetensors"
     return UnreachableError("the folder holds no safetensors weights", str(folder), hint)
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over headers, sizes and 64 pieces of each weight file: distinguishes bases within a second."""
+    """SHA-256 of the header, the size and 64 samples of each weight file: distinguishes bases within a second."""
     digest = hashlib.sha256()
     for file in sorted({tensor.file for tensor in read_weights(folder)}):
         size = file.stat().st_size
@@ -150,11 +142,6 @@ def has_weights(folder: Path) -> bool:
     return (folder / INDEX).is_file() or (folder / SINGLE).is_file()
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a whole model; none where there is no such folder."""
-    return sorted(folder.glob("model*.safetensors")) if has_weights(folder) else []
-
-
 def known_sha256(file: Path) -> str | None:
     """The hash that the hub's cache names a file by."""
     blob = file.resolve()
@@ -168,7 +155,7 @@ def packed(tensors: Sequence[OutputTensor]) -> tuple[bytes, dict[str, int]]:
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts, position = {}, 0
-    for tensor in sorted(tensors, key=lambda one: -DTYPE_BYTES[one.dtype]):
+    for tensor in sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype]):
         end = position + tensor.size
         header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
         starts[tensor.name], position = position, end
@@ -178,8 +165,8 @@ def packed(tensors: Sequence[OutputTensor]) -> tuple[bytes, dict[str, int]]:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text, {name: begin + at for name, at in starts.items()}
 
 
-def in_shards(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTensor]]:
-    """Tensors in their order, in groups of at most `limit` bytes; one that is larger stands alone."""
+def in_shards(tensors: Iterable[OutputTensor], limit: int) -> dict[str, list[OutputTensor]]:
+    """Tensors in order, by transformers' names of files of at most `limit` bytes; one that is larger stands alone."""
     groups: list[list[OutputTensor]] = []
     room = 0
     for tensor in tensors:
@@ -188,12 +175,9 @@ def in_shards(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTe
             room = limit
         groups[-1].append(tensor)
         room -= tensor.size
-    return groups
-
-
-def shard_names(count: int) -> list[str]:
-    """transformers' names for so many weight files."""
-    return [SINGLE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    if len(groups) == 1:
+        return {SINGLE: groups[0]}
+    return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
 def copy_range(source: int, target: int, start: int, size: int, to: int, copied: Callable[[int], None]) -> None:
@@ -206,9 +190,7 @@ def copy_range(source: int, target: int, start: int, size: int, to: int, copied:
     while size:
         try:
             done = os.copy_file_range(source, target, min(size, CHUNK), start, to)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-                raise
+        except OSError:  # not between these file systems
             done = os.pwrite(target, os.pread(source, min(size, CHUNK), start), to)
         if not done:
             raise OSError(errno.EIO, "the file ends before its last tensor")

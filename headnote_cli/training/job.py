@@ -40,9 +40,9 @@ from headnote_cli.models.loading import (
     require_targets,
     stop_ids,
     torch_dtype,
-    trainable_adapter,
     unquantized_bytes,
     weight_bytes,
+    with_adapter,
 )
 from headnote_cli.runs.folders import checkpoints, newest_whole, read_metrics
 from headnote_cli.runs.timings import Laps
@@ -163,7 +163,7 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
         weights = f"weights {before / 2**20:,.0f} → {size / 2**20:,.0f} MiB"
         emit(Note(f"quantized layers counted after loading: {layers}; {weights}"))
     if job.start_adapter is not None:
-        model = trainable_adapter(model, job.start_adapter)
+        model = with_adapter(model, job.start_adapter, is_trainable=True)
         emit(Note(f"starting from the adapter {job.start_adapter}"))
     lora = lora_config(job.settings, job.plan) if job.start_adapter is None else None
     if lora is not None:

@@ -146,18 +146,23 @@ def test_other_weights_than_the_runs_are_refused(tiny_training: Callable[..., Pa
     assert "not those that the checkpoint was trained on" in result.stderr
 
 
+@pytest.fixture(scope="module")
+def source(base: Path) -> Path:
+    """One adapter for all examples."""
+    return make_adapter(base, TEXT, base.parent / "fuzzed", target_modules=["q_proj"])
+
+
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_adapter_folder_is_merged_or_refused_in_words(
-    base: Path, gemma_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory, data: Any
+    base: Path, source: Path, tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
     """Headers with other lengths, ranges, dtypes and names; configs with other values: no crash, no large memory."""
     from headnote_cli.merging.plan import MergeJob, plan_merge
-    from headnote_cli.models.adapters import NotOurs
+    from headnote_cli.models.adapters import NeedsPeft
     from headnote_cli.models.base import BaseModel
 
     folder = tmp_path_factory.mktemp("fuzz") / "adapter"
-    source = _fuzzed_adapter(base)
     folder.mkdir()
     config = json.loads((source / "adapter_config.json").read_text())
     values = st.none() | st.booleans() | st.integers(-3, 2**40) | st.text(max_size=5)
@@ -175,19 +180,9 @@ def test_any_adapter_folder_is_merged_or_refused_in_words(
     told, size = "", 0
     try:
         size = plan_merge(MergeJob(BaseModel(str(base), TEXT), (folder,))).bytes
-    except (SldsError, NotOurs) as reason:
+    except (SldsError, NeedsPeft) as reason:
         told = str(reason)
     assert told or 0 < size < 10**8
-
-
-_KEPT: dict[Path, Path] = {}
-
-
-def _fuzzed_adapter(base: Path) -> Path:
-    """One adapter for all examples."""
-    if base not in _KEPT:
-        _KEPT[base] = make_adapter(base, TEXT, base.parent / "fuzzed", target_modules=["q_proj"])
-    return _KEPT[base]
 
 
 def _kill_while_writing(command: list[str], output: Path, wait: float) -> bool:

@@ -19,7 +19,7 @@ from headnote_cli.errors import UsageError
 from headnote_cli.machine.detect import REPORTERS, Gpu, Machine, detect
 from headnote_cli.machine.plan import Plan, require_toolchain, resolve, shown
 from headnote_cli.machine.reporters import offline_environment
-from headnote_cli.models.quantization import noted_quantization
+from headnote_cli.models.adapter_base import noted_quantization
 from tests.conftest import ROOT
 
 ALL = frozenset({"bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", "wandb", "tensorboard"})

@@ -18,12 +18,12 @@ from headnote_cli.errors import DataError, SldsError, UnreachableError
 from headnote_cli.models.weights import (
     INDEX,
     OutputTensor,
+    Stored,
     fingerprint,
     in_shards,
     packed,
     read_header,
     read_weights,
-    shard_names,
 )
 from tests.conftest import examples
 
@@ -56,9 +56,10 @@ def test_a_header_is_read_as_the_library_reads_it(stored: Path) -> None:
             assert data[tensor.start : tensor.start + tensor.size] == expected.tobytes()
 
 
+SOURCE = Stored("x", "F32", (), Path("x.safetensors"), 0, 4)
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 planned = st.lists(st.tuples(st.sampled_from(["F32", "BF16", "F16", "I64", "U8"]), shapes), max_size=8).map(
-    lambda parts: [OutputTensor(f"t{i} “ä”", dtype, shape) for i, (dtype, shape) in enumerate(parts)]
+    lambda parts: [OutputTensor(f"t{i} “ä”", dtype, shape, SOURCE) for i, (dtype, shape) in enumerate(parts)]
 )
 
 
@@ -79,10 +80,9 @@ def test_a_packed_header_is_one_that_the_library_accepts(
 
 @given(planned, st.integers(1, 200))
 def test_shards_keep_the_order_and_the_limit(tensors: Any, limit: int) -> None:
-    groups = in_shards(tensors, limit)
-    assert [tensor for group in groups for tensor in group] == tensors
-    assert all(sum(tensor.size for tensor in group) <= limit or len(group) == 1 for group in groups)
-    assert len(set(shard_names(len(groups)))) == len(groups)
+    shards = in_shards(tensors, limit)
+    assert [tensor for shard in shards.values() for tensor in shard] == tensors
+    assert all(sum(tensor.size for tensor in shard) <= limit or len(shard) == 1 for shard in shards.values())
 
 
 def _mangled(data: bytes, header: dict[str, Any] | None = None, length: int | None = None) -> bytes:
