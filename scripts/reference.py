@@ -93,18 +93,14 @@ def _longest(one: Any) -> str:
 
 
 def _placeholder(one: Any, hints: dict[str, Any]) -> str:
-    return str(one.metavar or _kind(hints[one.name]).__name__.upper())
+    return str(one.metavar)
 
 
 def _value(one: Any, hints: dict[str, Any]) -> str:
     """What is to be written after the option; nothing for a switch."""
     kind = _kind(hints[one.name])
-    if kind is bool:
-        return ""
-    if one.metavar:
-        return f"`{one.metavar}`"
     if kind not in NUMBERS:
-        return "path" if kind is Path else "text"
+        return f"`{one.metavar}`" if one.metavar else ""
     low, high = (_bound(hints[one.name], name) for name in ("min", "max"))
     return NUMBERS[kind] + (f" from {low:g}" if low is not None else "") + (f" to {high:g}" if high is not None else "")
 

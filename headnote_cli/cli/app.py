@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from headnote_cli import __version__
 from headnote_cli.cli.check_memory import check_memory
+from headnote_cli.cli.demo import demo
 from headnote_cli.cli.evaluate import evaluate
 from headnote_cli.cli.generate import generate
 from headnote_cli.cli.merge import merge
@@ -18,15 +20,15 @@ from headnote_cli.cli.review import review
 from headnote_cli.cli.runs import runs_app
 from headnote_cli.cli.session import Commands
 from headnote_cli.cli.train import train
+from headnote_cli.screen.console import Screen
+from headnote_cli.screen.road import road_view
 
 app = typer.Typer(
     name="slds",
     cls=Commands,
-    epilog="Example: slds preview-prompts -n 1",
-    context_settings={"max_content_width": 100},
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 
 
@@ -36,26 +38,62 @@ def _version(value: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True, epilog="`slds` alone shows the order of the commands.")
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Turn a chat model into a writer of headnotes for Swiss leading decisions, on one GPU."""
+    if context.invoked_subcommand is None:
+        Screen().show(road_view())
 
 
-for function, example in (
-    (preview_prompts, "slds preview-prompts --config configs/demo.yaml -n 1"),
-    (check_memory, 'slds check-memory --config configs/ipst/slds/sft_liger_peft.yaml --gpu "RTX 4090"'),
-    (train, "slds train --config configs/ipst/slds/sft_liger_peft.yaml"),
-    (merge, "slds merge --checkpoint checkpoint-1364"),
-    (generate, "slds generate --decision decision.txt --lang de"),
-    (evaluate, "slds evaluate --predictions headnotes.jsonl --baseline lead"),
-    (review, "slds review --predictions headnotes.jsonl --output review.html"),
-):
-    app.command(epilog=f"Example: {example}")(function)
-app.add_typer(runs_app, name="runs")
+COMMANDS: tuple[tuple[str, Callable[..., None], tuple[str, str]], ...] = (
+    (
+        "preview-prompts", preview_prompts,
+        ("slds preview-prompts -n 1 --longest", "slds preview-prompts --stats -n 0 --config configs/demo.yaml"),
+    ),
+    (
+        "check-memory", check_memory,
+        ('slds check-memory --gpu "RTX 4090" --gpu 48GiB', "slds check-memory --grid --data"),
+    ),
+    (
+        "train", train,
+        ("slds train --config configs/ipst/slds/sft_liger_peft.yaml", "slds train --set max_length=4096 --dry-run"),
+    ),
+    ("merge", merge, ("slds merge --checkpoint checkpoint-1364", "slds merge --checkpoint best --output headnotes-4b")),
+    (
+        "generate", generate,
+        ("slds generate --decision decision.txt --lang de", "slds generate --split test --output headnotes.jsonl"),
+    ),
+    (
+        "evaluate", evaluate,
+        (
+            "slds evaluate --predictions headnotes.jsonl --baseline lead",
+            "slds evaluate --predictions tuned.jsonl --predictions base.jsonl --by year",
+        ),
+    ),
+    (
+        "review", review,
+        (
+            "slds review --predictions headnotes.jsonl --output review.html",
+            "slds review --predictions headnotes.jsonl --references rows.jsonl --output review.html",
+        ),
+    ),
+    ("demo", demo, ("slds demo", "slds demo --json")),
+)  # fmt: skip
+
+
+def epilog(name: str, *examples: str) -> str:
+    """Examples, each on a line to copy, and where the command's page is."""
+    return "\n\n".join(["Examples:", *examples, f"Page: docs/commands/{name}.md"])
+
+
+for name, function, examples in COMMANDS:
+    app.command(name, epilog=epilog(name, *examples))(function)
+app.add_typer(runs_app, name="runs", epilog=epilog("runs", "slds runs trainer_output", "slds runs diff A B"))
 
 
 def main() -> None:

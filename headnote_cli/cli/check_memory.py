@@ -7,19 +7,23 @@ from typing import Annotated
 
 import typer
 
+from headnote_cli.cli.completion import cards
 from headnote_cli.cli.session import SetOption, with_screen
 from headnote_cli.errors import DoesNotFitError, ExitCode
 from headnote_cli.memory import Purpose, Stack
 from headnote_cli.screen.console import Screen
 
 
-@with_screen
+@with_screen(What_for="gpu purpose stack devices batch", What_to_show="grid data plot")
 def check_memory(
     screen: Screen,
     config: Annotated[
         list[Path] | None, typer.Option("--config", "-c", help="YAML file; repeatable, side by side.")
     ] = None,
-    gpu: Annotated[list[str] | None, typer.Option(help="A card by name, or a size such as 24GiB; repeatable.")] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CARD", autocompletion=cards, help="A card by name, or a size such as 24GiB; repeatable."),
+    ] = None,
     purpose: Annotated[Purpose, typer.Option("--for", help="What takes the memory.")] = "train",
     stack: Annotated[
         Stack, typer.Option(help="Whose code trains: slds, plain TRL 1.16, or the workshop's recipe with TRL 0.24.")

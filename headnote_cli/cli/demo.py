@@ -6,7 +6,7 @@ from headnote_cli.cli.session import with_screen
 from headnote_cli.screen.console import Screen
 
 
-@with_screen
+@with_screen()
 def demo(screen: Screen) -> None:
     """Go from data to a headnote with a small model on a CPU, in the working directory."""
     from headnote_cli.demo.command import demo as run

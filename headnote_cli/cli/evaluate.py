@@ -7,31 +7,43 @@ from typing import Annotated
 
 import typer
 
+from headnote_cli.cli.completion import presets
 from headnote_cli.cli.session import ConfigOption, SetOption, with_screen
 from headnote_cli.screen.console import Screen
 
 
-@with_screen
+@with_screen(
+    Headnotes="predictions split references baseline", Scores="by preset bertscore judge seed", Where_to="output"
+)
 def evaluate(
     screen: Screen,
     predictions: Annotated[
         list[Path], typer.Option(help="A file that generate --output wrote; repeatable: others are compared with it.")
     ],
     config: ConfigOption = None,
-    split: Annotated[str, typer.Option(help="The split of the config's data with the official headnotes.")] = "test",
+    split: Annotated[
+        str, typer.Option(metavar="SPLIT", help="The split of the config's data with the official headnotes.")
+    ] = "test",
     references: Annotated[
         Path | None, typer.Option(help="A file of rows with the official headnotes, instead of a split.")
     ] = None,
     by: Annotated[
-        list[str] | None, typer.Option(help="year, law_area, decision_language or headnote_language; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="year, law_area, decision_language or headnote_language; repeatable."),
     ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="lead: the decision's first sentences; zero-shot: zero-shot.jsonl beside the predictions; or a file."
+            metavar="NAME",
+            help="lead: the decision's first sentences; zero-shot: zero-shot.jsonl beside the predictions; or a file.",
         ),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="slds-paper: set the published results beside yours.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", autocompletion=presets, help="slds-paper: set the published results beside yours."
+        ),
+    ] = None,
     bertscore: Annotated[
         str | None, typer.Option(metavar="MODEL", help="BERTScore with this model: xlm-roberta-large, or a folder.")
     ] = None,

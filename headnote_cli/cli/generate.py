@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headnote_cli.cli.completion import presets
 from headnote_cli.cli.session import ConfigOption, SetOption, with_screen
 from headnote_cli.errors import DataError, ExitCode, UsageError
 from headnote_cli.law import Language
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
     from headnote_cli.generation.sampling import Sampling
 
 
-@with_screen
+@with_screen(
+    What_to_write="decision split lang from_ limit shard",
+    Where_to="output force",
+    Which_model="model endpoint served_model concurrency",
+    How_to_draw="preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates",
+)
 def generate(
     screen: Screen,
     decision: Annotated[
         str | None,
         typer.Option(
-            help="A text, HTML or PDF file, a folder of them, a file of rows (JSONL, parquet …), or - for stdin."
+            metavar="FILE",
+            help="A text, HTML or PDF file, a folder of them, a file of rows (JSONL, parquet …), or - for stdin.",
         ),
     ] = None,
     lang: Annotated[
@@ -33,10 +40,14 @@ def generate(
         typer.Option(help="Language of the headnote; repeatable. Rows may name their own."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Write for a whole split of the config's data instead: train, eval, test …")
+        str | None,
+        typer.Option(metavar="SPLIT", help="Write for a whole split of the config's data instead: train, eval, test …"),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A merged folder, a checkpoint or a hub id. Default: the newest merged one.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A merged folder, a checkpoint or a hub id. Default: the newest merged one."
+        ),
     ] = None,
     config: ConfigOption = None,
     output: Annotated[
@@ -55,7 +66,10 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
     num_candidates: Annotated[int, typer.Option(min=1, help="Headnotes for each decision and language.")] = 1,
     preset: Annotated[
-        str | None, typer.Option(help="slds-paper: prompts and sampling of the published benchmark.")
+        str | None,
+        typer.Option(
+            metavar="NAME", autocompletion=presets, help="slds-paper: prompts and sampling of the published benchmark."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows only.")] = None,
     shard: Annotated[
@@ -65,7 +79,9 @@ def generate(
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server writes, such as vLLM's.")
     ] = None,
-    served_model: Annotated[str | None, typer.Option(help="The server's name of the model. Default: --model.")] = None,
+    served_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The server's name of the model. Default: --model.")
+    ] = None,
     concurrency: Annotated[
         int | None,
         typer.Option(min=1, help="Headnotes at a time, if memory allows. Default: 16, on a GPU 64, of a server 8."),

@@ -7,21 +7,27 @@ from typing import Annotated, Literal
 
 import typer
 
+from headnote_cli.cli.completion import checkpoints
 from headnote_cli.cli.session import ConfigOption, PushOption, SetOption, with_screen
 from headnote_cli.errors import ExitCode
 from headnote_cli.screen.console import Screen
 
 
-@with_screen
+@with_screen(What_to_merge="checkpoint onto dtype", Where_to="output max_shard_size force push", Checks="verify check")
 def merge(
     screen: Screen,
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(help="A path, a name such as checkpoint-1364, latest or best; several are merged in turn."),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=checkpoints,
+            help="A path, a name such as checkpoint-1364, latest or best; several are merged in turn.",
+        ),
     ] = None,
     config: ConfigOption = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write. Default: the checkpoint's name with -merged.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder to write. Default: the checkpoint's name with -merged."),
     ] = None,
     onto: Annotated[
         Literal["base", "nf4"], typer.Option(help="The original weights, or the 4-bit ones that training saw.")
@@ -29,7 +35,9 @@ def merge(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Default: the base's own.")
     ] = None,
-    max_shard_size: Annotated[str | None, typer.Option(help="Such as 5GB. Default: files as in the base.")] = None,
+    max_shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Such as 5GB. Default: files as in the base.")
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Compare the merged model with base + adapter.")] = True,
     check: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Look at a merged folder again; merge nothing.")

@@ -11,14 +11,14 @@ from headnote_cli.cli.session import ConfigOption, SetOption, SkipBadOption, wit
 from headnote_cli.screen.console import Screen
 
 
-@with_screen
+@with_screen(Which_rows="count row sample_id split longest only_cut", What_to_show="stats raw tokenizer")
 def preview_prompts(
     screen: Screen,
     config: ConfigOption = None,
     count: Annotated[int, typer.Option("-n", min=0, help="How many rows.")] = 3,
     row: Annotated[int | None, typer.Option(min=1, help="This row alone, counted from 1.")] = None,
-    sample_id: Annotated[str | None, typer.Option(help="The row with this `sample_id` alone.")] = None,
-    split: Annotated[str, typer.Option(help="train, eval, test, or a split's own name.")] = "train",
+    sample_id: Annotated[str | None, typer.Option(metavar="ID", help="The row with this `sample_id` alone.")] = None,
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="train, eval, test, or a split's own name.")] = "train",
     longest: Annotated[bool, typer.Option("--longest", help="The longest rows first.")] = False,
     only_cut: Annotated[bool, typer.Option("--only-cut", help="Only rows that do not fit `max_length`.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Count tokens and cuts over the whole split.")] = False,

@@ -12,13 +12,15 @@ from headnote_cli.errors import UsageError
 from headnote_cli.screen.console import Screen
 
 
-@with_screen
+@with_screen(Headnotes="predictions split references", Where_to="output force")
 def review(
     screen: Screen,
     predictions: Annotated[list[Path], typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write, such as review.html.")],
     config: ConfigOption = None,
-    split: Annotated[str, typer.Option(help="Where decisions and references are: train, eval, test …")] = "test",
+    split: Annotated[
+        str, typer.Option(metavar="SPLIT", help="Where decisions and references are: train, eval, test …")
+    ] = "test",
     references: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file of rows that has them instead (JSONL, parquet …).")
     ] = None,

@@ -20,7 +20,7 @@ class _ListByDefault(TyperGroup):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-runs_app = typer.Typer(cls=_ListByDefault, epilog="Example: slds runs trainer_output", rich_markup_mode=None)
+runs_app = typer.Typer(cls=_ListByDefault)
 
 
 @runs_app.callback()
@@ -29,7 +29,7 @@ def runs() -> None:
 
 
 @runs_app.command("diff", epilog="Example: slds runs diff trainer_output/a trainer_output/b")
-@with_screen
+@with_screen()
 def runs_diff(
     screen: Screen,
     first: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -45,7 +45,7 @@ def runs_diff(
 
 
 @runs_app.command("list", epilog="Example: slds runs trainer_output")
-@with_screen
+@with_screen()
 def runs_list(
     screen: Screen,
     folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("trainer_output"),

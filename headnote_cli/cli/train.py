@@ -12,7 +12,11 @@ from headnote_cli.cli.session import ConfigOption, PushOption, RemoteCodeOption,
 from headnote_cli.screen.console import Screen
 
 
-@with_screen
+@with_screen(
+    What_to_do="dry_run print_config sample num_processes push",
+    Going_on="resume force",
+    What_to_accept="strict ignore_memory skip_bad_rows allow_remote_code",
+)
 def train(
     screen: Screen,
     config: ConfigOption = None,
