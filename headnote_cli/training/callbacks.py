@@ -21,7 +21,7 @@ from transformers.trainer_utils import SaveStrategy, SchedulerType, rotate_check
 from headnote_cli.data.encoding import IGNORED
 from headnote_cli.errors import ExitCode, Interrupted, UnsoundTrainingError
 from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
-from headnote_cli.machine.processes import orphaned
+from headnote_cli.machine.processes import PARENT, orphaned
 from headnote_cli.models.card import CARD, model_card
 from headnote_cli.runs.files import Journal, read_json, write_lines, write_text
 from headnote_cli.runs.folders import METRICS, RECORD, SAMPLES, seal
@@ -359,8 +359,10 @@ def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
     try:
         yield
     finally:
+        # When one process of `--num-processes` fails, torch's launcher sends SIGTERM to the others at once: they still
+        # have to write what became of the run.
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if PARENT in os.environ and number == signal.SIGTERM else handler)
 
 
 def interruption(number: int, checkpoint: Path | None) -> Interrupted:
