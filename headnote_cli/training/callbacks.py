@@ -27,7 +27,7 @@ from headnote_cli.runs.files import Journal, read_json, write_lines, write_text
 from headnote_cli.runs.folders import METRICS, RECORD, SAMPLES, seal
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.movement import PATIENCE
-from headnote_cli.training.trainer import CompletionTrainer, EvaluationCut
+from headnote_cli.training.trainer import CompletionTrainer, RunCut
 
 # torchrun repeats a Ctrl-C that its workers have had from the terminal already: seconds in which two count as one.
 ECHO = 1.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
@@ -203,7 +203,7 @@ class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
+            raise RunCut
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
@@ -319,6 +319,14 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
         self.trainer.stopping = bool(self.signal)
         return self.trainer.stopping
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.trainer.stopping:  # asked to in the evaluation before the first step
+            raise RunCut
+        self.trainer.sample()  # due after that evaluation alone
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.sample()  # the same, where no step was left
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._is_stopping():
             control.should_save = control.should_training_stop = True
@@ -330,7 +338,7 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
         # A schedule that waits for a plateau goes by this evaluation: it is finished first.
         if self._is_stopping() and args.lr_scheduler_type != SchedulerType.REDUCE_ON_PLATEAU:
             control.should_training_stop = True
-            raise EvaluationCut
+            raise RunCut
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._is_stopping():

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ from headnote_cli.training.callbacks import (
     stopping_on_signals,
 )
 from headnote_cli.training.movement import AdaptersMove
-from headnote_cli.training.trainer import CompletionTrainer
+from headnote_cli.training.trainer import CompletionTrainer, RunCut
 from headnote_cli.upstream import attention_of, begin_token_count, compute_without_casts
 
 disable_progress_bar()
@@ -130,23 +130,25 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     movement = AdaptersMove(trainer)
     _add_callbacks(trainer, reporter, stopper, movement, job, emit)
     trainer.args.eval_on_start |= _owes_evaluation(job)
+    metrics: dict[str, float] = {}
     with (
+        suppress(RunCut),
         stopping_on_signals(stopper, emit),
         refusing_unsound_warnings(),
         _telling_of_a_full_disk(job.output_dir),
         _telling_of_memory(trainer),
     ):
-        outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+        metrics = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None).metrics
     saved = newest_whole(job.output_dir)
     newest = saved.path if saved else None
     if trainer.stopping:
         raise interruption(stopper.signal, newest)
     return TrainingResult(
-        steps=outcome.global_step,
-        train_loss=_finite(outcome.metrics.get("train_loss")),
+        steps=trainer.state.global_step,
+        train_loss=_finite(metrics.get("train_loss")),
         eval_loss=_finite(reporter.eval_loss),
         tokens=reporter.tokens,
-        seconds=round(float(outcome.metrics.get("train_runtime", 0.0)), 3),
+        seconds=round(float(metrics.get("train_runtime", 0.0)), 3),
         checkpoint=newest,
         model=loaded,
         movement=movement.at_end(),
