@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    Trainer,
-    get_scheduler,
-)
+from transformers import Trainer, get_scheduler
 from trl import SFTConfig
 
 from headnote_cli.config.keys import Settings, own_defaults

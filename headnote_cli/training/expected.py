@@ -6,14 +6,10 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.errors import (
-    ConfigError,
-    DoesNotFitError,
-    UnreachableError,
-)
+from headnote_cli.errors import ConfigError, DoesNotFitError, UnreachableError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.detect import Machine
 from headnote_cli.machine.memory import available_memory
@@ -25,12 +21,7 @@ from headnote_cli.memory.command import shapes_for
 from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
-from headnote_cli.runs.folders import (
-    newest_whole,
-)
-
-if TYPE_CHECKING:
-    pass
+from headnote_cli.runs.folders import newest_whole
 
 
 def expected_memory(

@@ -16,11 +16,7 @@ from headnote_cli.machine.plan import Plan, PlanRow, shown
 from headnote_cli.machine.processes import world_size
 from headnote_cli.memory.command import method_of
 from headnote_cli.models.weights import fingerprint, has_weights
-from headnote_cli.runs.folders import (
-    is_adapter,
-    output_dir,
-    read_metrics,
-)
+from headnote_cli.runs.folders import is_adapter, output_dir, read_metrics
 
 if TYPE_CHECKING:
     from headnote_cli.models.base import BaseModel

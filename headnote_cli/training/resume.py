@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.errors import (
-    UsageError,
-)
+from headnote_cli.errors import UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.plan import Plan
 from headnote_cli.machine.processes import world_size

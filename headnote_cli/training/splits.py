@@ -9,9 +9,7 @@ from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.report import leak_warnings, lengths_lines
 from headnote_cli.data.sources import load_split
-from headnote_cli.errors import (
-    DataError,
-)
+from headnote_cli.errors import DataError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.plan import Plan
 
