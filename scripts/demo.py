@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from headnote_cli.runs.folders import checkpoints
+from headnote_cli.runs.folders import Run
 
 CONFIG = "configs/demo.yaml"
 MODEL = Path(".cache/demo/SmolLM2-135M-Instruct")
@@ -54,7 +54,7 @@ def main() -> None:
     print(slds("check-memory", "--config", CONFIG))
     before = headnote(BEFORE, MODEL)
     print(slds("train", "--config", CONFIG))
-    newest = checkpoints(RUN)[-1].path
+    newest = Run(RUN).checkpoints()[-1].path
     merged = newest.with_name(f"{newest.name}-merged")
     if not merged.is_dir():
         print(slds("merge", "--checkpoint", newest.name, "--config", CONFIG, "--verify"))

@@ -23,8 +23,8 @@ from headnote_cli.errors import ExitCode, Interrupted, UnsoundTrainingError
 from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
 from headnote_cli.machine.processes import PARENT, orphaned
 from headnote_cli.models.card import CARD, model_card
-from headnote_cli.runs.files import Journal, read_json, write_lines, write_text
-from headnote_cli.runs.folders import METRICS, RECORD, SAMPLES, seal
+from headnote_cli.runs.files import Journal, write_lines, write_text
+from headnote_cli.runs.folders import METRICS, SAMPLES, Run, seal
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.movement import PATIENCE
 from headnote_cli.training.trainer import CompletionTrainer, RunCut
@@ -157,7 +157,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             if name != "eval_loss" or entry["step"] == state.global_step
         }
         metrics = {"steps": state.global_step, "train_loss": logged.get("loss"), "eval_loss": logged.get("eval_loss")}
-        return model_card((read_json(run / RECORD) or {}) | {"metrics": metrics})
+        return model_card(Run(run).record() | {"metrics": metrics})
 
 
 class SoundGradients(TrainerCallback):  # type: ignore[misc]

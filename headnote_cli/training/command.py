@@ -20,17 +20,15 @@ from headnote_cli.machine.detect import Machine
 from headnote_cli.machine.plan import Plan, require_toolchain, resolve
 from headnote_cli.machine.processes import require_all_processes, world_size
 from headnote_cli.runs.curves import CURVES, draw_curves
-from headnote_cli.runs.files import read_json, write_json
+from headnote_cli.runs.files import write_json
 from headnote_cli.runs.folders import (
     PROMPTS,
     RECORD,
     Checkpoint,
-    best_whole,
+    Run,
     locked,
-    newest_whole,
     now,
     output_dir,
-    read_metrics,
 )
 from headnote_cli.runs.resuming import breaks_a_resume
 from headnote_cli.runs.timings import Laps
@@ -113,8 +111,8 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     folder = output_dir(config)
     target = _target(config, options, emit)
     plan = target.plan
-    record = read_json(folder / RECORD) if options.resume else None
-    if record is not None:
+    record = Run(folder).record() if options.resume else {}
+    if record:
         same = require_same_run(config, plan, target.base, record, folder, options.force, emit)
         if same and not options.dry_run and is_finished(record, folder, emit):
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
@@ -134,13 +132,13 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     if options.dry_run:
         emit(RunDescribed(facts))
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan.rows)
-    if record is not None:
+    if record:
         _require_resumable(config, record, splits, folder, options.force, emit)
     if is_main and not options.resume:
         make_room(folder, emit)
     with locked(folder) if is_main else nullcontext():
         with main_process_first(plan):
-            start = starting_point(folder, emit) if is_main else newest_whole(folder)
+            start = starting_point(folder, emit) if is_main else Run(folder).newest_whole()
         about = {
             "started": str(record["started"]) if start and record else now(),
             "estimated_memory": expected,
@@ -149,17 +147,12 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
             "hardware": target.machine.to_json() | {"device": plan.device},
             "resolved": resolved_values(config.settings, plan, arguments),
         }
-        run = Run(config, target, encoder, splits, start, is_main, laps, emit, facts)
+        run = LiveRun(config, target, encoder, splits, start, is_main, laps, emit, facts)
         return run.train(about, options.samples)
 
 
 def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
-    """The base and the plan, resolved and reported; nothing is loaded yet.
-
-    Raises:
-        ConfigError: The base's weights are quantized, and they were to be trained themselves.
-        UsageError: `strict` and the plan is not what is asked; or the tools for the first step are missing.
-    """
+    """The base and the plan, resolved and reported; nothing is loaded yet."""
     from headnote_cli.models.base import (
         base_model,
         load_model_config,
@@ -192,11 +185,7 @@ def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
 
 
 def _encoder(config: Config, base: BaseModel, emit: Listener) -> Encoder:
-    """The encoder of the config's prompts and the base's tokenizer.
-
-    Raises:
-        ConfigError: A chat template that would never teach the model to stop.
-    """
+    """The encoder of the config's prompts and the base's tokenizer."""
     from headnote_cli.models.base import load_tokenizer
 
     templates = PromptTemplates(config.path_of("prompts_path"))
@@ -210,12 +199,8 @@ def _encoder(config: Config, base: BaseModel, emit: Listener) -> Encoder:
 def _require_resumable(
     config: Config, record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener
 ) -> None:
-    """A run that goes on has all it needs to be the same run.
-
-    Raises:
-        UsageError: It has not, and that is not forced.
-    """
-    if newest_whole(folder):
+    """A run that goes on has all it needs to be the same run."""
+    if Run(folder).newest_whole():
         for fault in breaks_a_resume(config.settings):
             what = f"the run in this folder cannot go on as the same run: {fault}"
             refuse_unless_forced(what, folder, force, emit)
@@ -223,11 +208,7 @@ def _require_resumable(
 
 
 def _require_samples_possible(settings: Settings) -> None:
-    """`--sample` needs evaluations to write at, and a model that one process holds whole.
-
-    Raises:
-        UsageError: There are none, or the weights are sharded.
-    """
+    """`--sample` needs evaluations to write at, and a model that one process holds whole."""
     if settings.eval_strategy == "no":
         raise UsageError("--sample writes at each evaluation, and `eval_strategy` is `no`", hint="set `eval_strategy`")
     launched = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
@@ -239,7 +220,7 @@ def _require_samples_possible(settings: Settings) -> None:
 
 
 @dataclass
-class Run:
+class LiveRun:
     """A run at work: the trainer in it, and what its folder keeps of it meanwhile."""
 
     config: Config
@@ -269,7 +250,7 @@ class Run:
         self.record = record_of_run(self.config, self.target.plan, self.target.base, self.encoder, self.splits)
         self.record |= about
         if self.start:
-            self.peaks_before = (read_json(self.folder / RECORD) or {}).get("measured_memory") or {}
+            self.peaks_before = Run(self.folder).record().get("measured_memory") or {}
         self.keep("running")
         if self.is_main:
             copy_prompts(self.encoder.templates.folder, self.folder / PROMPTS)
@@ -328,7 +309,7 @@ class Run:
         """The picture of the run so far; a run does not end for want of one."""
         if self.is_main:
             with suppress(OSError):
-                draw_curves(read_metrics(self.folder), self.folder / CURVES)
+                draw_curves(Run(self.folder).metrics(), self.folder / CURVES)
 
 
 def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
@@ -339,7 +320,7 @@ def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
     """
     from headnote_cli.models.hub import push
 
-    best = best_whole(report.run)
+    best = Run(report.run).best_whole()
     folder = best.path if best else report.checkpoint
     if folder is None:
         raise UnreachableError("the run kept no checkpoint to upload", str(report.run), "set `save_strategy`")

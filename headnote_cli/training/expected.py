@@ -21,7 +21,7 @@ from headnote_cli.memory.command import shapes_for
 from headnote_cli.memory.estimate import Estimate, estimate
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
-from headnote_cli.runs.folders import newest_whole
+from headnote_cli.runs.folders import Run
 
 
 def expected_memory(
@@ -78,7 +78,7 @@ def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> t
 
 def out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:
     """Out of memory in words: where, what is kept, and what would help most."""
-    whole = newest_whole(folder)
+    whole = Run(folder).newest_whole()
     settings = plan.applied(config.settings)
     shapes = shapes_for(config)
     helping = [one for one in advice(shapes, settings, partial(setup_of, shapes=shapes)) if one.saved > 0][:3]

@@ -39,7 +39,7 @@ from headnote_cli.models.loading import (
     unquantized_bytes,
     weight_bytes,
 )
-from headnote_cli.runs.folders import checkpoints, newest_whole, read_metrics
+from headnote_cli.runs.folders import Run
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.arguments import training_arguments
 from headnote_cli.training.callbacks import (
@@ -117,8 +117,9 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     """
     job.output_dir.mkdir(parents=True, exist_ok=True)
     trainer, loaded = _built(job, emit)
-    trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
-    trained = trained_before if job.resume_from else 0
+    run = Run(job.output_dir)
+    logged = run.metrics() if job.resume_from else []
+    trained = max((int(line.get("num_tokens", 0)) for line in logged), default=0)
     begin_token_count(trainer, trained)
     reporter = Reporter(job.output_dir, emit, trained, job.laps, job.plan.device == "cuda")
     stopper = Stopper(trainer)
@@ -130,11 +131,11 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
         suppress(RunCut),
         stopping_on_signals(stopper, emit),
         refusing_unsound_warnings(),
-        _telling_of_a_full_disk(job.output_dir),
+        _telling_of_a_full_disk(run),
         _telling_of_memory(trainer),
     ):
         metrics = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None).metrics
-    saved = newest_whole(job.output_dir)
+    saved = run.newest_whole()
     newest = saved.path if saved else None
     if trainer.stopping:
         raise interruption(stopper.signal, newest)
@@ -212,7 +213,7 @@ def _owes_evaluation(job: TrainingJob) -> bool:
     state = TrainerState.load_from_json(str(job.resume_from / "trainer_state.json"))
     by_epoch = job.settings.eval_strategy == "epoch"
     due = float(state.epoch or 0.5).is_integer() if by_epoch else state.global_step % (state.eval_steps or 1) == 0
-    lines = (line for line in read_metrics(job.output_dir) if line["step"] == state.global_step)
+    lines = (line for line in Run(job.output_dir).metrics() if line["step"] == state.global_step)
     return due and not any("eval_loss" in line for line in lines)
 
 
@@ -239,11 +240,7 @@ def _add_callbacks(
 
 
 def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: TrainingJob) -> None:
-    """What the plan says is what was loaded, by count.
-
-    Raises:
-        ConfigError: Another attention, another dtype, another number of processes or another strategy.
-    """
+    """What the plan says is what was loaded, by count."""
     faults = []
     attention = job.plan.attention
     if not same_attention(attention, loaded.attention):
@@ -286,7 +283,7 @@ def _telling_of_memory(trainer: CompletionTrainer) -> Iterator[None]:
 
 
 @contextmanager
-def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
+def _telling_of_a_full_disk(run: Run) -> Iterator[None]:
     """A failure to write, in words; checkpoints that were whole stay whole."""
     try:
         yield
@@ -296,13 +293,13 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
         words = ("No space left", "File too large", "quota exceeded", "file write failed", "unexpected pos")
         if getattr(error, "errno", None) not in NO_ROOM and not any(word in str(error) for word in words):
             raise
-        for half in checkpoints(folder):
+        for half in run.checkpoints():
             if half.fault is not None:  # the one being saved: its room is for the record
                 shutil.rmtree(half.path, ignore_errors=True)
-        whole = newest_whole(folder)
+        whole = run.newest_whole()
         kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
         hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
-        raise SldsError(f"nothing more can be written: {error}; {kept}", str(folder), hint) from error
+        raise SldsError(f"nothing more can be written: {error}; {kept}", str(run.folder), hint) from error
 
 
 def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:

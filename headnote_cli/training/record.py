@@ -16,7 +16,7 @@ from headnote_cli.machine.plan import Plan, PlanRow, shown
 from headnote_cli.machine.processes import world_size
 from headnote_cli.memory.command import method_of
 from headnote_cli.models.weights import fingerprint, has_weights
-from headnote_cli.runs.folders import is_adapter, output_dir, read_metrics
+from headnote_cli.runs.folders import Run, is_adapter, output_dir
 
 if TYPE_CHECKING:
     from headnote_cli.models.base import BaseModel
@@ -124,7 +124,7 @@ def highest(*peaks: Mapping[str, int]) -> dict[str, int]:
 def final_metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
     """The last word on a run. The training loss is the mean of all logged ones, those before a resume too."""
     values = asdict(result) | {"checkpoint": result.checkpoint and str(result.checkpoint)}
-    losses = [line["loss"] for line in read_metrics(folder) if "loss" in line]
+    losses = [line["loss"] for line in Run(folder).metrics() if "loss" in line]
     return {
         "model": values.pop("model"),
         "metrics": values | {"train_loss": sum(losses) / len(losses) if losses else result.train_loss},

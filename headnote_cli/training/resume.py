@@ -18,10 +18,9 @@ from headnote_cli.runs.folders import (
     METRICS,
     RECORD,
     Checkpoint,
-    checkpoints,
+    Run,
     is_adapter,
     locked,
-    read_metrics,
     set_aside,
     tampered,
 )
@@ -91,7 +90,7 @@ def make_room(folder: Path, emit: Listener) -> None:
     """`--no-resume`: the run that lies here is set aside."""
     if not folder.is_dir() or not any(file.name not in (LOCK, f"{LOCK}.json") for file in folder.iterdir()):
         return
-    if not (folder / RECORD).is_file() and not checkpoints(folder):
+    if not (folder / RECORD).is_file() and not Run(folder).checkpoints():
         hint = "choose another `output_dir`; only runs are set aside"
         raise UsageError("the folder is not empty, and holds no run of slds", str(folder), hint)
     with locked(folder):
@@ -102,7 +101,7 @@ def make_room(folder: Path, emit: Listener) -> None:
 def starting_point(folder: Path, emit: Listener) -> Checkpoint | None:
     """The newest whole checkpoint; half-written and altered ones are set aside and named."""
     whole = None
-    for checkpoint in reversed(checkpoints(folder)):
+    for checkpoint in reversed(Run(folder).checkpoints()):
         fault = checkpoint.fault or (tampered(checkpoint.path) if whole is None else None)
         if fault is not None:
             aside = set_aside(checkpoint.path)
@@ -127,6 +126,6 @@ def start_adapter(config: Config, folder: Path) -> Path | None:
 
 def _forget_steps_after(step: int, folder: Path) -> None:
     """Steps that a resumed run will do again are taken out of its metrics."""
-    lines = read_metrics(folder)
+    lines = Run(folder).metrics()
     if lines:
         write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from headnote_cli.data.batches import GroupedByLength
 from headnote_cli.data.encoding import IGNORED
 from headnote_cli.errors import DivergedError
-from headnote_cli.runs.folders import newest_whole
+from headnote_cli.runs.folders import Run
 from headnote_cli.training.divergence import LossWatch
 from headnote_cli.upstream import attention_of, count_tokens
 
@@ -175,7 +175,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     def diverged(self, what: str) -> DivergedError:
         """The error for a step that must not be learnt from."""
-        whole = newest_whole(Path(self.args.output_dir))
+        whole = Run(Path(self.args.output_dir)).newest_whole()
         rows = ", ".join(self.rows_of_step()) or "unknown"
         return DivergedError(
             f"{what}, at step {self.state.global_step + 1}; rows of this step: {rows}",
