@@ -16,8 +16,7 @@ from headnote_cli.data.prompts import PromptTemplates, copy_prompts
 from headnote_cli.data.report import encoder_for
 from headnote_cli.errors import ConfigError, Interrupted, UnreachableError, UsageError, is_out_of_memory
 from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
-from headnote_cli.machine.detect import Machine
-from headnote_cli.machine.plan import Plan, require_toolchain, resolve
+from headnote_cli.machine.plan import require_toolchain, resolve
 from headnote_cli.machine.processes import require_all_processes, world_size
 from headnote_cli.runs.curves import CURVES, draw_curves
 from headnote_cli.runs.files import write_json
@@ -34,6 +33,7 @@ from headnote_cli.runs.resuming import breaks_a_resume
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.expected import expected_memory, out_of_memory
 from headnote_cli.training.record import (
+    Target,
     TrainingReport,
     facts_of,
     final_metrics,
@@ -80,17 +80,6 @@ class TrainOptions:
     force: bool = False
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is trained, on which machine, and how."""
-
-    base: BaseModel
-    model_type: str
-    is_quantized: bool  # the base's weights, on the disk
-    machine: Machine
-    plan: Plan
-
-
 def train(config: Config, emit: Listener, options: TrainOptions | None = None) -> TrainingReport:
     """Train a config from its start, or go on where its run folder ends.
 
@@ -128,7 +117,7 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     with main_process_first(plan) as is_main:
         splits = prepared_splits(config, encoder, plan, options.skip_bad_rows, emit)
     laps.lap("data")
-    facts = facts_of(config, target.base, target.model_type, splits, plan, expected)
+    facts = facts_of(config, target, splits, expected)
     if options.dry_run:
         emit(RunDescribed(facts))
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan.rows)
@@ -139,16 +128,13 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     with locked(folder) if is_main else nullcontext():
         with main_process_first(plan):
             start = starting_point(folder, emit) if is_main else Run(folder).newest_whole()
-        about = {
+        kept = record_of_run(config, target, encoder, splits) | {
             "started": str(record["started"]) if start and record else now(),
             "estimated_memory": expected,
-            "model_type": target.model_type,
-            "base_quantized": target.is_quantized,
-            "hardware": target.machine.to_json() | {"device": plan.device},
             "resolved": resolved_values(config.settings, plan, arguments),
         }
-        run = LiveRun(config, target, encoder, splits, start, is_main, laps, emit, facts)
-        return run.train(about, options.samples)
+        run = LiveRun(config, target, encoder, splits, start, is_main, laps, emit, facts, kept)
+        return run.train(options.samples)
 
 
 def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
@@ -232,23 +218,17 @@ class LiveRun:
     laps: Laps
     emit: Listener
     facts: dict[str, str]
-    record: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any]
     peaks_before: dict[str, int] = field(default_factory=dict)  # of the run's earlier processes
 
     @property
     def folder(self) -> Path:
         return output_dir(self.config)
 
-    def train(self, about: Mapping[str, Any], samples: int) -> TrainingReport:
-        """Train to the end; whatever ends it, the record says how.
-
-        Args:
-            about: What the record says beside the config, the plan and the rows.
-        """
+    def train(self, samples: int) -> TrainingReport:
+        """Train to the end; whatever ends it, the record says how."""
         from headnote_cli.training.job import train
 
-        self.record = record_of_run(self.config, self.target.plan, self.target.base, self.encoder, self.splits)
-        self.record |= about
         if self.start:
             self.peaks_before = Run(self.folder).record().get("measured_memory") or {}
         self.keep("running")

@@ -78,19 +78,6 @@ class TrainingJob:
     laps: Laps = dataclasses.field(default_factory=Laps)  # of the command so far
 
 
-@dataclasses.dataclass
-class LoadedModel:
-    """What was counted after loading."""
-
-    parameters: int
-    trainable: int
-    quantized_layers: int
-    weight_bytes: int
-    attention: str
-    dtypes: dict[str, int]  # parameters by dtype
-    adapted: int  # linear layers with an adapter
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
     """What a finished run came to."""
@@ -101,7 +88,7 @@ class TrainingResult:
     tokens: int
     seconds: float
     checkpoint: Path | None
-    model: LoadedModel
+    model: ModelLoaded
     movement: Movement
 
 
@@ -151,7 +138,7 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     )
 
 
-def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedModel]:
+def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, ModelLoaded]:
     """The trainer with its model, counted and checked against the plan."""
     model: torch.nn.Module = load_for_training(job.base, job.settings, job.plan)
     layers, size = len(quantized_layers(model)), weight_bytes(model)
@@ -182,7 +169,7 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
     _adapters_in_float32(trainer.model, autocast=job.plan.autocast)
     loaded = _counted(trainer.model, layers, size)
     _require_as_planned(trainer, loaded, job)
-    emit(ModelLoaded(loaded.parameters, loaded.trainable, loaded.adapted, layers, size))
+    emit(loaded)
     job.laps.lap("trainer")
     return trainer, loaded
 
@@ -239,7 +226,7 @@ def _add_callbacks(
     trainer.add_callback(stopper)  # the last: what it decides stays
 
 
-def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: TrainingJob) -> None:
+def _require_as_planned(trainer: CompletionTrainer, loaded: ModelLoaded, job: TrainingJob) -> None:
     """What the plan says is what was loaded, by count."""
     faults = []
     attention = job.plan.attention
@@ -317,7 +304,7 @@ def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:
             compute_without_casts(module)
 
 
-def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
+def _counted(model: torch.nn.Module, layers: int, size: int) -> ModelLoaded:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if trainable == 0:
         raise ConfigError("no parameter is trainable", hint="check `lora_target_modules`")
@@ -332,7 +319,7 @@ def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
             dtypes[name] = dtypes.get(name, 0) + parameter.numel()
     adapted = sum(isinstance(module, LoraLayer) for module in model.modules())
     attention = attention_of(model)
-    return LoadedModel(total, trainable, layers, size, attention, dtypes, adapted)
+    return ModelLoaded(total, trainable, layers, size, attention, dtypes, adapted)
 
 
 def measured_memory(device: str) -> dict[str, int]:
