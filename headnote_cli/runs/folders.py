@@ -61,15 +61,19 @@ class Run:
         folders = ((path, int(match[1])) for path, match in matches if match and path.is_dir())
         return [Checkpoint(path, step, _fault(path)) for path, step in sorted(folders, key=lambda item: item[1])]
 
+    def whole_checkpoints(self) -> list[Checkpoint]:
+        """Those of which nothing is missing."""
+        return [checkpoint for checkpoint in self.checkpoints() if checkpoint.fault is None]
+
     def newest_whole(self) -> Checkpoint | None:
-        """The newest checkpoint of which nothing is missing: where a stopped run goes on."""
-        return next((one for one in reversed(self.checkpoints()) if one.fault is None), None)
+        """Where a stopped run goes on."""
+        return next(reversed(self.whole_checkpoints()), None)
 
     def best_whole(self) -> Checkpoint | None:
         """The whole checkpoint whose evaluation loss was the lowest; None where none was evaluated."""
         losses = {line["step"]: line["eval_loss"] for line in self.metrics() if "eval_loss" in line}
-        scored = [one for one in self.checkpoints() if one.fault is None and one.step in losses]
-        return min(scored, key=lambda one: losses[one.step], default=None)
+        scored = [checkpoint for checkpoint in self.whole_checkpoints() if checkpoint.step in losses]
+        return min(scored, key=lambda checkpoint: losses[checkpoint.step], default=None)
 
     def is_locked(self) -> bool:
         """Whether a process is at work in the folder now; nothing is written to find out."""
@@ -159,8 +163,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        told = read_json(holder) or {}
-        who = f"process {told.get('pid', '?')} on {told.get('host', '?')}, since {told.get('since', '?')}"
+        owner = read_json(holder) or {}
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('since', '?')}"
         hint = "wait for it, stop it, or write to another place"
         raise UsageError(f"another run is at work in this folder: {who}", str(folder), hint) from None
     try:
@@ -264,11 +268,11 @@ def _runs_beside(output: Path) -> list[Path]:
     """Other run folders, newest first: under the first folder of a relative `output_dir`, beside an absolute one."""
     first = Path(*output.parts[:1])
     if output.is_absolute() or len(output.parts) < 2 or first.name == "..":
-        found = output.parent.glob(f"*/{RECORD}")
+        records = output.parent.glob(f"*/{RECORD}")
     else:
-        found = first.rglob(RECORD)
-    records = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
-    return [record.parent for record in records if record.parent != output]
+        records = first.rglob(RECORD)
+    newest = sorted(records, key=lambda file: file.stat().st_mtime, reverse=True)
+    return [record.parent for record in newest if record.parent != output]
 
 
 def output_dir(config: Config) -> Path:

@@ -37,7 +37,7 @@ def _row(run: Run) -> dict[str, Any]:
         "eval_loss": metrics.get("eval_loss") or last("eval_loss"),
         "started": record.get("started"),
         "ended": record.get("ended"),
-        "checkpoints": [one.path.name for one in run.checkpoints() if one.fault is None],
+        "checkpoints": [checkpoint.path.name for checkpoint in run.whole_checkpoints()],
     }
 
 
@@ -59,5 +59,6 @@ def difference(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
         if not record:
             raise UnreachableError("the folder holds no run", str(run), f"a run has a {RECORD}")
         configs.append(record.get("config", {}))
-    one, other = configs
-    return {key: (one.get(key), other.get(key)) for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
+    before, after = configs
+    values = {key: (before.get(key), after.get(key)) for key in sorted({*before, *after})}
+    return {key: pair for key, pair in values.items() if pair[0] != pair[1]}

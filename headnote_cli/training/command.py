@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +45,7 @@ from headnote_cli.training.record import (
 from headnote_cli.training.resume import (
     is_finished,
     make_room,
-    refuse_unless_forced,
-    require_same_rows,
+    require_resumable,
     require_same_run,
     start_adapter,
     starting_point,
@@ -122,7 +120,7 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
         emit(RunDescribed(facts))
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan.rows)
     if record:
-        _require_resumable(config, record, splits, folder, options.force, emit)
+        require_resumable(config, record, splits, folder, options.force, emit)
     if is_main and not options.resume:
         make_room(folder, emit)
     with locked(folder) if is_main else nullcontext():
@@ -161,7 +159,7 @@ def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
         plan.require_unchanged()
     require_toolchain(plan, machine)
     emit(PlanResolved(plan))
-    warnings = [f"{one}: a stopped run cannot go on" for one in breaks_a_resume(config.settings)]
+    warnings = [f"{fault}: a stopped run cannot go on" for fault in breaks_a_resume(config.settings)]
     for warning in (longer_than_made_for(config, base), *warnings):
         if warning is not None:
             emit(Note(warning, warning=True))
@@ -180,17 +178,6 @@ def _encoder(config: Config, base: BaseModel, emit: Listener) -> Encoder:
     for note in encoder.notes:
         emit(Note(note))
     return encoder
-
-
-def _require_resumable(
-    config: Config, record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener
-) -> None:
-    """A run that goes on has all it needs to be the same run."""
-    if Run(folder).newest_whole():
-        for fault in breaks_a_resume(config.settings):
-            what = f"the run in this folder cannot go on as the same run: {fault}"
-            refuse_unless_forced(what, folder, force, emit)
-    require_same_rows(record, splits, folder, force, emit)
 
 
 def _require_samples_possible(settings: Settings) -> None:

@@ -47,13 +47,12 @@ from headnote_cli.training.callbacks import (
     EarlyStopping,
     Reporter,
     SampleWriter,
-    SoundGradients,
     Stopper,
     interruption,
     peak_rss,
     stopping_on_signals,
 )
-from headnote_cli.training.movement import AdaptersMove
+from headnote_cli.training.movement import AdaptersMove, SoundGradients
 from headnote_cli.training.trainer import CompletionTrainer, RunCut
 from headnote_cli.upstream import attention_of, begin_token_count, compute_without_casts
 
@@ -187,7 +186,7 @@ def _trains_idle_parts(model: torch.nn.Module, lora: LoraConfig | None) -> bool:
 
     Looking for such parameters costs a walk over the graph at every step of several processes.
     """
-    trained = [name for name, one in model.named_parameters() if one.requires_grad or lora is not None]
+    trained = [name for name, weights in model.named_parameters() if weights.requires_grad or lora is not None]
     spared = re.compile(VISION_MODULES) if lora is not None and lora.exclude_modules else None
     trained = [name for name in trained if spared is None or not spared.fullmatch(name)]
     return any(re.fullmatch(VISION_MODULES, name) or ".experts." in name for name in trained)

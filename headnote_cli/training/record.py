@@ -129,7 +129,7 @@ def report_of(folder: Path, record: Mapping[str, Any], plan: tuple[PlanRow[Any],
 
 def highest(*peaks: Mapping[str, int]) -> dict[str, int]:
     """The peaks of a run: the highest of all processes that worked on it, one after the other."""
-    return {name: max(one.get(name, 0) for one in peaks) for name in {name for one in peaks for name in one}}
+    return {name: max(peak.get(name, 0) for peak in peaks) for name in set().union(*peaks)}
 
 
 def final_metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:

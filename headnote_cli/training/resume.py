@@ -24,7 +24,7 @@ from headnote_cli.runs.folders import (
     set_aside,
     tampered,
 )
-from headnote_cli.runs.resuming import changes_since
+from headnote_cli.runs.resuming import breaks_a_resume, changes_since
 
 if TYPE_CHECKING:
     from headnote_cli.models.base import BaseModel
@@ -61,21 +61,29 @@ def require_same_run(
     if changes.free:
         emit(Note(f"since the run began: {', '.join(changes.free)}"))
     if changes.binding:
-        refuse_unless_forced(
+        _refuse_unless_forced(
             f"the config is not the one of the run in this folder: {', '.join(changes.binding)}", folder, force, emit
         )
     return not changes.binding
 
 
-def require_same_rows(record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener) -> None:
-    """A resumed run must see the rows, prompts and tokenizer that it began with."""
+def require_resumable(
+    config: Config, record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener
+) -> None:
+    """A resumed run keeps what it needs to be the same run, and sees the rows, prompts and tokenizer it began with.
+
+    Raises:
+        UsageError: It does not, and that is not forced.
+    """
+    for fault in breaks_a_resume(config.settings) if Run(folder).newest_whole() else ():
+        _refuse_unless_forced(f"the run in this folder cannot go on as the same run: {fault}", folder, force, emit)
     before = record.get("data", {}).get("fingerprint")
     if before != splits.train.fingerprint:
         what = "the rows, the prompts or the tokenizer are not those that the run in this folder began with"
-        refuse_unless_forced(what, folder, force, emit)
+        _refuse_unless_forced(what, folder, force, emit)
 
 
-def refuse_unless_forced(what: str, folder: Path, force: bool, emit: Listener) -> None:
+def _refuse_unless_forced(what: str, folder: Path, force: bool, emit: Listener) -> None:
     """A change that makes the resumed run a different one: an error, or a warning when it is forced."""
     if force:
         emit(Note(f"{what}; --force goes on all the same", warning=True))

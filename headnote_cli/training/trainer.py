@@ -231,9 +231,4 @@ def _padded_right(mask: torch.Tensor) -> bool:
 
 
 def _unpadded(ids: list[int], pad: int | None) -> tuple[int, ...]:
-    start, end = 0, len(ids)
-    while end > start and ids[end - 1] == pad:
-        end -= 1
-    while start < end and ids[start] == pad:
-        start += 1
-    return tuple(ids[start:end])
+    return tuple(token for token in ids if token != pad)

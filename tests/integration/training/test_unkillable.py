@@ -214,7 +214,7 @@ def test_a_failure_of_memory_is_known_by_its_words(error: Exception, memory: boo
 def test_a_gradient_scaler_is_left_to_skip_the_step_itself() -> None:
     import torch
 
-    from headnote_cli.training.callbacks import SoundGradients
+    from headnote_cli.training.movement import SoundGradients
 
     weight = torch.nn.Linear(1, 1)
     weight.weight.grad = torch.tensor([[float("inf")]])
