@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,8 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
             "estimated_memory": expected,
             "resolved": resolved_values(config.settings, plan, arguments),
         }
-        run = LiveRun(config, target, encoder, splits, start, is_main, laps, emit, facts, kept)
+        peaks = (record.get("measured_memory") or {}) if start else {}
+        run = LiveRun(config, target, encoder, splits, start, is_main, laps, emit, facts, kept, peaks)
         return run.train(options.samples)
 
 
@@ -206,7 +207,7 @@ class LiveRun:
     emit: Listener
     facts: dict[str, str]
     record: dict[str, Any]
-    peaks_before: dict[str, int] = field(default_factory=dict)  # of the run's earlier processes
+    peaks_before: dict[str, int]  # of the run's earlier processes
 
     @property
     def folder(self) -> Path:
@@ -216,8 +217,6 @@ class LiveRun:
         """Train to the end; whatever ends it, the record says how."""
         from headnote_cli.training.job import train
 
-        if self.start:
-            self.peaks_before = Run(self.folder).record().get("measured_memory") or {}
         self.keep("running")
         if self.is_main:
             copy_prompts(self.encoder.templates.folder, self.folder / PROMPTS)
