@@ -48,7 +48,7 @@ from headnote_cli.events import Event, TrainingStarted
 from headnote_cli.machine.plan import resolve
 from headnote_cli.models.base import base_model, load_model_config, load_tokenizer
 from headnote_cli.models.loading import this_machine
-from headnote_cli.runs.folders import read_metrics
+from headnote_cli.runs.folders import Run
 from headnote_cli.training.job import TrainingJob
 from headnote_cli.training.job import train as slds_train
 
@@ -168,7 +168,7 @@ def slds(model: Path, data: Dataset, folder: Path, keys: dict[str, Any], begin: 
             begin()
 
     seconds = slds_train(job, listen).seconds
-    return Epoch(seconds, [line["loss"] for line in read_metrics(folder / "run") if "loss" in line])
+    return Epoch(seconds, [line["loss"] for line in Run(folder / "run").metrics() if "loss" in line])
 
 
 SIDES = {"trl": trl, "slds": slds}

@@ -39,9 +39,11 @@ class ModelLoaded(Event):
 
     parameters: int
     trainable: int
-    adapted: int  # linear layers with an adapter
     quantized_layers: int
     weight_bytes: int
+    attention: str
+    dtypes: dict[str, int]  # parameters by dtype
+    adapted: int  # linear layers with an adapter
 
 
 @dataclass(frozen=True)

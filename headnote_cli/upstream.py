@@ -10,18 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 # Methods of transformers' Trainer that `training.trainer.CompletionTrainer` overrides, with their parameters. There is
-# no public way to order the rows, to leave the rest of an evaluation, or to end a run before its first step.
+# no public way to order the rows, or to leave the rest of an evaluation.
 OVERRIDDEN: dict[str, tuple[str, ...]] = {
-    "_evaluate": ("self", "trial", "ignore_keys_for_eval", "skip_scheduler"),
     "_get_train_sampler": ("self", "train_dataset"),
     "_maybe_log_save_evaluate": (
         "self", "tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval", "start_time",
         "learning_rate",
-    ),
-    "_run_epoch": (
-        "self", "model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial",
-        "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained",
-        "steps_trained_in_current_epoch",
     ),
 }  # fmt: skip
 # The module of bitsandbytes that asks the hub for a kernel while it is imported, on a CPU with AVX512-BF16 where the

@@ -79,7 +79,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], tuple[str, str]], ...] = (
         "review", review,
         (
             "slds review --predictions headnotes.jsonl --output review.html",
-            "slds review --predictions headnotes.jsonl --references rows.jsonl --output review.html",
+            "slds review --predictions scored.jsonl --output review.html --force",
         ),
     ),
     ("demo", demo, ("slds demo", "slds demo --json")),

@@ -32,14 +32,13 @@ def presets(incomplete: str) -> list[str]:
 def checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
     """The checkpoints of the config's run, and the words that stand for one."""
     from headnote_cli.config.layers import load_config
-    from headnote_cli.runs.folders import checkpoints as in_folder
-    from headnote_cli.runs.folders import output_dir
+    from headnote_cli.runs.folders import Run, output_dir
 
     names = ["latest", "best"]
     with suppress(SldsError, OSError):  # nothing to offer is no error
         config = ctx.params.get("config")
         run = output_dir(load_config(Path(config) if config else None, list(ctx.params.get("set_") or [])))
-        names += [checkpoint.path.name for checkpoint in in_folder(run)]
+        names += [checkpoint.path.name for checkpoint in Run(run).checkpoints()]
     return _beginning(incomplete, names)
 
 

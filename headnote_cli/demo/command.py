@@ -17,7 +17,7 @@ from headnote_cli.config.layers import load_config
 from headnote_cli.demo.model import PACKAGE, make_model
 from headnote_cli.errors import SldsError
 from headnote_cli.events import Listener, Note
-from headnote_cli.runs.folders import RECORD, checkpoints, output_dir, read_metrics
+from headnote_cli.runs.folders import Run, output_dir
 
 CONFIG = "configs/demo.yaml"
 WORDS = ("--lang", "de", "--max-new-tokens", "112")
@@ -54,29 +54,29 @@ def demo(emit: Listener, shows_output: bool = True) -> DemoReport:
     """
     started = time.monotonic()
     config = load_config(Path(CONFIG), [])
-    run, base = output_dir(config), Path(str(config.settings.model_name_or_path))
+    run, base = Run(output_dir(config)), Path(str(config.settings.model_name_or_path))
+    folder = run.folder.parent
     if not (base / "config.json").is_file():
         emit(Note(f"making {base} out of {PACKAGE}"))
         make_model(base)
     slds = _runner(emit, shows_output)
-    decision = _decision(run.parent)
+    decision = _decision(folder)
     slds("preview-prompts", "--config", CONFIG, "-n", "1")
     slds("check-memory", "--config", CONFIG)
-    before = _headnote(slds, decision, base, run.with_name("before.json"))
+    before = _headnote(slds, decision, base, folder / "before.json")
     slds("train", "--config", CONFIG)
-    checkpoint = checkpoints(run)[-1].path
+    checkpoint = run.checkpoints()[-1].path
     merged = checkpoint.with_name(f"{checkpoint.name}-merged")
     if not merged.is_dir():
         slds("merge", "--checkpoint", checkpoint.name, "--config", CONFIG, "--verify")
-    after = _headnote(slds, decision, merged, run.with_name("after.json"))
-    record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    after = _headnote(slds, decision, merged, folder / "after.json")
     return DemoReport(
         decision=decision,
         before=before,
         after=after,
         base=base,
-        quantized_layers=int(record["model"]["quantized_layers"]),
-        losses=[float(line["loss"]) for line in read_metrics(run) if "loss" in line],
+        quantized_layers=int(run.record()["model"]["quantized_layers"]),
+        losses=[float(line["loss"]) for line in run.metrics() if "loss" in line],
         checkpoint=checkpoint,
         merged=merged,
         seconds=round(time.monotonic() - started, 3),

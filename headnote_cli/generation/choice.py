@@ -17,7 +17,7 @@ from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapter_base import base_of_adapter, noted_quantization
 from headnote_cli.runs.files import read_json
-from headnote_cli.runs.folders import MERGED, PROMPTS, is_adapter, merged_models, newest_whole, output_dir, record_of
+from headnote_cli.runs.folders import MERGED, PROMPTS, Run, is_adapter, merged_models, output_dir, record_of
 
 if TYPE_CHECKING:
     from headnote_cli.generation.endpoint import Server
@@ -110,7 +110,7 @@ def _newest_whole_model(config: Config) -> Path:
     if newest is not None:
         return newest
     if config.settings.output_dir and not config.settings.use_peft:  # full fine-tuning: checkpoints are models
-        whole = newest_whole(output_dir(config))
+        whole = Run(output_dir(config)).newest_whole()
         if whole is not None:
             return whole.path
     merge = f", then `slds merge --checkpoint latest --config {config.path}`" if config.settings.use_peft else ""

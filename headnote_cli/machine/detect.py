@@ -92,12 +92,8 @@ def kernels_fault() -> str:
         installed, transformers = version("kernels"), version("transformers")
     except PackageNotFoundError:
         return ""
-    asked = (Requirement(text) for text in requires("transformers") or ())
-    ranges = [
-        one.specifier
-        for one in asked
-        if one.name == "kernels" and one.marker and one.marker.evaluate({"extra": "kernels"})
-    ]
+    needs = [need for need in map(Requirement, requires("transformers") or ()) if need.name == "kernels"]
+    ranges = [need.specifier for need in needs if need.marker and need.marker.evaluate({"extra": "kernels"})]
     if all(installed in allowed for allowed in ranges):
         return ""
     return f"kernels {installed} is installed, and transformers {transformers} takes {ranges[0]}"

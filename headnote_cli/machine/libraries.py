@@ -19,7 +19,7 @@ from headnote_cli import __version__
 from headnote_cli.errors import UnsoundTrainingError
 from headnote_cli.upstream import ASKS_THE_HUB
 
-# These log at import, before any verbosity setting of theirs can be reached.
+# These log at import, before their verbosity can be set.
 NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
 # Whose warnings are shown.
 LIBRARIES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")

@@ -112,8 +112,8 @@ class Plan:
             UsageError: Any setting is not done as asked.
         """
         rows = (row.to_json() for row in self.changes())
-        if told := "; ".join(f"{row['setting']}: {row['asked']} → {row['effective']} ({row['why']})" for row in rows):
-            raise UsageError(f"--strict: this machine cannot do what the config asks: {told}")
+        if lines := [f"{row['setting']}: {row['asked']} → {row['effective']} ({row['why']})" for row in rows]:
+            raise UsageError(f"--strict: this machine cannot do what the config asks: {'; '.join(lines)}")
 
 
 def resolve(
@@ -197,6 +197,11 @@ def _dtype(settings: Settings, machine: Machine, model_type: str) -> PlanRow[str
     return PlanRow("dtype", asked, asked)
 
 
+def _switch(setting: str, asked: bool, obstacle: str) -> PlanRow[bool]:
+    """A switch that is off where something stands against it."""
+    return PlanRow(setting, asked, asked and not obstacle, obstacle if asked else "")
+
+
 def _overflows(model_type: str) -> bool:
     """Whether activations go beyond float16 (unsloth#4014)."""
     return model_type.startswith("gemma3")
@@ -208,12 +213,11 @@ def _mixed_precision(
     on_gpu = _on_gpu(settings, machine)
     ampere = on_gpu and machine.capable_of(AMPERE)
     bf16 = settings.bf16 is True or (settings.bf16 is None and not settings.fp16 and dtype == "bfloat16")
-    fp16, tf32 = settings.fp16, bool(settings.tf32)
     fp16_possible = on_gpu and dtype != "bfloat16" and not _overflows(model_type)
     return (
-        PlanRow("bf16", bf16, bf16 and ampere, "" if ampere or not bf16 else "needs a GPU of compute capability 8.0"),
-        PlanRow("fp16", fp16, fp16 and fp16_possible, "" if fp16_possible or not fp16 else "see dtype"),
-        PlanRow("tf32", tf32, tf32 and ampere, "" if ampere or not tf32 else "needs an Ampere GPU or later"),
+        _switch("bf16", bf16, "" if ampere else "needs a GPU of compute capability 8.0"),
+        _switch("fp16", settings.fp16, "" if fp16_possible else "see dtype"),
+        _switch("tf32", bool(settings.tf32), "" if ampere else "needs an Ampere GPU or later"),
     )
 
 
@@ -243,22 +247,19 @@ def _padding_free(settings: Settings, attention: str) -> PlanRow[bool]:
     a padded batch needs the memory that was estimated. Only flash attention keeps rows in one sequence apart without
     a mask over all of their tokens together, which costs more than the padding.
     """
-    asked = settings.padding_free
-    possible = "flash" in attention
-    why = "" if possible or not asked else "needs flash attention; rows of like length stand together instead"
-    return PlanRow("padding_free", asked, asked and possible, why)
+    obstacle = "" if "flash" in attention else "needs flash attention; rows of like length stand together instead"
+    return _switch("padding_free", settings.padding_free, obstacle)
 
 
 def _liger(settings: Settings, machine: Machine) -> PlanRow[bool]:
-    asked = settings.use_liger_kernel
-    why = ""
-    if asked and not _on_gpu(settings, machine):
-        why = "Liger's kernels need a CUDA GPU"
-    elif asked and "triton" not in machine.packages:
-        why = "Liger's kernels need the `triton` package"
-    elif asked and "liger_kernel" not in machine.packages:
-        why = "the `liger-kernel` package is not installed"
-    return PlanRow("use_liger_kernel", asked, asked and not why, why)
+    obstacle = ""
+    if not _on_gpu(settings, machine):
+        obstacle = "Liger's kernels need a CUDA GPU"
+    elif "triton" not in machine.packages:
+        obstacle = "Liger's kernels need the `triton` package"
+    elif "liger_kernel" not in machine.packages:
+        obstacle = "the `liger-kernel` package is not installed"
+    return _switch("use_liger_kernel", settings.use_liger_kernel, obstacle)
 
 
 def _optimizer(settings: Settings, machine: Machine) -> PlanRow[str]:
@@ -302,13 +303,10 @@ def _workers(settings: Settings, machine: Machine) -> PlanRow[int]:
 
 
 def _compile(settings: Settings, machine: Machine) -> PlanRow[bool]:
-    asked = settings.torch_compile
-    possible = machine.compiler is not None if not _on_gpu(settings, machine) else "triton" in machine.packages
-    why = "" if possible or not asked else "no compiler for `torch.compile`"
-    return PlanRow("torch_compile", asked, asked and possible, why)
+    possible = "triton" in machine.packages if _on_gpu(settings, machine) else machine.compiler is not None
+    return _switch("torch_compile", settings.torch_compile, "" if possible else "no compiler for `torch.compile`")
 
 
 def _remote_code(settings: Settings, allowed: bool) -> PlanRow[bool]:
-    asked = settings.trust_remote_code
-    why = "" if allowed or not asked else "only with --allow-remote-code, and these models need none"
-    return PlanRow("trust_remote_code", asked, asked and allowed, why)
+    obstacle = "" if allowed else "only with --allow-remote-code, and these models need none"
+    return _switch("trust_remote_code", settings.trust_remote_code, obstacle)

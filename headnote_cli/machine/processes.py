@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from headnote_cli import errors
 from headnote_cli.errors import ExitCode, SldsError, UsageError
 
-FAILURE = "SLDS_FAILURE"  # where the processes of `--num-processes` note what went wrong; their parent shows it
-PARENT = "SLDS_PARENT"  # the process that started them
-STALE = 60.0  # seconds after which a note is an earlier job's
+PARENT = "SLDS_PARENT"  # the process that started this one for `--num-processes`
+STALE = 60.0  # seconds after which a note is of an earlier job
 _STARTED = time.time()
 
 
@@ -59,42 +61,42 @@ def asked_processes(environment: Mapping[str, str] = os.environ) -> int:
 
 def orphaned() -> bool:
     """Whether the process that started this one for `--num-processes` is gone."""
-    parent = os.environ.get(PARENT)
-    return bool(parent) and os.getppid() != int(parent or 0)
+    return PARENT in os.environ and os.getppid() != int(os.environ[PARENT])
 
 
 def is_to_show(error: SldsError) -> bool:
     """Whether this process is to show an error: of several, the first to fail does, or whoever started them."""
     if world_size() == 1:
         return True
-    import tempfile
+    if PARENT in os.environ:
+        record = {
+            "type": type(error).__name__,
+            "message": error.message,
+            "where": error.where,
+            "hint": error.hint,
+            "exit_code": int(error.exit_code),
+            "timestamp": int(time.time()),
+        }
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(record), encoding="utf-8")
+        return False
+    return _is_first(Path(tempfile.gettempdir()) / f"slds-{os.getppid()}-failed.json")
 
-    started_by_slds = os.environ.get(FAILURE)
-    file = Path(started_by_slds or Path(tempfile.gettempdir()) / f"slds-{os.getppid()}-failed.json")
-    return _is_first(file, error) and not started_by_slds
 
-
-def _is_first(file: Path, error: SldsError) -> bool:
-    told = {"type": type(error).__name__, "message": error.message, "where": error.where, "hint": error.hint}
-    try:
+def _is_first(file: Path) -> bool:
+    with suppress(FileNotFoundError):
         if file.stat().st_mtime < _STARTED - STALE:
             file.unlink()
-    except FileNotFoundError:
-        pass
     try:
-        with file.open("x", encoding="utf-8") as stream:
-            json.dump(told | {"exit_code": int(error.exit_code)}, stream)
+        file.touch(exist_ok=False)
     except FileExistsError:
         return False
     return True
 
 
-def first_failure(file: Path) -> SldsError | None:
-    """The error that the first process to fail noted, None where none did."""
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def error_from(record: Mapping[str, Any]) -> SldsError | None:
+    """The error that a process recorded, None where it recorded none."""
+    if "type" not in record:
         return None
-    error: SldsError = getattr(errors, told["type"], SldsError)(told["message"], told["where"], told["hint"])
-    error.exit_code = ExitCode(told["exit_code"])
+    error: SldsError = getattr(errors, record["type"], SldsError)(record["message"], record["where"], record["hint"])
+    error.exit_code = ExitCode(record["exit_code"])
     return error

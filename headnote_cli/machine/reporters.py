@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from headnote_cli.errors import UsageError
 from headnote_cli.machine.detect import REPORTERS
@@ -22,8 +23,7 @@ class Tracker:
         return f"{self.name} (offline)" if self.is_offline else self.name
 
 
-@dataclass(frozen=True)
-class _Login:
+class _Login(NamedTuple):
     """How a reporter logs in, and the environment variable that keeps it on this machine instead."""
 
     key: str
@@ -56,13 +56,13 @@ def reporters_of(
     missing = [name for name in names if REPORTERS[name] not in packages]
     effective = [Tracker(name, name in _LOGINS and not _logged_in(name)) for name in names if name not in missing]
     reasons = [f"the `{REPORTERS[name]}` package is not installed" for name in missing]
-    reasons += [f"no {one.name} login on this machine" for one in effective if one.is_offline]
+    reasons += [f"no {tracker.name} login on this machine" for tracker in effective if tracker.is_offline]
     return names, tuple(effective), "; ".join(reasons)
 
 
 def offline_environment(reporters: Iterable[Tracker]) -> dict[str, str]:
     """The environment that keeps reporters without a login on this machine."""
-    logins = [_LOGINS[one.name] for one in reporters if one.is_offline]
+    logins = [_LOGINS[tracker.name] for tracker in reporters if tracker.is_offline]
     return {login.mode: login.offline for login in logins}
 
 

@@ -41,14 +41,58 @@ class Checkpoint:
     fault: str | None = None
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what it holds."""
+
+    folder: Path
+
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says; empty where there is none."""
+        return read_json(self.folder / RECORD) or {}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged steps; a line that was cut short is left out."""
+        return [entry for entry in Journal(self.folder / METRICS).lines() if isinstance(entry.get("step"), int)]
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints by step, the half-written ones too, each with its fault."""
+        matches = ((path, _CHECKPOINT.fullmatch(path.name)) for path in self.folder.glob("checkpoint-*"))
+        folders = ((path, int(match[1])) for path, match in matches if match and path.is_dir())
+        return [Checkpoint(path, step, _fault(path)) for path, step in sorted(folders, key=lambda item: item[1])]
+
+    def whole_checkpoints(self) -> list[Checkpoint]:
+        """Those of which nothing is missing."""
+        return [checkpoint for checkpoint in self.checkpoints() if checkpoint.fault is None]
+
+    def newest_whole(self) -> Checkpoint | None:
+        """Where a stopped run goes on."""
+        return next(reversed(self.whole_checkpoints()), None)
+
+    def best_whole(self) -> Checkpoint | None:
+        """The whole checkpoint whose evaluation loss was the lowest; None where none was evaluated."""
+        losses = {line["step"]: line["eval_loss"] for line in self.metrics() if "eval_loss" in line}
+        scored = [checkpoint for checkpoint in self.whole_checkpoints() if checkpoint.step in losses]
+        return min(scored, key=lambda checkpoint: losses[checkpoint.step], default=None)
+
+    def is_locked(self) -> bool:
+        """Whether a process is at work in the folder now; nothing is written to find out."""
+        try:
+            probe = os.open(self.folder / LOCK, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
+        except OSError:
+            return True
+        finally:
+            os.close(probe)
+        return False
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    """The logged steps of a run; a line that was cut short is left out."""
-    return [entry for entry in Journal(output_dir / METRICS).lines() if isinstance(entry.get("step"), int)]
 
 
 def seal(folder: Path) -> None:
@@ -119,8 +163,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        told = read_json(holder) or {}
-        who = f"process {told.get('pid', '?')} on {told.get('host', '?')}, since {told.get('since', '?')}"
+        owner = read_json(holder) or {}
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('since', '?')}"
         hint = "wait for it, stop it, or write to another place"
         raise UsageError(f"another run is at work in this folder: {who}", str(folder), hint) from None
     try:
@@ -151,31 +195,6 @@ def _remove(*folders: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a run folder now; nothing is written to find out."""
-    try:
-        probe = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
-    except OSError:
-        return True
-    finally:
-        os.close(probe)
-    return False
-
-
-def checkpoints(output_dir: Path) -> list[Checkpoint]:
-    """All checkpoints of a run folder by step, the half-written ones too, each with its fault."""
-    found = []
-    for folder in output_dir.glob("checkpoint-*"):
-        match = _CHECKPOINT.fullmatch(folder.name)
-        if match and folder.is_dir():
-            found.append(Checkpoint(folder, int(match[1]), _fault(folder)))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
-
-
 def tampered(folder: Path) -> str | None:
     """What is wrong with a sealed folder whose sizes are right: a file whose hash is another."""
     files = (read_json(folder / MANIFEST) or {}).get("files") or {}
@@ -194,18 +213,6 @@ def _fault(folder: Path) -> str | None:
         return f"{MANIFEST} names no files"
     faults = (altered(folder, name, noted, by_hash=False) for name, noted in files.items())
     return next((fault for fault in faults if fault), None)
-
-
-def newest_whole(output_dir: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run folder of which nothing is missing."""
-    return next((checkpoint for checkpoint in reversed(checkpoints(output_dir)) if checkpoint.fault is None), None)
-
-
-def best_whole(output_dir: Path) -> Checkpoint | None:
-    """The whole checkpoint of a run whose evaluation loss was the lowest; None where none was evaluated."""
-    losses = {line["step"]: line["eval_loss"] for line in read_metrics(output_dir) if "eval_loss" in line}
-    scored = [one for one in checkpoints(output_dir) if one.fault is None and one.step in losses]
-    return min(scored, key=lambda one: losses[one.step], default=None)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -229,18 +236,18 @@ def find_checkpoint(name: str, config: Config) -> Path:
         UnreachableError: It is nowhere; the message lists what there is.
         DataError: Its manifest names files that are missing or have another size.
     """
-    by_word = {"latest": newest_whole, "best": best_whole}.get(name)
+    by_word = {"latest": Run.newest_whole, "best": Run.best_whole}.get(name)
     if by_word is None and Path(name).expanduser().is_dir():
         return _sound(Path(name).expanduser())
     output = output_dir(config)
     runs = [output, *_runs_beside(output)]
-    whole = by_word(output) if by_word else None
+    whole = by_word(Run(output)) if by_word else None
     if whole is not None:
         return whole.path
     for run in runs if by_word is None else []:
         if (run / name).is_dir():
             return _sound(run / name)
-    present = [str(checkpoint.path) for run in runs for checkpoint in checkpoints(run)]
+    present = [str(checkpoint.path) for run in runs for checkpoint in Run(run).checkpoints()]
     hint = (
         f"checkpoints found: {', '.join(present)}"
         if present
@@ -261,11 +268,11 @@ def _runs_beside(output: Path) -> list[Path]:
     """Other run folders, newest first: under the first folder of a relative `output_dir`, beside an absolute one."""
     first = Path(*output.parts[:1])
     if output.is_absolute() or len(output.parts) < 2 or first.name == "..":
-        found = output.parent.glob(f"*/{RECORD}")
+        records = output.parent.glob(f"*/{RECORD}")
     else:
-        found = first.rglob(RECORD)
-    records = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
-    return [record.parent for record in records if record.parent != output]
+        records = first.rglob(RECORD)
+    newest = sorted(records, key=lambda file: file.stat().st_mtime, reverse=True)
+    return [record.parent for record in newest if record.parent != output]
 
 
 def output_dir(config: Config) -> Path:

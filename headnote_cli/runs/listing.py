@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.errors import UnreachableError
-from headnote_cli.runs.files import read_json
-from headnote_cli.runs.folders import RECORD, checkpoints, is_locked, read_metrics
+from headnote_cli.runs.folders import RECORD, Run
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -20,32 +19,32 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise UnreachableError("there is no such folder", str(folder), "name the folder that holds the runs")
     records = sorted(folder.rglob(RECORD), key=lambda file: file.stat().st_mtime, reverse=True)
-    return [_row(record.parent) for record in records]
+    return [_row(Run(record.parent)) for record in records]
 
 
-def _row(run: Path) -> dict[str, Any]:
-    record = read_json(run / RECORD) or {}
-    metrics, lines = record.get("metrics", {}), read_metrics(run)
+def _row(run: Run) -> dict[str, Any]:
+    record, lines = run.record(), run.metrics()
+    metrics = record.get("metrics", {})
 
     def last(key: str) -> float | None:
         return next((line[key] for line in reversed(lines) if key in line), None)
 
     return {
-        "run": str(run),
+        "run": str(run.folder),
         "state": _state(run, record),
         "steps": metrics.get("steps", max((line["step"] for line in lines), default=0)),
         "train_loss": metrics.get("train_loss") or last("loss"),
         "eval_loss": metrics.get("eval_loss") or last("eval_loss"),
         "started": record.get("started"),
         "ended": record.get("ended"),
-        "checkpoints": [one.path.name for one in checkpoints(run) if one.fault is None],
+        "checkpoints": [checkpoint.path.name for checkpoint in run.whole_checkpoints()],
     }
 
 
-def _state(run: Path, record: Mapping[str, Any]) -> str:
+def _state(run: Run, record: Mapping[str, Any]) -> str:
     """A run that says it is running and holds no lock was killed before it could say anything else."""
     state = str(record.get("state", "unknown"))
-    return "killed" if state == "running" and not is_locked(run) else state
+    return "killed" if state == "running" and not run.is_locked() else state
 
 
 def difference(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
@@ -56,9 +55,10 @@ def difference(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
     """
     configs = []
     for run in (first, second):
-        record = read_json(run / RECORD)
-        if record is None:
+        record = Run(run).record()
+        if not record:
             raise UnreachableError("the folder holds no run", str(run), f"a run has a {RECORD}")
         configs.append(record.get("config", {}))
-    one, other = configs
-    return {key: (one.get(key), other.get(key)) for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
+    before, after = configs
+    values = {key: (before.get(key), after.get(key)) for key in sorted({*before, *after})}
+    return {key: pair for key, pair in values.items() if pair[0] != pair[1]}

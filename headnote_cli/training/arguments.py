@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    Trainer,
-    get_scheduler,
-)
+from transformers import Trainer, get_scheduler
 from trl import SFTConfig
 
 from headnote_cli.config.keys import Settings, own_defaults
@@ -79,7 +76,7 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         resume_from_checkpoint=None,
         save_total_limit=None,  # see `Checkpoints`
         optim=plan.optimizer,
-        report_to=[one.name for one in plan.reporters] or ["none"],
+        report_to=[tracker.name for tracker in plan.reporters] or ["none"],
         use_cpu=plan.device == "cpu",
         dataset_num_proc=None,  # rows come encoded
         completion_only_loss=True,

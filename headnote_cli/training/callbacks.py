@@ -19,15 +19,14 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_utils import SaveStrategy, SchedulerType, rotate_checkpoints
 
 from headnote_cli.data.encoding import IGNORED
-from headnote_cli.errors import ExitCode, Interrupted, UnsoundTrainingError
+from headnote_cli.errors import ExitCode, Interrupted
 from headnote_cli.events import Evaluated, Evaluating, Listener, Note, Sampled, Saved, StepDone, TrainingStarted
-from headnote_cli.machine.processes import orphaned
+from headnote_cli.machine.processes import PARENT, orphaned
 from headnote_cli.models.card import CARD, model_card
-from headnote_cli.runs.files import Journal, read_json, write_lines, write_text
-from headnote_cli.runs.folders import METRICS, RECORD, SAMPLES, seal
+from headnote_cli.runs.files import Journal, write_lines, write_text
+from headnote_cli.runs.folders import METRICS, SAMPLES, Run, seal
 from headnote_cli.runs.timings import Laps
-from headnote_cli.training.movement import PATIENCE
-from headnote_cli.training.trainer import CompletionTrainer, EvaluationCut
+from headnote_cli.training.trainer import CompletionTrainer, RunCut
 
 # torchrun repeats a Ctrl-C that its workers have had from the terminal already: seconds in which two count as one.
 ECHO = 1.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
@@ -55,14 +54,14 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self._steps_took = self._since_log = 0.0  # seconds of steps alone, without evaluations and saving
         self._evaluated = 0  # batches of the evaluation at hand
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self._first_step = state.global_step
         self.emit(TrainingStarted(state.max_steps, state.global_step))
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._step_began = time.monotonic()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         took = time.monotonic() - self._step_began
         self._steps_took += took
         self._since_log += took
@@ -70,21 +69,14 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             self.laps.lap("first step")
 
     def on_prediction_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        eval_dataloader: Sized | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, eval_dataloader: Sized | None = None, **_: Any
     ) -> None:
         self._evaluated += 1
         if state.is_world_process_zero:
             total = len(eval_dataloader) if eval_dataloader is not None else 0
             self.emit(Evaluating(state.global_step, self._evaluated, total))
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any], **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         Journal(self.output_dir / METRICS).append({"step": state.global_step, **logs})
@@ -108,15 +100,13 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             torch.cuda.max_memory_allocated() if self.on_gpu else peak_rss(),
         )
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: dict[str, Any], **_: Any) -> None:
         loss = float(metrics["eval_loss"])
         self.eval_loss = loss
         self._evaluated = 0
         self.emit(Evaluated(state.global_step, loss, math.exp(min(loss, 700.0))))
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.emit(Saved(state.global_step, self.output_dir / f"checkpoint-{state.global_step}"))
 
@@ -133,7 +123,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
         self.limit = limit
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         run, step = Path(args.output_dir), state.global_step
         self.trainer.saved_step = step
         self.trainer.accelerator.wait_for_everyone()  # every process has written its part
@@ -157,36 +147,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             if name != "eval_loss" or entry["step"] == state.global_step
         }
         metrics = {"steps": state.global_step, "train_loss": logged.get("loss"), "eval_loss": logged.get("eval_loss")}
-        return model_card((read_json(run / RECORD) or {}) | {"metrics": metrics})
-
-
-class SoundGradients(TrainerCallback):  # type: ignore[misc]
-    """Ends the run before the optimizer takes gradients that are not finite, and where all of them stay zero. One norm
-    a step, of what is trained.
-
-    A gradient scaler (float16) looks for them itself: it leaves out the step and halves its scale, as it should.
-    """
-
-    def __init__(self, trainer: CompletionTrainer) -> None:
-        self.trainer = trainer
-        self._without = 0  # steps in a row without a gradient
-
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.trainer.step_inputs.clear()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
-        if sharded or self.trainer.accelerator.scaler is not None:
-            return
-        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-        if not math.isfinite(norm):
-            raise self.trainer.diverged("the gradients are not finite numbers")
-        self._without = 0 if norm else self._without + 1
-        if self._without == PATIENCE:
-            raise UnsoundTrainingError(f"all gradients are zero for {PATIENCE} steps: nothing is learnt")
+        return model_card(Run(run).record() | {"metrics": metrics})
 
 
 class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
@@ -203,7 +164,7 @@ class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
+            raise RunCut
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
@@ -257,8 +218,8 @@ class SampleWriter:
             return
         finally:
             model.train(was_training)
-        for one in written:
-            self.emit(Sampled(step, one["name"], one["headnote"], one["reference"]))
+        for sample in written:
+            self.emit(Sampled(step, sample["name"], sample["headnote"], sample["reference"]))
 
     def _written(self, model: Any, step: int) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(self.rows, 1):
@@ -319,24 +280,30 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
         self.trainer.stopping = bool(self.signal)
         return self.trainer.stopping
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.stopping:  # asked to in the evaluation before the first step
+            raise RunCut
+        self.trainer.sample()  # due after that evaluation alone
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.sample()  # the same, where no step was left
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         if self._is_stopping():
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_prediction_step(self, args: TrainingArguments, state: Any, control: TrainerControl, **_: Any) -> None:
         # A schedule that waits for a plateau goes by this evaluation: it is finished first.
         if self._is_stopping() and args.lr_scheduler_type != SchedulerType.REDUCE_ON_PLATEAU:
             control.should_training_stop = True
-            raise EvaluationCut
+            raise RunCut
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         if self._is_stopping():
             control.should_save = control.should_training_stop = True
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         if self.trainer.stopping:  # saved already
             control.should_save = control.should_evaluate = False
 
@@ -359,8 +326,10 @@ def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
     try:
         yield
     finally:
+        # When one process of `--num-processes` fails, torch's launcher sends SIGTERM to the others at once: they still
+        # have to write what became of the run.
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if PARENT in os.environ and number == signal.SIGTERM else handler)
 
 
 def interruption(number: int, checkpoint: Path | None) -> Interrupted:

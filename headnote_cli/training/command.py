@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,26 +14,24 @@ from headnote_cli.data.encoding import Encoder, encoder_for
 from headnote_cli.data.prompts import PromptTemplates, copy_prompts
 from headnote_cli.errors import ConfigError, Interrupted, UnreachableError, UsageError, is_out_of_memory
 from headnote_cli.events import Event, Listener, ModelLoaded, Note, PlanResolved, RunDescribed, Saved
-from headnote_cli.machine.detect import Machine
-from headnote_cli.machine.plan import Plan, require_toolchain, resolve
+from headnote_cli.machine.plan import require_toolchain, resolve
 from headnote_cli.machine.processes import require_all_processes, world_size
 from headnote_cli.runs.curves import CURVES, draw_curves
-from headnote_cli.runs.files import read_json, write_json
+from headnote_cli.runs.files import write_json
 from headnote_cli.runs.folders import (
     PROMPTS,
     RECORD,
     Checkpoint,
-    best_whole,
+    Run,
     locked,
-    newest_whole,
     now,
     output_dir,
-    read_metrics,
 )
 from headnote_cli.runs.resuming import breaks_a_resume
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.expected import expected_memory, out_of_memory
 from headnote_cli.training.record import (
+    Target,
     TrainingReport,
     facts_of,
     final_metrics,
@@ -47,8 +44,7 @@ from headnote_cli.training.record import (
 from headnote_cli.training.resume import (
     is_finished,
     make_room,
-    refuse_unless_forced,
-    require_same_rows,
+    require_resumable,
     require_same_run,
     start_adapter,
     starting_point,
@@ -81,17 +77,6 @@ class TrainOptions:
     force: bool = False
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is trained, on which machine, and how."""
-
-    base: BaseModel
-    model_type: str
-    is_quantized: bool  # the base's weights, on the disk
-    machine: Machine
-    plan: Plan
-
-
 def train(config: Config, emit: Listener, options: TrainOptions | None = None) -> TrainingReport:
     """Train a config from its start, or go on where its run folder ends.
 
@@ -112,8 +97,8 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     folder = output_dir(config)
     target = _target(config, options, emit)
     plan = target.plan
-    record = read_json(folder / RECORD) if options.resume else None
-    if record is not None:
+    record = Run(folder).record() if options.resume else {}
+    if record:
         same = require_same_run(config, plan, target.base, record, folder, options.force, emit)
         if same and not options.dry_run and is_finished(record, folder, emit):
             emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
@@ -129,36 +114,29 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     with main_process_first(plan) as is_main:
         splits = prepared_splits(config, encoder, plan, options.skip_bad_rows, emit)
     laps.lap("data")
-    facts = facts_of(config, target.base, target.model_type, splits, plan, expected)
+    facts = facts_of(config, target, splits, expected)
     if options.dry_run:
         emit(RunDescribed(facts))
         return TrainingReport(folder, "dry run", 0, None, None, None, 0, 0.0, plan.rows)
-    if record is not None:
-        _require_resumable(config, record, splits, folder, options.force, emit)
+    if record:
+        require_resumable(config, record, splits, folder, options.force, emit)
     if is_main and not options.resume:
         make_room(folder, emit)
     with locked(folder) if is_main else nullcontext():
         with main_process_first(plan):
-            start = starting_point(folder, emit) if is_main else newest_whole(folder)
-        about = {
+            start = starting_point(folder, emit) if is_main else Run(folder).newest_whole()
+        kept = record_of_run(config, target, encoder, splits) | {
             "started": str(record["started"]) if start and record else now(),
             "estimated_memory": expected,
-            "model_type": target.model_type,
-            "base_quantized": target.is_quantized,
-            "hardware": target.machine.to_json() | {"device": plan.device},
             "resolved": resolved_values(config.settings, plan, arguments),
         }
-        run = Run(config, target, encoder, splits, start, is_main, laps, emit, facts)
-        return run.train(about, options.samples)
+        peaks = (record.get("measured_memory") or {}) if start else {}
+        run = LiveRun(config, target, encoder, splits, start, is_main, laps, emit, facts, kept, peaks)
+        return run.train(options.samples)
 
 
 def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
-    """The base and the plan, resolved and reported; nothing is loaded yet.
-
-    Raises:
-        ConfigError: The base's weights are quantized, and they were to be trained themselves.
-        UsageError: `strict` and the plan is not what is asked; or the tools for the first step are missing.
-    """
+    """The base and the plan, resolved and reported; nothing is loaded yet."""
     from headnote_cli.models.base import (
         base_model,
         load_model_config,
@@ -181,7 +159,7 @@ def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
         plan.require_unchanged()
     require_toolchain(plan, machine)
     emit(PlanResolved(plan))
-    warnings = [f"{one}: a stopped run cannot go on" for one in breaks_a_resume(config.settings)]
+    warnings = [f"{fault}: a stopped run cannot go on" for fault in breaks_a_resume(config.settings)]
     for warning in (longer_than_made_for(config, base), *warnings):
         if warning is not None:
             emit(Note(warning, warning=True))
@@ -191,11 +169,7 @@ def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
 
 
 def _encoder(config: Config, base: BaseModel, emit: Listener) -> Encoder:
-    """The encoder of the config's prompts and the base's tokenizer.
-
-    Raises:
-        ConfigError: A chat template that would never teach the model to stop.
-    """
+    """The encoder of the config's prompts and the base's tokenizer."""
     from headnote_cli.models.base import load_tokenizer
 
     templates = PromptTemplates(config.path_of("prompts_path"))
@@ -206,27 +180,8 @@ def _encoder(config: Config, base: BaseModel, emit: Listener) -> Encoder:
     return encoder
 
 
-def _require_resumable(
-    config: Config, record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener
-) -> None:
-    """A run that goes on has all it needs to be the same run.
-
-    Raises:
-        UsageError: It has not, and that is not forced.
-    """
-    if newest_whole(folder):
-        for fault in breaks_a_resume(config.settings):
-            what = f"the run in this folder cannot go on as the same run: {fault}"
-            refuse_unless_forced(what, folder, force, emit)
-    require_same_rows(record, splits, folder, force, emit)
-
-
 def _require_samples_possible(settings: Settings) -> None:
-    """`--sample` needs evaluations to write at, and a model that one process holds whole.
-
-    Raises:
-        UsageError: There are none, or the weights are sharded.
-    """
+    """`--sample` needs evaluations to write at, and a model that one process holds whole."""
     if settings.eval_strategy == "no":
         raise UsageError("--sample writes at each evaluation, and `eval_strategy` is `no`", hint="set `eval_strategy`")
     launched = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
@@ -238,7 +193,7 @@ def _require_samples_possible(settings: Settings) -> None:
 
 
 @dataclass
-class Run:
+class LiveRun:
     """A run at work: the trainer in it, and what its folder keeps of it meanwhile."""
 
     config: Config
@@ -250,25 +205,17 @@ class Run:
     laps: Laps
     emit: Listener
     facts: dict[str, str]
-    record: dict[str, Any] = field(default_factory=dict)
-    peaks_before: dict[str, int] = field(default_factory=dict)  # of the run's earlier processes
+    record: dict[str, Any]
+    peaks_before: dict[str, int]  # of the run's earlier processes
 
     @property
     def folder(self) -> Path:
         return output_dir(self.config)
 
-    def train(self, about: Mapping[str, Any], samples: int) -> TrainingReport:
-        """Train to the end; whatever ends it, the record says how.
-
-        Args:
-            about: What the record says beside the config, the plan and the rows.
-        """
+    def train(self, samples: int) -> TrainingReport:
+        """Train to the end; whatever ends it, the record says how."""
         from headnote_cli.training.job import train
 
-        self.record = record_of_run(self.config, self.target.plan, self.target.base, self.encoder, self.splits)
-        self.record |= about
-        if self.start:
-            self.peaks_before = (read_json(self.folder / RECORD) or {}).get("measured_memory") or {}
         self.keep("running")
         if self.is_main:
             copy_prompts(self.encoder.templates.folder, self.folder / PROMPTS)
@@ -327,7 +274,7 @@ class Run:
         """The picture of the run so far; a run does not end for want of one."""
         if self.is_main:
             with suppress(OSError):
-                draw_curves(read_metrics(self.folder), self.folder / CURVES)
+                draw_curves(Run(self.folder).metrics(), self.folder / CURVES)
 
 
 def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
@@ -338,7 +285,7 @@ def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
     """
     from headnote_cli.models.hub import push
 
-    best = best_whole(report.run)
+    best = Run(report.run).best_whole()
     folder = best.path if best else report.checkpoint
     if folder is None:
         raise UnreachableError("the run kept no checkpoint to upload", str(report.run), "set `save_strategy`")

@@ -6,14 +6,10 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.errors import (
-    ConfigError,
-    DoesNotFitError,
-    UnreachableError,
-)
+from headnote_cli.errors import ConfigError, DoesNotFitError, UnreachableError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.detect import Machine
 from headnote_cli.machine.memory import available_memory
@@ -22,15 +18,10 @@ from headnote_cli.machine.processes import own_gpu
 from headnote_cli.memory.advice import advice
 from headnote_cli.memory.cards import Card
 from headnote_cli.memory.command import shapes_for
-from headnote_cli.memory.estimate import Estimate, estimate
+from headnote_cli.memory.estimate import estimate
 from headnote_cli.memory.parallel import launched
 from headnote_cli.memory.setup import setup_of
-from headnote_cli.runs.folders import (
-    newest_whole,
-)
-
-if TYPE_CHECKING:
-    pass
+from headnote_cli.runs.folders import Run
 
 
 def expected_memory(
@@ -45,34 +36,30 @@ def expected_memory(
     try:
         devices, sharding = launched(os.environ)
         shapes = shapes_for(config)
-        found = estimate(shapes, setup_of(effective, shapes, devices=devices, sharding=sharding))
+        expected = estimate(shapes, setup_of(effective, shapes, devices=devices, sharding=sharding))
     except (ConfigError, UnreachableError) as error:
         emit(Note(f"memory not estimated: {error.message}"))
         return None
     card, processes = own_card(plan.device, machine, os.environ)
-    needed = f"{'at least ' if found.unknown else ''}{processes * found.total / 2**30:.1f} GiB"
+    needed = f"{'at least ' if expected.unknown else ''}{processes * expected.total / 2**30:.1f} GiB"
     free = (card.memory - card.used) / 2**30
-    if card.memory and card.clearly_below(processes * found.allocated) and not ignore:
+    if card.memory and card.clearly_below(processes * expected.allocated) and not ignore:
         raise DoesNotFitError(
             f"a step needs {needed}, and {card.name} has {free:.1f} GiB to give",
             hint=f"`slds check-memory --config {config.path}` says what would help; --ignore-memory tries all the same",
         )
-    if card.verdict(processes * found.total) == "does not fit":
+    if card.verdict(processes * expected.total) == "does not fit":
         emit(Note("memory: the estimate leaves no room; it may run out", warning=True))
+    told = f"{needed} of {free:.1f} GiB ({card.name}), estimated"
+    if plan.device == "cuda":  # on a CPU the progress line counts the whole process, as the estimate does
+        told += f"; tensors alone, as the progress counts them, {expected.allocated / 2**30:.1f}"
     return {
-        "bytes": found.total,
-        "allocated": found.allocated,
-        "phase": found.phase,
-        "components": found.components,
-        "told": f"{needed} of {free:.1f} GiB ({card.name}), estimated{_tensors_of(found, plan)}",
+        "bytes": expected.total,
+        "allocated": expected.allocated,
+        "phase": expected.phase,
+        "components": expected.components,
+        "told": told,
     }
-
-
-def _tensors_of(found: Estimate, plan: Plan) -> str:
-    """On a GPU the progress line counts tensors alone; on a CPU it counts the process, as the estimate does."""
-    return (
-        f"; tensors alone, as the progress counts them, {found.allocated / 2**30:.1f}" if plan.device == "cuda" else ""
-    )
 
 
 def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
@@ -87,14 +74,14 @@ def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> t
 
 def out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:
     """Out of memory in words: where, what is kept, and what would help most."""
-    whole = newest_whole(folder)
-    settings = plan.applied(config.settings)
+    whole = Run(folder).newest_whole()
     shapes = shapes_for(config)
-    helping = [one for one in advice(shapes, settings, partial(setup_of, shapes=shapes)) if one.saved > 0][:3]
-    told = "; ".join(f"{one.what} (saves {one.saved / 2**30:.1f} GiB): {', '.join(one.lines)}" for one in helping)
+    advised = advice(shapes, plan.applied(config.settings), partial(setup_of, shapes=shapes))
+    helping = [item for item in advised if item.saved > 0][:3]
+    lines = [f"{item.what} (saves {item.saved / 2**30:.1f} GiB): {', '.join(item.lines)}" for item in helping]
     return DoesNotFitError(
         f"out of memory {str(error).splitlines()[0] if str(error) else ''}; "
         f"last whole checkpoint: {whole.path if whole else 'none yet'}",
         str(folder),
-        told or f"`slds check-memory --config {config.path}` says what would help",
+        "; ".join(lines) or f"`slds check-memory --config {config.path}` says what would help",
     )

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,7 @@ from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerState,
-)
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerState
 from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
 
 from headnote_cli.config.keys import Settings
@@ -44,7 +39,7 @@ from headnote_cli.models.loading import (
     weight_bytes,
     with_adapter,
 )
-from headnote_cli.runs.folders import checkpoints, newest_whole, read_metrics
+from headnote_cli.runs.folders import Run
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.arguments import training_arguments
 from headnote_cli.training.callbacks import (
@@ -52,14 +47,13 @@ from headnote_cli.training.callbacks import (
     EarlyStopping,
     Reporter,
     SampleWriter,
-    SoundGradients,
     Stopper,
     interruption,
     peak_rss,
     stopping_on_signals,
 )
-from headnote_cli.training.movement import AdaptersMove
-from headnote_cli.training.trainer import CompletionTrainer
+from headnote_cli.training.movement import AdaptersMove, SoundGradients
+from headnote_cli.training.trainer import CompletionTrainer, RunCut
 from headnote_cli.upstream import attention_of, begin_token_count, compute_without_casts
 
 disable_progress_bar()
@@ -83,19 +77,6 @@ class TrainingJob:
     laps: Laps = dataclasses.field(default_factory=Laps)  # of the command so far
 
 
-@dataclasses.dataclass
-class LoadedModel:
-    """What was counted after loading."""
-
-    parameters: int
-    trainable: int
-    quantized_layers: int
-    weight_bytes: int
-    attention: str
-    dtypes: dict[str, int]  # parameters by dtype
-    adapted: int  # linear layers with an adapter
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
     """What a finished run came to."""
@@ -106,7 +87,7 @@ class TrainingResult:
     tokens: int
     seconds: float
     checkpoint: Path | None
-    model: LoadedModel
+    model: ModelLoaded
     movement: Movement
 
 
@@ -122,38 +103,41 @@ def train(job: TrainingJob, emit: Listener) -> TrainingResult:
     """
     job.output_dir.mkdir(parents=True, exist_ok=True)
     trainer, loaded = _built(job, emit)
-    trained_before = max((int(line.get("num_tokens", 0)) for line in read_metrics(job.output_dir)), default=0)
-    trained = trained_before if job.resume_from else 0
+    run = Run(job.output_dir)
+    logged = run.metrics() if job.resume_from else []
+    trained = max((int(line.get("num_tokens", 0)) for line in logged), default=0)
     begin_token_count(trainer, trained)
     reporter = Reporter(job.output_dir, emit, trained, job.laps, job.plan.device == "cuda")
     stopper = Stopper(trainer)
     movement = AdaptersMove(trainer)
     _add_callbacks(trainer, reporter, stopper, movement, job, emit)
     trainer.args.eval_on_start |= _owes_evaluation(job)
+    metrics: dict[str, float] = {}
     with (
+        suppress(RunCut),
         stopping_on_signals(stopper, emit),
         refusing_unsound_warnings(),
-        _telling_of_a_full_disk(job.output_dir),
+        _telling_of_a_full_disk(run),
         _telling_of_memory(trainer),
     ):
-        outcome = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
-    saved = newest_whole(job.output_dir)
+        metrics = trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None).metrics
+    saved = run.newest_whole()
     newest = saved.path if saved else None
     if trainer.stopping:
         raise interruption(stopper.signal, newest)
     return TrainingResult(
-        steps=outcome.global_step,
-        train_loss=_finite(outcome.metrics.get("train_loss")),
+        steps=trainer.state.global_step,
+        train_loss=_finite(metrics.get("train_loss")),
         eval_loss=_finite(reporter.eval_loss),
         tokens=reporter.tokens,
-        seconds=round(float(outcome.metrics.get("train_runtime", 0.0)), 3),
+        seconds=round(float(metrics.get("train_runtime", 0.0)), 3),
         checkpoint=newest,
         model=loaded,
         movement=movement.at_end(),
     )
 
 
-def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedModel]:
+def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, ModelLoaded]:
     """The trainer with its model, counted and checked against the plan."""
     model: torch.nn.Module = load_for_training(job.base, job.settings, job.plan)
     layers, size = len(quantized_layers(model)), weight_bytes(model)
@@ -184,7 +168,7 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, LoadedM
     _adapters_in_float32(trainer.model, autocast=job.plan.autocast)
     loaded = _counted(trainer.model, layers, size)
     _require_as_planned(trainer, loaded, job)
-    emit(ModelLoaded(loaded.parameters, loaded.trainable, loaded.adapted, layers, size))
+    emit(loaded)
     job.laps.lap("trainer")
     return trainer, loaded
 
@@ -202,7 +186,7 @@ def _trains_idle_parts(model: torch.nn.Module, lora: LoraConfig | None) -> bool:
 
     Looking for such parameters costs a walk over the graph at every step of several processes.
     """
-    trained = [name for name, one in model.named_parameters() if one.requires_grad or lora is not None]
+    trained = [name for name, weights in model.named_parameters() if weights.requires_grad or lora is not None]
     spared = re.compile(VISION_MODULES) if lora is not None and lora.exclude_modules else None
     trained = [name for name in trained if spared is None or not spared.fullmatch(name)]
     return any(re.fullmatch(VISION_MODULES, name) or ".experts." in name for name in trained)
@@ -215,7 +199,7 @@ def _owes_evaluation(job: TrainingJob) -> bool:
     state = TrainerState.load_from_json(str(job.resume_from / "trainer_state.json"))
     by_epoch = job.settings.eval_strategy == "epoch"
     due = float(state.epoch or 0.5).is_integer() if by_epoch else state.global_step % (state.eval_steps or 1) == 0
-    lines = (line for line in read_metrics(job.output_dir) if line["step"] == state.global_step)
+    lines = (line for line in Run(job.output_dir).metrics() if line["step"] == state.global_step)
     return due and not any("eval_loss" in line for line in lines)
 
 
@@ -241,12 +225,8 @@ def _add_callbacks(
     trainer.add_callback(stopper)  # the last: what it decides stays
 
 
-def _require_as_planned(trainer: CompletionTrainer, loaded: LoadedModel, job: TrainingJob) -> None:
-    """What the plan says is what was loaded, by count.
-
-    Raises:
-        ConfigError: Another attention, another dtype, another number of processes or another strategy.
-    """
+def _require_as_planned(trainer: CompletionTrainer, loaded: ModelLoaded, job: TrainingJob) -> None:
+    """What the plan says is what was loaded, by count."""
     faults = []
     attention = job.plan.attention
     if not same_attention(attention, loaded.attention):
@@ -289,7 +269,7 @@ def _telling_of_memory(trainer: CompletionTrainer) -> Iterator[None]:
 
 
 @contextmanager
-def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
+def _telling_of_a_full_disk(run: Run) -> Iterator[None]:
     """A failure to write, in words; checkpoints that were whole stay whole."""
     try:
         yield
@@ -299,13 +279,13 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
         words = ("No space left", "File too large", "quota exceeded", "file write failed", "unexpected pos")
         if getattr(error, "errno", None) not in NO_ROOM and not any(word in str(error) for word in words):
             raise
-        for half in checkpoints(folder):
+        for half in run.checkpoints():
             if half.fault is not None:  # the one being saved: its room is for the record
                 shutil.rmtree(half.path, ignore_errors=True)
-        whole = newest_whole(folder)
+        whole = run.newest_whole()
         kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
         hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
-        raise SldsError(f"nothing more can be written: {error}; {kept}", str(folder), hint) from error
+        raise SldsError(f"nothing more can be written: {error}; {kept}", str(run.folder), hint) from error
 
 
 def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:
@@ -323,7 +303,7 @@ def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:
             compute_without_casts(module)
 
 
-def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
+def _counted(model: torch.nn.Module, layers: int, size: int) -> ModelLoaded:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if trainable == 0:
         raise ConfigError("no parameter is trainable", hint="check `lora_target_modules`")
@@ -338,7 +318,7 @@ def _counted(model: torch.nn.Module, layers: int, size: int) -> LoadedModel:
             dtypes[name] = dtypes.get(name, 0) + parameter.numel()
     adapted = sum(isinstance(module, LoraLayer) for module in model.modules())
     attention = attention_of(model)
-    return LoadedModel(total, trainable, layers, size, attention, dtypes, adapted)
+    return ModelLoaded(total, trainable, layers, size, attention, dtypes, adapted)
 
 
 def measured_memory(device: str) -> dict[str, int]:

@@ -1,14 +1,16 @@
-"""Proof that training changes every adapter: people train for hours on gradients of zero and see a plausible loss."""
+"""Gradients that are finite, and proof that training changes every adapter: people train for hours on gradients of zero
+and see a plausible loss."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from headnote_cli.errors import UnsoundTrainingError
 from headnote_cli.events import Movement
@@ -19,6 +21,33 @@ NAMED = 3  # adapters in a message
 NO_RATE = "the learning rate was 0 in every step: see `learning_rate`, and whether `warmup_steps` are fewer than all"
 # LoRA begins with B = 0, so B is what has a gradient from the first step on.
 _SECOND_MATRIX = re.compile(r"(?P<module>.+)\.lora_(?:B\.[^.]+\.weight|embedding_B\.[^.]+)")
+
+
+class SoundGradients(TrainerCallback):  # type: ignore[misc]
+    """Ends the run before the optimizer takes gradients that are not finite, and where all of them stay zero. One norm
+    a step, of what is trained.
+
+    A gradient scaler (float16) looks for them itself: it leaves out the step and halves its scale, as it should.
+    """
+
+    def __init__(self, trainer: CompletionTrainer) -> None:
+        self.trainer = trainer
+        self._without = 0  # steps in a row without a gradient
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.step_inputs.clear()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if sharded or self.trainer.accelerator.scaler is not None:
+            return
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if not math.isfinite(norm):
+            raise self.trainer.diverged("the gradients are not finite numbers")
+        self._without = 0 if norm else self._without + 1
+        if self._without == PATIENCE:
+            raise UnsoundTrainingError(f"all gradients are zero for {PATIENCE} steps: nothing is learnt")
 
 
 class AdaptersMove(TrainerCallback):  # type: ignore[misc]
@@ -40,7 +69,7 @@ class AdaptersMove(TrainerCallback):  # type: ignore[misc]
         self._learned = False  # a step had a learning rate above zero
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: Any, optimizer: Any = None, **_: Any
     ) -> None:
         self._has_stepped = True
         self._learned |= optimizer is not None and any(group["lr"] > 0 for group in optimizer.param_groups)
@@ -91,8 +120,9 @@ def second_matrices(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 def _sums(parameters: Iterable[torch.nn.Parameter]) -> list[tuple[float, float]]:
     """The sum and the sum of absolute values of each: a changed matrix has others."""
-    found = [torch.stack([p.detach().double().sum(), p.detach().double().abs().sum()]) for p in parameters]
-    return [(first, second) for first, second in torch.stack(found).tolist()] if found else []
+    doubles = (parameter.detach().double() for parameter in parameters)
+    sums = [torch.stack([values.sum(), values.abs().sum()]) for values in doubles]
+    return [(first, second) for first, second in torch.stack(sums).tolist()] if sums else []
 
 
 def _named(names: list[str], total: int) -> str:

@@ -171,11 +171,7 @@ def _turn_warnings(encoder: Encoder | None) -> list[str]:
 def _chosen(
     rows: Rows, selection: Selection, look: Callable[[Located, int], PreviewedRow], skip_bad_rows: bool
 ) -> Iterator[PreviewedRow]:
-    """The rows asked for, in their order; only as many are read as are needed.
-
-    Raises:
-        UsageError: A single row is asked for if it is cut, and it is not.
-    """
+    """The rows asked for, in their order; only as many are read as are needed."""
     numbered: Iterator[tuple[int, Located]] = enumerate(rows.stream(), 1)
     if selection.row is not None:
         numbered = (item for item in numbered if item[0] == selection.row)
@@ -219,10 +215,6 @@ def _previewed(
     encoder: Encoder | None,
     overflow_field: str,
 ) -> PreviewedRow:
-    """
-    Raises:
-        DataError: The row has a fault, does not go through the templates or does not fit.
-    """
     where, row = located
     if isinstance(row, DataError):
         raise row
@@ -251,11 +243,7 @@ def _stats(
 
 
 def _characters(rows: Rows, fields: Collection[str], skip_bad_rows: bool) -> dict[str, Any]:
-    """How many rows there are, and how long the longest of some fields is.
-
-    Raises:
-        DataError: A row cannot be read.
-    """
+    """How many rows there are, and how long the longest of some fields is."""
     lengths, unreadable = [], 0
     for _, row in rows.stream():
         if not isinstance(row, DataError):

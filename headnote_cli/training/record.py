@@ -11,21 +11,18 @@ from headnote_cli.config.keys import SECRETS, Settings
 from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.events import ModelLoaded, Movement
+from headnote_cli.machine.detect import Machine
 from headnote_cli.machine.libraries import version_of
 from headnote_cli.machine.plan import Plan, PlanRow, shown
 from headnote_cli.machine.processes import world_size
 from headnote_cli.memory.command import method_of
 from headnote_cli.models.weights import fingerprint, has_weights
-from headnote_cli.runs.folders import (
-    is_adapter,
-    output_dir,
-    read_metrics,
-)
+from headnote_cli.runs.folders import Run, is_adapter, output_dir
+from headnote_cli.training.splits import Splits
 
 if TYPE_CHECKING:
     from headnote_cli.models.base import BaseModel
     from headnote_cli.training.job import TrainingResult
-from headnote_cli.training.splits import Splits
 
 STORED_PACKAGES = (
     "torch",
@@ -40,6 +37,17 @@ STORED_PACKAGES = (
 )
 # What slds does itself, before the trainer sees the rows or after it has saved.
 DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token", "save_total_limit")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is trained, on which machine, and how."""
+
+    base: BaseModel
+    model_type: str
+    is_quantized: bool  # the base's weights, on the disk
+    machine: Machine
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,12 @@ def resolved_values(settings: Settings, plan: Plan, arguments: Mapping[str, Any]
     return {key: value for key, value in values.items() if key not in SECRETS}
 
 
-def facts_of(
-    config: Config, base: BaseModel, model_type: str, splits: Splits, plan: Plan, expected: Mapping[str, Any] | None
-) -> dict[str, str]:
+def facts_of(config: Config, target: Target, splits: Splits, expected: Mapping[str, Any] | None) -> dict[str, str]:
     """What is about to be trained, in a few lines."""
+    plan = target.plan
     changed = [f"{row.setting} {shown(row.effective)}" for row in plan.changes()]
     facts = {
-        "model": f"{base.name} ({model_type})",
+        "model": f"{target.base.name} ({target.model_type})",
         "method": method_of(config.settings, plan.quantization is not None),
         "data": "\n".join(splits.lines),
         "plan": f"not as asked: {', '.join(changed)}" if changed else "as asked",
@@ -122,22 +129,22 @@ def report_of(folder: Path, record: Mapping[str, Any], plan: tuple[PlanRow[Any],
 
 def highest(*peaks: Mapping[str, int]) -> dict[str, int]:
     """The peaks of a run: the highest of all processes that worked on it, one after the other."""
-    return {name: max(one.get(name, 0) for one in peaks) for name in {name for one in peaks for name in one}}
+    return {name: max(peak.get(name, 0) for peak in peaks) for name in set().union(*peaks)}
 
 
 def final_metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
     """The last word on a run. The training loss is the mean of all logged ones, those before a resume too."""
     values = asdict(result) | {"checkpoint": result.checkpoint and str(result.checkpoint)}
-    losses = [line["loss"] for line in read_metrics(folder) if "loss" in line]
+    losses = [line["loss"] for line in Run(folder).metrics() if "loss" in line]
     return {
         "model": values.pop("model"),
         "metrics": values | {"train_loss": sum(losses) / len(losses) if losses else result.train_loss},
     }
 
 
-def record_of_run(config: Config, plan: Plan, base: Any, encoder: Encoder, splits: Splits) -> dict[str, Any]:
+def record_of_run(config: Config, target: Target, encoder: Encoder, splits: Splits) -> dict[str, Any]:
     """Everything needed to explain a checkpoint months later."""
-    settings = config.settings
+    settings, base, plan = config.settings, target.base, target.plan
     return {
         "config_file": str(config.path),
         "config": config.written(),
@@ -157,6 +164,9 @@ def record_of_run(config: Config, plan: Plan, base: Any, encoder: Encoder, split
         "packages": {name: version_of(name) for name in STORED_PACKAGES},
         "seed": settings.seed,
         "num_processes": world_size(),
+        "model_type": target.model_type,
+        "base_quantized": target.is_quantized,
+        "hardware": target.machine.to_json() | {"device": plan.device},
     }
 
 

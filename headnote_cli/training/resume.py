@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.errors import (
-    UsageError,
-)
+from headnote_cli.errors import UsageError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.plan import Plan
 from headnote_cli.machine.processes import world_size
@@ -20,14 +18,13 @@ from headnote_cli.runs.folders import (
     METRICS,
     RECORD,
     Checkpoint,
-    checkpoints,
+    Run,
     is_adapter,
     locked,
-    read_metrics,
     set_aside,
     tampered,
 )
-from headnote_cli.runs.resuming import changes_since
+from headnote_cli.runs.resuming import breaks_a_resume, changes_since
 
 if TYPE_CHECKING:
     from headnote_cli.models.base import BaseModel
@@ -64,21 +61,29 @@ def require_same_run(
     if changes.free:
         emit(Note(f"since the run began: {', '.join(changes.free)}"))
     if changes.binding:
-        refuse_unless_forced(
+        _refuse_unless_forced(
             f"the config is not the one of the run in this folder: {', '.join(changes.binding)}", folder, force, emit
         )
     return not changes.binding
 
 
-def require_same_rows(record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener) -> None:
-    """A resumed run must see the rows, prompts and tokenizer that it began with."""
+def require_resumable(
+    config: Config, record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener
+) -> None:
+    """A resumed run keeps what it needs to be the same run, and sees the rows, prompts and tokenizer it began with.
+
+    Raises:
+        UsageError: It does not, and that is not forced.
+    """
+    for fault in breaks_a_resume(config.settings) if Run(folder).newest_whole() else ():
+        _refuse_unless_forced(f"the run in this folder cannot go on as the same run: {fault}", folder, force, emit)
     before = record.get("data", {}).get("fingerprint")
     if before != splits.train.fingerprint:
         what = "the rows, the prompts or the tokenizer are not those that the run in this folder began with"
-        refuse_unless_forced(what, folder, force, emit)
+        _refuse_unless_forced(what, folder, force, emit)
 
 
-def refuse_unless_forced(what: str, folder: Path, force: bool, emit: Listener) -> None:
+def _refuse_unless_forced(what: str, folder: Path, force: bool, emit: Listener) -> None:
     """A change that makes the resumed run a different one: an error, or a warning when it is forced."""
     if force:
         emit(Note(f"{what}; --force goes on all the same", warning=True))
@@ -93,7 +98,7 @@ def make_room(folder: Path, emit: Listener) -> None:
     """`--no-resume`: the run that lies here is set aside."""
     if not folder.is_dir() or not any(file.name not in (LOCK, f"{LOCK}.json") for file in folder.iterdir()):
         return
-    if not (folder / RECORD).is_file() and not checkpoints(folder):
+    if not (folder / RECORD).is_file() and not Run(folder).checkpoints():
         hint = "choose another `output_dir`; only runs are set aside"
         raise UsageError("the folder is not empty, and holds no run of slds", str(folder), hint)
     with locked(folder):
@@ -104,7 +109,7 @@ def make_room(folder: Path, emit: Listener) -> None:
 def starting_point(folder: Path, emit: Listener) -> Checkpoint | None:
     """The newest whole checkpoint; half-written and altered ones are set aside and named."""
     whole = None
-    for checkpoint in reversed(checkpoints(folder)):
+    for checkpoint in reversed(Run(folder).checkpoints()):
         fault = checkpoint.fault or (tampered(checkpoint.path) if whole is None else None)
         if fault is not None:
             aside = set_aside(checkpoint.path)
@@ -129,6 +134,6 @@ def start_adapter(config: Config, folder: Path) -> Path | None:
 
 def _forget_steps_after(step: int, folder: Path) -> None:
     """Steps that a resumed run will do again are taken out of its metrics."""
-    lines = read_metrics(folder)
+    lines = Run(folder).metrics()
     if lines:
         write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))

@@ -10,9 +10,7 @@ from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.leaks import leak_warnings
 from headnote_cli.data.lengths import lengths_lines
 from headnote_cli.data.sources import load_split
-from headnote_cli.errors import (
-    DataError,
-)
+from headnote_cli.errors import DataError
 from headnote_cli.events import Listener, Note
 from headnote_cli.machine.plan import Plan
 

@@ -18,13 +18,13 @@ from trl import SFTTrainer
 from headnote_cli.data.batches import GroupedByLength
 from headnote_cli.data.encoding import IGNORED
 from headnote_cli.errors import DivergedError
-from headnote_cli.runs.folders import newest_whole
+from headnote_cli.runs.folders import Run
 from headnote_cli.training.divergence import LossWatch
 from headnote_cli.upstream import attention_of, count_tokens
 
 
-class EvaluationCut(Exception):
-    """The run is to stop: the rest of the evaluation is left."""
+class RunCut(Exception):
+    """The run ends here, in an evaluation or before a step."""
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
@@ -173,14 +173,9 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             output.metrics[f"{metric_key_prefix}_loss"] = total / count
         return output
 
-    def _run_epoch(self, *args: Any, **options: Any) -> None:
-        """A run that ends as it begins (resumed when its patience was spent) takes no further step."""
-        if not self.control.should_training_stop:
-            super()._run_epoch(*args, **options)
-
     def diverged(self, what: str) -> DivergedError:
         """The error for a step that must not be learnt from."""
-        whole = newest_whole(Path(self.args.output_dir))
+        whole = Run(Path(self.args.output_dir)).newest_whole()
         rows = ", ".join(self.rows_of_step()) or "unknown"
         return DivergedError(
             f"{what}, at step {self.state.global_step + 1}; rows of this step: {rows}",
@@ -209,34 +204,20 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self._is_sample_due = True
         return metrics
 
-    def _sample(self) -> None:
-        """What follows an evaluation and must not cost what is saved."""
+    def sample(self) -> None:
+        """What follows an evaluation, once its step is saved."""
         if self.after_evaluation is not None and self._is_sample_due and not self.stopping:
             self.after_evaluation(self.state.global_step)
         self._is_sample_due = False
 
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        """As Trainer's; one before the first step may be cut, too: that step is then the last."""
-        try:
-            metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        except EvaluationCut:
-            if not skip_scheduler:
-                raise
-            metrics = {}
-        if skip_scheduler:  # before the first step: nothing is saved here
-            self._sample()
-        return metrics
-
-    def _maybe_log_save_evaluate(
-        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *others: Any, **options: Any
-    ) -> None:
+    def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
         """As Trainer's; a run that is to stop leaves its evaluation and is saved once."""
-        with contextlib.suppress(EvaluationCut):
-            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **options)
+        with contextlib.suppress(RunCut):
+            super()._maybe_log_save_evaluate(*args, **options)
         if self.stopping and self.saved_step != self.state.global_step:
             self.control.should_evaluate, self.control.should_save = False, True
-            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **options)
-        self._sample()
+            super()._maybe_log_save_evaluate(*args, **options)
+        self.sample()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None in the run folder: each checkpoint gets ours."""
@@ -250,9 +231,4 @@ def _padded_right(mask: torch.Tensor) -> bool:
 
 
 def _unpadded(ids: list[int], pad: int | None) -> tuple[int, ...]:
-    start, end = 0, len(ids)
-    while end > start and ids[end - 1] == pad:
-        end -= 1
-    while start < end and ids[start] == pad:
-        start += 1
-    return tuple(ids[start:end])
+    return tuple(token for token in ids if token != pad)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from headnote_cli.cli.app import app
 from scripts import architecture, reference
@@ -35,18 +36,37 @@ def parse(line: str) -> None:
 
 
 @pytest.mark.parametrize("words", list(calls(get_command(app))), ids=" ".join)
-def test_help_fits_100_columns_and_ends_with_an_example(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_fits_the_terminal_and_ends_with_two_examples_and_a_page(
+    columns: int, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit, match="0"):  # the runner of the other tests would hold the help at 80 columns
         app([*words, "--help"], prog_name="slds")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert max(map(len, lines)) <= 100
-    assert not any(line.endswith("...") for line in lines[1:]), "a summary that is cut off tells nothing"
-    last = lines[-1].strip()
-    assert last.startswith(f"Example: {' '.join(['slds', *words[:1]])}"), "on one line, to be copied"
-    parse(last.removeprefix("Example: "))
+    assert max(map(len, lines)) <= columns
+    assert not any("..." in line.replace("[ARGS]...", "") for line in lines), "a summary is cut off"
+    if words and words[-1] not in ("diff", "list"):
+        *_, head, first, second, page = (line.strip() for line in lines)
+        assert head == "Examples:"
+        for example in (first, second):
+            assert example.startswith(f"slds {words[0]}"), "on one line, to be copied"
+            parse(example)
+        assert (ROOT / page.removeprefix("Page: ")).is_file()
+
+
+def test_the_shell_offers_keys_cards_presets_and_checkpoints() -> None:
+    run = ROOT / "configs/demo.yaml"
+    for words, offered in (
+        ("train --set max_l", "max_length="),
+        ("check-memory --gpu RTX\\ 40", "RTX 4090"),
+        ("generate --preset s", "slds-paper"),
+        ("generate --lang d", "de"),
+        (f"merge --config {run} --checkpoint la", "latest"),
+    ):
+        environment = {"_SLDS_COMPLETE": "complete_bash", "COMP_WORDS": f"slds {words}", "COMP_CWORD": "99"}
+        result = CliRunner().invoke(app, [], prog_name="slds", env=environment)
+        assert offered in result.stdout.splitlines(), words
 
 
 def test_the_pages_hold_the_options_of_the_app() -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from headnote_cli.errors import is_out_of_memory
 from headnote_cli.runs.files import write_json
-from headnote_cli.runs.folders import MANIFEST, checkpoints, locked, read_metrics, seal, tampered
+from headnote_cli.runs.folders import MANIFEST, Run, locked, seal, tampered
 from tests.commands import slds
 
 
@@ -65,7 +65,7 @@ def killed_and_whole(
 
 def logged(run: Path) -> int:
     """The last step in the metrics of a run that is being written."""
-    return max((line["step"] for line in read_metrics(run)), default=0)
+    return max((line["step"] for line in Run(run).metrics()), default=0)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_altered_and_half_written_checkpoints_are_set_aside_and_named(
     content = bytearray(adapter.read_bytes())
     content[-1] ^= 1  # one bit: sizes are right, the hash is not
     adapter.write_bytes(bytes(content))
-    assert checkpoints(run)[-1].fault is None
+    assert Run(run).checkpoints()[-1].fault is None
     assert "SHA-256 differs" in str(tampered(run / "checkpoint-4"))
     (run / "checkpoint-3" / "optimizer.pt").unlink()  # the libraries would go on silently without it
     (run / "checkpoint-9").mkdir()
@@ -214,7 +214,7 @@ def test_a_failure_of_memory_is_known_by_its_words(error: Exception, memory: boo
 def test_a_gradient_scaler_is_left_to_skip_the_step_itself() -> None:
     import torch
 
-    from headnote_cli.training.callbacks import SoundGradients
+    from headnote_cli.training.movement import SoundGradients
 
     weight = torch.nn.Linear(1, 1)
     weight.weight.grad = torch.tensor([[float("inf")]])
@@ -257,7 +257,7 @@ def test_the_best_and_the_last_checkpoint_are_kept(
     losses = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     assert shown.exit_code == 0, shown.stderr
     best = min(losses, key=losses.__getitem__)
-    assert [one.step for one in checkpoints(run)] == sorted({best, 6})
+    assert [one.step for one in Run(run).checkpoints()] == sorted({best, 6})
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -18,11 +18,9 @@ from headnote_cli.runs.folders import (
     LOCK,
     METRICS,
     RECORD,
-    checkpoints,
+    Run,
     find_checkpoint,
-    is_locked,
     locked,
-    read_metrics,
     seal,
     set_aside,
 )
@@ -41,7 +39,7 @@ def make_checkpoint(run: Path, step: int) -> Path:
 def test_a_sealed_checkpoint_is_whole(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, 10)
     make_checkpoint(tmp_path, 9)
-    assert [(c.step, c.fault) for c in checkpoints(tmp_path)] == [(9, None), (10, None)]
+    assert [(c.step, c.fault) for c in Run(tmp_path).checkpoints()] == [(9, None), (10, None)]
 
 
 def test_a_missing_file_a_short_file_and_a_missing_manifest_are_faults(tmp_path: Path) -> None:
@@ -49,7 +47,7 @@ def test_a_missing_file_a_short_file_and_a_missing_manifest_are_faults(tmp_path:
     (make_checkpoint(tmp_path, 2) / "optimizer.pt").write_bytes(b"")
     (make_checkpoint(tmp_path, 3) / "slds.json").unlink()
     (make_checkpoint(tmp_path, 4) / "slds.json").write_text("{")
-    faults = [checkpoint.fault for checkpoint in checkpoints(tmp_path)]
+    faults = [checkpoint.fault for checkpoint in Run(tmp_path).checkpoints()]
     assert faults[0] == "optimizer.pt is missing"
     assert faults[1] == "optimizer.pt has 0 bytes instead of 2"
     assert "saving was cut short" in str(faults[2])
@@ -84,9 +82,9 @@ def test_a_checkpoint_that_is_not_there_lists_those_that_are(tmp_path: Path, wri
 def test_a_run_that_says_it_runs_and_holds_no_lock_was_killed(tmp_path: Path) -> None:
     write_json(tmp_path / "run" / RECORD, {"state": "running"})
     with locked(tmp_path / "run"):
-        assert is_locked(tmp_path / "run")
+        assert Run(tmp_path / "run").is_locked()
         assert [run["state"] for run in list_runs(tmp_path)] == ["running"]
-    assert not is_locked(tmp_path / "run")
+    assert not Run(tmp_path / "run").is_locked()
     assert [run["state"] for run in list_runs(tmp_path)] == ["killed"]
 
 
@@ -109,12 +107,12 @@ def test_setting_aside_never_overwrites(tmp_path: Path) -> None:
 
 
 def test_a_lock_can_be_seen_without_touching_it(tmp_path: Path) -> None:
-    assert not is_locked(tmp_path)
+    assert not Run(tmp_path).is_locked()
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path):
-        assert is_locked(tmp_path)
+        assert Run(tmp_path).is_locked()
     assert (tmp_path / LOCK).exists()
-    assert not is_locked(tmp_path), "the file stays, nobody holds it"
+    assert not Run(tmp_path).is_locked(), "the file stays, nobody holds it"
 
 
 def test_a_failed_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,4 +135,4 @@ def test_metrics_after_a_line_that_was_cut_short_are_read(tmp_path: Path) -> Non
     metrics.path.write_bytes(metrics.path.read_bytes() + b'{"step": 2, "lo')
     reporter = Reporter(tmp_path, lambda _: None, 0, Laps(), on_gpu=False)
     reporter.on_log(MagicMock(), MagicMock(is_world_process_zero=True, global_step=3), MagicMock(), {"eval_loss": 1.0})
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 3, "eval_loss": 1.0}]
+    assert Run(tmp_path).metrics() == [{"step": 1, "loss": 2.0}, {"step": 3, "eval_loss": 1.0}]
