@@ -56,15 +56,18 @@ def test_help_fits_the_terminal_and_ends_with_two_examples_and_a_page(
 
 
 def test_the_shell_offers_keys_cards_presets_and_checkpoints() -> None:
-    run = ROOT / "configs/demo.yaml"
     for words, offered in (
         ("train --set max_l", "max_length="),
-        ("check-memory --gpu RTX\\ 40", "RTX 4090"),
+        ("check-memory --gpu L4", "L40S"),
         ("generate --preset s", "slds-paper"),
         ("generate --lang d", "de"),
-        (f"merge --config {run} --checkpoint la", "latest"),
+        (f"merge --config {ROOT / 'configs/demo.yaml'} --checkpoint la", "latest"),
     ):
-        environment = {"_SLDS_COMPLETE": "complete_bash", "COMP_WORDS": f"slds {words}", "COMP_CWORD": "99"}
+        environment = {
+            "_SLDS_COMPLETE": "complete_bash",
+            "COMP_WORDS": f"slds {words}",
+            "COMP_CWORD": str(len(words.split())),
+        }
         result = CliRunner().invoke(app, [], prog_name="slds", env=environment)
         assert offered in result.stdout.splitlines(), words
 
