@@ -7,7 +7,7 @@ LATEST := .venv-latest
 TORCH ?= $(shell sed -nE 's/^  "(torch>[^"]*)",$$/\1/p' pyproject.toml)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-fast test-all test-latest fuzz style bench bench-memory check-forms gpu-smoke picture reference clean
+.PHONY: help demo test test-fast test-all test-latest fuzz style bench bench-memory check-forms gpu-smoke pictures reference clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -20,8 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP) ## The whole road on a CPU with a small real model.
-	$(BIN)/python scripts/demo_model.py
-	$(BIN)/python scripts/demo.py
+	$(BIN)/slds demo
 
 test: style ## Style, types and every test that belongs to a change.
 	$(BIN)/python -m pytest -m "not slow" -n 2
@@ -65,8 +64,8 @@ check-forms: $(STAMP) ## Count forms_by_type again with the installed libraries,
 gpu-smoke: $(STAMP) ## What only a GPU can show, in one report of under eight minutes: gpu_report.md.
 	$(BIN)/python -m scripts.gpu_smoke
 
-picture: $(STAMP) ## Draw docs/run.svg, the README's picture of a run.
-	$(BIN)/python scripts/picture.py
+pictures: $(STAMP) ## Draw the README's example and pictures from what `make demo` made.
+	$(BIN)/python scripts/pictures.py
 
 reference: $(STAMP) ## Write the options' tables in docs/ out of the app.
 	$(BIN)/python scripts/reference.py

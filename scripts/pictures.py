@@ -116,7 +116,7 @@ def draw_run(target: Path) -> None:
     for entry in entries:
         if "eval_loss" in entry:
             screen.listen(Evaluated(entry["step"], entry["eval_loss"], math.exp(entry["eval_loss"])))
-    recorder.print(training_view(report_of(RUN, record, plan), "configs/demo.yaml"))
+    recorder.print(training_view(report_of(RUN, record, plan)))
     target.write_text(recorder.export_svg(title="slds train"), encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ from headnote_cli.screen.console import Screen
 def demo(screen: Screen) -> None:
     """Go from data to a headnote with a small model on a CPU, in the working directory."""
     from headnote_cli.demo.command import demo as run
-    from headnote_cli.screen.demo import demo_view
+    from headnote_cli.screen.demo import after_demo, demo_view
 
     report = run(screen.listen, shows_output=not (screen.json_mode or screen.quiet))
-    screen.show(demo_view(report))
+    screen.show(demo_view(report), *after_demo(report))
     screen.data(report.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,5 +65,10 @@ def merge(
     loaded = load_config(config, set_ or [])
     options = MergeOptions(output, dtype, onto, shard_bytes, verify, force, push)
     report = run(loaded, screen.listen, checkpoint or [], options)
-    screen.show(merge_view(report, str(loaded.path)))
+    model = shlex.quote(str(report.output))
+    screen.show(
+        merge_view(report),
+        f"slds generate --decision FILE.txt --lang de --model {model} {loaded.options}",
+        f"vllm serve {model}",
+    )
     screen.data(report.to_json())

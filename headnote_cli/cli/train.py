@@ -46,7 +46,7 @@ def train(
     """Train with LoRA on a 4-bit base, or whatever the config says."""
     from headnote_cli.config.layers import load_config
     from headnote_cli.events import Event, PlanResolved
-    from headnote_cli.screen.training import plan_view, training_view
+    from headnote_cli.screen.training import after_training, plan_view, training_view
     from headnote_cli.training.command import TrainOptions, push_checkpoint
     from headnote_cli.training.command import train as run
     from headnote_cli.training.launch import launch
@@ -71,7 +71,8 @@ def train(
         skip_bad_rows=skip_bad_rows, ignore_memory=ignore_memory, samples=sample, force=force,
     )  # fmt: skip
     report = run(loaded, listen, options)
-    screen.show(training_view(report, str(loaded.path)))
+    following = after_training(report, loaded.options)
+    screen.show(training_view(report), *([following] if following else []))
     if push and not dry_run and not screen.muted:
         push_checkpoint(report, push, listen)
     screen.data(report.to_json())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,12 @@ class Config:
     settings: Settings
     origins: Mapping[str, Origin]
     notes: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> str:
+        """What a command line says to read this config again."""
+        return shlex.join(["--config", str(self.path), *(word for text in self.overrides for word in ("--set", text))])
 
     def is_set(self, key: str) -> bool:
         """Whether a file or `--set` gave this key (and not the library's default)."""
@@ -118,7 +125,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     for key in done_otherwise(settings):
         notes.append(f"{entries.pop(key).origin}: `{key}` is ignored: {DONE_OTHERWISE[key][1]}")
         settings = settings.model_copy(update={key: Settings.model_fields[key].get_default(call_default_factory=True)})
-    return Config(file, settings, {key: entry.origin for key, entry in entries.items()}, tuple(notes))
+    return Config(file, settings, {key: entry.origin for key, entry in entries.items()}, tuple(notes), tuple(overrides))
 
 
 def _find(path: Path) -> Path:

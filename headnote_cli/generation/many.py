@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,16 +147,33 @@ def _require_same(settings: dict[str, Any], options: ManyOptions, emit: Listener
     if not options.output.exists() and not part.exists():
         return
     before = noted_settings(options.output)
-    changed = sorted(name for name in settings if before and before.get(name, settings[name]) != settings[name])
+    changed = _changed(before or {}, settings)
     if before and not changed:
         return
     if not options.force:
-        what = f"was begun with another {', '.join(changed)}" if before else "exists already, and slds did not begin it"
+        what = (
+            f"was begun with other settings: {'; '.join(changed)}"
+            if before
+            else "exists already, and slds did not begin it"
+        )
         hint = "choose another --output, or --force to begin anew (the old one is set aside)"
         raise UsageError(what, str(options.output), hint)
     for old in (options.output, part, settings_of(options.output)):
         if old.exists():
             emit(Note(f"the earlier file now lies in {set_aside(old)}"))
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`max_new_tokens 8 → 9`, for each setting that was noted and is another now; of hashes the names alone."""
+    changed = []
+    for name, value in now.items():
+        old = before.get(name, value)
+        if isinstance(value, dict) and isinstance(old, dict):
+            changed += _changed(old, value)
+        elif old != value:
+            is_hash = any(isinstance(one, str) and len(one) == 64 for one in (old, value))
+            changed.append(f"another {name}" if is_hash else f"{name} {old} → {value}")
+    return changed
 
 
 def _there(journal: Journal) -> dict[Key, dict[str, Any]]:

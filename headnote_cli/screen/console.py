@@ -90,14 +90,20 @@ class Screen:
         if not self.quiet and not self.json_mode:
             self.err.print(renderable)
 
-    def show(self, renderable: RenderableType) -> None:
-        """The result itself, for a person; what was in progress has ended."""
+    def show(self, renderable: RenderableType, *following: str) -> None:
+        """The result itself, for a person; what was in progress has ended.
+
+        Args:
+            following: Commands to type next, each on a line of its own that no width breaks.
+        """
         self.close()
         if self.json_mode:
             return
         for part in renderable.renderables if isinstance(renderable, Group) else [renderable]:
             # Words wrap in a terminal; in a pipe running text stays as it is.
             self.out.print(part, soft_wrap=isinstance(part, Text) and not self.out.is_terminal)
+        if following:
+            self.text("\n".join(["", "next:", *following]))
 
     def text(self, text: str) -> None:
         """Running text, the result itself: exactly as it is, wrapped by the terminal."""
@@ -146,10 +152,7 @@ class Screen:
             body.append(f"\n→ {printable(error.hint)}", style="cyan")
         stopped = error.exit_code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
         title, style = ("stopped", "yellow") if stopped else ("error", "red")
-        if self.err.is_terminal:
-            self.err.print(Panel(body, title=title, title_align="left", border_style=style))
-        else:
-            self.err.print(Text(f"{title}: ") + body, soft_wrap=True)
+        self.err.print(Text(f"{title}: ", style=f"bold {style}") + body, soft_wrap=True)
 
     def listen(self, event: Event) -> None:
         """Draw an event."""
@@ -311,7 +314,9 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes in GiB or MiB."""
+    """Bytes in GiB, MiB or KiB."""
+    if count < 2**20:
+        return f"{count / 2**10:,.0f} KiB"
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
 
 

@@ -26,6 +26,15 @@ def demo_view(report: DemoReport) -> RenderableType:
         "merged model": str(report.merged),
         "time": duration(report.seconds),
     }
+    return Group(
+        Text(f"\nGerman headnote before training:\n{report.before}\n\nGerman headnote after:\n{report.after}\n"),
+        Text("Ten rows teach a model of 135 million parameters the form of a headnote, not the law.\n"),
+        facts_table(facts),
+    )
+
+
+def after_demo(report: DemoReport) -> list[str]:
+    """The commands to type next."""
     folder = report.decision.parent
     headnotes, page = folder / "headnotes.jsonl", folder / "review.html"
     following = (
@@ -33,10 +42,4 @@ def demo_view(report: DemoReport) -> RenderableType:
         ("generate", "--split", "test", "--limit", "2", "--lang", "de", *CONFIG.split(), "--output", str(headnotes)),
         ("review", "--predictions", str(headnotes), *CONFIG.split(), "--output", str(page)),
     )
-    return Group(
-        Text(f"\nGerman headnote before training:\n{report.before}\n\nGerman headnote after:\n{report.after}\n"),
-        Text("Ten rows teach a model of 135 million parameters the form of a headnote, not the law.\n"),
-        facts_table(facts),
-        Text("\nNext:"),
-        *(Text(f"slds {shlex.join(words)}", no_wrap=True, overflow="ignore") for words in following),
-    )
+    return [f"slds {shlex.join(words)}" for words in following]

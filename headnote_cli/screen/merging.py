@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from headnote_cli.merging.verification import Distance, Verification
 
 
-def merge_view(report: MergeReport, config: str) -> RenderableType:
-    """What was merged, how it was checked, and the next lines to type."""
+def merge_view(report: MergeReport) -> RenderableType:
+    """What was merged, and how it was checked."""
     rows = {
         "base": report.base,
         "adapter": ", then ".join(str(adapter) for adapter in report.adapters),
@@ -26,8 +26,6 @@ def merge_view(report: MergeReport, config: str) -> RenderableType:
     trained = report.verification.trained if report.verification else None
     if trained is not None:
         rows["trained in 4 bits"] = f"{_apart(trained)}, from the 4-bit model that was trained; --onto nf4 is nearer"
-    rows["next"] = f"slds generate --decision FILE.txt --lang de --model {report.output} --config {config}"
-    rows["or a server"] = f"vllm serve {report.output}"
     return facts_table(rows)
 
 

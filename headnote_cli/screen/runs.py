@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -21,7 +22,7 @@ def runs_view(runs: list[dict[str, Any]]) -> RenderableType:
         table.add_column(name, justify="right" if name in ("steps", "loss", "eval loss") else "left", overflow="fold")
     for run in runs:
         losses = (number(run["train_loss"]), number(run["eval_loss"]))
-        table.add_row(run["run"], run["state"], str(run["steps"]), *losses, str(run["started"] or ""))
+        table.add_row(run["run"], run["state"], str(run["steps"]), *losses, _moment(run["started"]))
     return table
 
 
@@ -35,3 +36,8 @@ def difference_view(changed: dict[str, tuple[Any, Any]]) -> RenderableType:
     for key, values in changed.items():
         table.add_row(key, *map(str, values))
     return table
+
+
+def _moment(started: str | None) -> str:
+    """`2026-11-28T10:37:07+00:00` as `2026-11-28 10:37`, in local time."""
+    return datetime.fromisoformat(started).astimezone().strftime("%Y-%m-%d %H:%M") if started else ""

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def plan_view(plan: Sequence[PlanRow[Any]]) -> RenderableType:
-    """What is on, and what this machine does otherwise than asked, and why; settings that are off stay out."""
+    """What is on, and what this machine does otherwise than asked, and why; settings that are off stay out.
+
+    One line where all is as asked.
+    """
+    if not any(row.changed or row.why for row in plan):
+        return Text("plan: as asked")
     table = Table(title="Plan", title_justify="left")
     rows = [row for row in plan if row.changed or shown(row.effective) not in ("false", "none", "1")]
     explained = any(row.why for row in rows)
@@ -32,12 +37,21 @@ def plan_view(plan: Sequence[PlanRow[Any]]) -> RenderableType:
     return table
 
 
-def training_view(report: TrainingReport, config: str) -> RenderableType:
-    """What a run came to, and the next command to type."""
+def after_training(report: TrainingReport, options: str) -> str | None:
+    """The next command to type, with the options of the config."""
     if report.state == "dry run":
-        return facts_table(
-            {"run": str(report.run), "state": "dry run: nothing was trained", "next": f"slds train --config {config}"}
-        )
+        return f"slds train {options}"
+    if report.checkpoint is None:
+        return None
+    if report.has_adapter:
+        return f"slds merge --checkpoint {report.checkpoint.name} {options}"
+    return f"slds generate --decision FILE.txt --lang de {options}"  # full fine-tuning: nothing to merge
+
+
+def training_view(report: TrainingReport) -> RenderableType:
+    """What a run came to."""
+    if report.state == "dry run":
+        return facts_table({"run": str(report.run), "state": "dry run: nothing was trained"})
     rows = {
         "run": str(report.run),
         "state": report.state,
@@ -48,10 +62,6 @@ def training_view(report: TrainingReport, config: str) -> RenderableType:
         "checkpoint": str(report.checkpoint or "none"),
         "time": duration(report.seconds),
     }
-    if report.checkpoint and report.has_adapter:
-        rows["next"] = f"slds merge --checkpoint {report.checkpoint.name} --config {config}"
-    elif report.checkpoint:  # full fine-tuning: nothing to merge
-        rows["next"] = f"slds generate --decision FILE.txt --lang de --config {config}"
     return facts_table(rows)
 
 

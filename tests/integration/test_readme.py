@@ -20,7 +20,7 @@ from tests.conftest import ROOT, sample_rows
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(<!-- run -->\n)?```bash\n(.*?)```", README, re.DOTALL)
-LINES = [line for _, block in BLOCKS for line in block.splitlines()]
+LINES = [line.strip() for _, block in BLOCKS for line in block.splitlines()]
 MODEL = ".cache/demo/SmolLM2-135M-Instruct"
 
 
@@ -58,16 +58,18 @@ def test_extras_and_files_that_the_installation_names_exist(line: str) -> None:
         assert (ROOT / file).is_file()
 
 
-def test_the_block_that_needs_no_gpu_runs(
+def test_the_commands_after_the_demo_run(
     tmp_path: Path, tiny_models: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_models("AutoModelForCausalLM"), MODEL)
-    Path("decision.txt").write_text(sample_rows("test")[0]["decision"], encoding="utf-8")
+    run("slds train --config configs/demo.yaml --set max_steps=2 --set save_steps=2 --set max_length=900")
+    run("slds merge --checkpoint latest --config configs/demo.yaml")
     (block,) = [block for marked, block in BLOCKS if marked]
     for line in block.splitlines():
-        run(line.replace("--set max_steps=2", "--set max_steps=2 --set max_length=900"))
-    assert len(Path("headnotes.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+        run(f"{line} --max-new-tokens 8" if "generate" in line else line)
+    assert len(Path("demo_output/headnotes.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    assert Path("demo_output/review.html").is_file()
 
 
 def test_the_five_commands_work_as_they_stand(
@@ -89,8 +91,8 @@ def test_the_five_commands_work_as_they_stand(
     Path(name).parent.mkdir(parents=True)
     Path(name).write_text(yaml.safe_dump(own), encoding="utf-8")
     Path("file.txt").write_text(sample_rows("test")[0]["decision"], encoding="utf-8")
-    lines = [line for _, block in BLOCKS for line in block.splitlines() if "slds preview-prompts" in block]
-    first, memory, train, merge, generate = lines[:5]
+    section = README.partition("## Train on your GPU")[2].partition("\n## ")[0]
+    first, memory, train, merge, generate = re.findall(r"^ *(slds .*)$", section, re.M)
     run(first)
     run(memory)
     run(train)
