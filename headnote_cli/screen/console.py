@@ -152,7 +152,7 @@ class Screen:
             body.append(f"\n→ {printable(error.hint)}", style="cyan")
         stopped = error.exit_code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
         title, style = ("stopped", "yellow") if stopped else ("error", "red")
-        self.err.print(Text(f"{title}: ", style=f"bold {style}") + body, soft_wrap=True)
+        self.err.print(Text.assemble((f"{title}: ", f"bold {style}"), body), soft_wrap=True)
 
     def listen(self, event: Event) -> None:
         """Draw an event."""

@@ -72,6 +72,15 @@ def test_the_shell_offers_keys_cards_presets_and_checkpoints() -> None:
         assert offered in result.stdout.splitlines(), words
 
 
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "headnote_cli").rglob("*.py"))
+    quoted = re.findall(r"^### `(.*)`$", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.M)
+    assert len(quoted) > 10
+    for message in quoted:
+        for part in message.split("…"):
+            assert part.strip() in source, message
+
+
 def test_the_pages_hold_the_options_of_the_app() -> None:
     for page, text in reference.pages().items():
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: run `make reference`"

@@ -128,7 +128,7 @@ def test_a_finished_file_is_not_written_again_and_other_settings_are_refused(
     assert output.read_bytes() == before
     refused = slds(*command(config(), model, output, "--repetition-penalty", 1.2))
     assert refused.exit_code == 2
-    assert "was begun with another sampling" in refused.stderr
+    assert "repetition_penalty 1.0 → 1.2" in refused.stderr
     assert output.read_bytes() == before
     assert slds(*command(config(), model, output, "--repetition-penalty", 1.2, "--force")).exit_code == 0
     assert output.read_bytes() != before
@@ -181,7 +181,7 @@ def test_a_server_may_answer_at_another_address_when_the_run_goes_on(
         assert slds_json(*asked(second))["before"] == len(sample_rows("test"))
         refused = slds(*asked(second, "other"))
     assert refused.exit_code == 2
-    assert "was begun with another served_model" in refused.stderr
+    assert "served_model m → other" in refused.stderr
 
 
 def test_parts_of_several_machines_make_the_whole(config: Callable[..., Path], model: Path, tmp_path: Path) -> None:
