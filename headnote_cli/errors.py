@@ -68,7 +68,7 @@ class DataError(SldsError):
 
 
 class DivergedError(SldsError):
-    """A step that must not be learnt from: a loss or a gradient that is no number, or far beyond chance."""
+    """A step that must not be learnt from: its loss or gradient is NaN, infinite or far beyond chance."""
 
 
 class UnsoundTrainingError(SldsError):

@@ -62,9 +62,9 @@ def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) 
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     folder = cache_root() / "prepared" / fingerprint
     file = folder / "rows.arrow"
-    summary = read_json(folder / "summary.json") if file.is_file() else None
-    cached = summary is not None
-    if summary is None:
+    summary = read_json(folder / "summary.json")
+    cached = summary is not None and file.is_file()
+    if summary is None or not cached:
         temporary = folder.with_name(f".{fingerprint}.{os.getpid()}.tmp")
         temporary.mkdir(parents=True, exist_ok=True)
         try:

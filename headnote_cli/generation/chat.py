@@ -167,8 +167,8 @@ class Refusal:
     def is_of_the_output_limit(self) -> bool:
         """Whether it is `max_tokens` alone that is too large, whatever the prompt."""
         words = f"{self.named or ''} {self.words}"
-        told = OUTPUT_LIMIT.search(words) and ABOVE.search(self.words)
-        return bool(told) and not WITH_THE_PROMPT.search(self.words) and not OTHER_NAME.search(self.words)
+        names_a_limit = bool(OUTPUT_LIMIT.search(words) and ABOVE.search(self.words))
+        return names_a_limit and not WITH_THE_PROMPT.search(self.words) and not OTHER_NAME.search(self.words)
 
     @property
     def is_too_long(self) -> bool:
@@ -265,13 +265,13 @@ class Chat:
             SldsError: There is none.
         """
         if not self._adapt(form, refusal, request):
-            raise self._told(form, refusal, request) from error
+            raise self._as_error(form, refusal, request) from error
 
     def _refusal(self, status: int, said: Any) -> Refusal:
         body = said if isinstance(said, dict) else {}
-        told = next((body[name] for name in ("message", "detail", "error") if body.get(name)), said)
-        words = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False, default=str)
-        words = " ".join(words.replace(self.client.api_key, "…").split())[:LONGEST] if told else "no reason given"
+        reason = next((body[name] for name in ("message", "detail", "error") if body.get(name)), said)
+        words = reason if isinstance(reason, str) else json.dumps(reason, ensure_ascii=False, default=str)
+        words = " ".join(words.replace(self.client.api_key, "…").split())[:LONGEST] if reason else "no reason given"
         named, code = (one if isinstance(one, str) else None for one in (body.get("param"), body.get("code")))
         return Refusal(status, words, named, code)
 
@@ -304,32 +304,32 @@ class Chat:
             return replace(form, left_out=form.left_out | {parameter}), note
         return None
 
-    def _told(self, form: RequestForm, refusal: Refusal, request: ChatRequest) -> SldsError:
+    def _as_error(self, form: RequestForm, refusal: Refusal, request: ChatRequest) -> SldsError:
         """A refusal as an error: of this request alone (DataError), for now (ServerFailed), or of all there will be."""
-        told = f"({refusal.status}: {refusal.words})"
+        answer = f"({refusal.status}: {refusal.words})"
         if refusal.status in (401, 403):
-            return UnreachableError(f"the server refuses the key {told}", self.address, f"set ${KEY_VARIABLE}")
+            return UnreachableError(f"the server refuses the key {answer}", self.address, f"set ${KEY_VARIABLE}")
         if refusal.status in (408, 409, 429) or refusal.status >= 500:
-            return ServerFailed(f"the server failed {told}", self.address)
+            return ServerFailed(f"the server failed {answer}", self.address)
         if refusal.is_of_the_output_limit:
             hint = f"lower {OPTIONS['max_tokens']}"
-            return UsageError(f"`{form.limit}` is more than the server ever writes {told}", self.address, hint)
+            return UsageError(f"`{form.limit}` is more than the server ever writes {answer}", self.address, hint)
         if refusal.is_too_long:
             hint = "give the server a longer context, cut decisions with a lower `max_length`, or write fewer tokens"
-            return DataError(f"the prompt is longer than the server takes {told}", hint=hint)
+            return DataError(f"the prompt is longer than the server takes {answer}", hint=hint)
         if refusal.is_of_the_model(self.model):
             names = models_of(self.client)
             hint = f"it serves {', '.join(names)}: name one of these" if names else "name a model that it serves"
-            return UnreachableError(f"the server does not serve the model {self.model} {told}", self.address, hint)
+            return UnreachableError(f"the server does not serve the model {self.model} {answer}", self.address, hint)
         if refusal.status == 404:
             hint = "name the address of its API, which mostly ends in /v1"
-            return UnreachableError(f"there is no chat at this address {told}", self.address, hint)
+            return UnreachableError(f"there is no chat at this address {answer}", self.address, hint)
         parameter = refusal.parameter(form.parameters(request))
         if parameter is not None:
             option = OPTIONS.get(parameter.replace("max_completion_tokens", "max_tokens"))
             hint = f"set {option} to what it takes, or leave it out" if option else ""
-            return UsageError(f"the server refuses `{parameter}` {told}", self.address, hint or None)
-        return DataError(f"the server refuses the request {told}")
+            return UsageError(f"the server refuses `{parameter}` {answer}", self.address, hint or None)
+        return DataError(f"the server refuses the request {answer}")
 
     def _note(self, text: str) -> None:
         """Say it once."""

@@ -99,7 +99,7 @@ def _generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, 
         journal.publish(options.output, [*lines, *done.values()])
     if done:
         emit(Note(f"{len(done)} lines of other rows or languages stay in {options.output}"))
-    _tell_reasons([line["error"] for line in lines if "error" in line], emit)
+    _report_reasons([line["error"] for line in lines if "error" in line], emit)
     return _report(options.output, lines, before, time.monotonic() - began)
 
 
@@ -180,7 +180,7 @@ def _there(journal: Journal) -> dict[Key, dict[str, Any]]:
     """The lines that a file has, the last one of each request.
 
     Raises:
-        DataError: A line's `candidate` is no number.
+        DataError: A line's `candidate` is not a number.
     """
     try:
         return {_key(line): line for line in journal.lines()}
@@ -237,14 +237,14 @@ def _failure(request: HeadnoteRequest, error: Exception) -> dict[str, Any]:
     """A row that could not be written; the run goes on, and a later start tries it again."""
     name, language, _ = request.key
     message = error.message if isinstance(error, SldsError) else str(error)  # the line itself says where
-    told = {"type": type(error).__name__, "message": message or type(error).__name__}
+    failure = {"type": type(error).__name__, "message": message or type(error).__name__}
     if isinstance(error, SldsError) and error.hint:
-        told["hint"] = error.hint
-    line = {"sample_id": written_id(request.row, name), "lang": language, "error": told}
+        failure["hint"] = error.hint
+    line = {"sample_id": written_id(request.row, name), "lang": language, "error": failure}
     return line if request.candidate is None else {"candidate": request.candidate} | line
 
 
-def _tell_reasons(failures: list[dict[str, str]], emit: Listener) -> None:
+def _report_reasons(failures: list[dict[str, str]], emit: Listener) -> None:
     """Why rows failed, the commonest reasons, each once whatever the numbers in it."""
     alike: dict[str, list[dict[str, str]]] = {}
     for failure in failures:

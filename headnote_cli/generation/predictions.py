@@ -38,12 +38,12 @@ class Joined:
 
     def notes(self) -> list[str]:
         """What is to be said about those without a partner."""
-        told = {
+        unmatched = {
             "without a row of the same sample and language, left out": self.missing,
             "of a sample, language and candidate that came before, left out": self.duplicates,
             "with an error instead of a headnote, left out": self.failed,
         }
-        notes = [f"{_counted(len(some), 'prediction')} {what}" for what, some in told.items() if some]
+        notes = [f"{_counted(len(some), 'prediction')} {what}" for what, some in unmatched.items() if some]
         return notes + ([f"{_counted(len(self.extra), 'row')} without a prediction"] if self.extra else [])
 
 

@@ -75,7 +75,7 @@ def is_to_show(error: SldsError) -> bool:
             "where": error.where,
             "hint": error.hint,
             "exit_code": int(error.exit_code),
-            "timestamp": int(time.time()),
+            "timestamp": time.time(),
         }
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(record), encoding="utf-8")
         return False

@@ -1,4 +1,4 @@
-"""When a loss says that a run is lost: no number, far beyond a blind guess, or far from where it already was."""
+"""When a loss says that a run is lost: NaN, infinite, far beyond a blind guess, or far from where it already was."""
 
 from __future__ import annotations
 

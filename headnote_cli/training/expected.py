@@ -50,15 +50,15 @@ def expected_memory(
         )
     if card.verdict(processes * expected.total) == "does not fit":
         emit(Note("memory: the estimate leaves no room; it may run out", warning=True))
-    told = f"{needed} of {free:.1f} GiB ({card.name}), estimated"
+    summary = f"{needed} of {free:.1f} GiB ({card.name}), estimated"
     if plan.device == "cuda":  # on a CPU the progress line counts the whole process, as the estimate does
-        told += f"; tensors alone, as the progress counts them, {expected.allocated / 2**30:.1f}"
+        summary += f"; tensors alone, as the progress counts them, {expected.allocated / 2**30:.1f}"
     return {
         "bytes": expected.total,
         "allocated": expected.allocated,
         "phase": expected.phase,
         "components": expected.components,
-        "told": told,
+        "told": summary,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -55,7 +56,8 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         )
         failures, signals = _ended(context)
         if failures:
-            raise _error(*next(iter(failures.items())), signals)
+            first = min(failures, key=lambda rank: _order(failures[rank]))
+            raise _error(first, failures[first], signals)
 
 
 def _free_port() -> int:
@@ -76,6 +78,13 @@ def _ended(context: PContext) -> tuple[Mapping[int, ProcessFailure], list[signal
             return context.wait(period=0.05).failures, signals
         except SignalException as caught:
             signals.append(caught.sigval)
+
+
+def _order(failure: ProcessFailure) -> tuple[bool, float]:
+    """What comes first among failures: a process that was killed, whose end makes the others fail; then the first that
+    recorded an error; then those that torch ended with SIGTERM."""
+    was_killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+    return not was_killed, float(failure.error_file_data.get("timestamp", math.inf))
 
 
 def _error(rank: int, failure: ProcessFailure, signals: Sequence[signal.Signals]) -> SldsError:

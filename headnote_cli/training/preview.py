@@ -89,7 +89,7 @@ def preview(
     samples_if_unreachable: bool = False,
     skip_bad_rows: bool = False,
 ) -> Preview:
-    """Render rows of a split, and encode them where a tokenizer can be had.
+    """Render rows of a split, and encode them where a tokenizer is available.
 
     Args:
         stats: Encode the whole split for its counts, and look for decisions that splits share.

@@ -110,7 +110,7 @@ def test_a_merge_that_cannot_be_verified_stays_under_a_name_that_says_so(
     def failing(*_: Any) -> Any:
         raise RuntimeError("Expected all tensors to be on the same device")
 
-    monkeypatch.setattr(verification, "compare_models", failing)
+    monkeypatch.setattr(verification, "_compare_models", failing)
     shown = slds("merge", "--checkpoint", "latest", "--config", config)
     assert shown.exit_code == 1
     kept = tmp_path / "run" / "checkpoint-2-merged-unverified"
@@ -171,7 +171,7 @@ def test_trls_loss_gets_no_mask_for_padding_on_the_right_and_is_the_same(
 def test_a_kernel_that_cannot_be_fetched_is_named_with_what_goes_on_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UnreachableError) as caught, loading._saying_of_the_kernel():
+    with pytest.raises(UnreachableError) as caught, loading._naming_the_kernel():
         raise ValueError("An error occurred while trying to load from 'kernels-community/flash-attn2': offline.")
     assert "the FlashAttention-2 kernel cannot be fetched" in caught.value.message
     assert "attn_implementation: sdpa" in str(caught.value.hint)
@@ -180,7 +180,7 @@ def test_a_kernel_that_cannot_be_fetched_is_named_with_what_goes_on_without_it(
         f"--repo-type kernel --revision v{FLASH_ATTN_KERNEL_VERSIONS[loading.FLASH_KERNEL]} {loading.FLASH_KERNEL}"
     )
     assert f"`hf download {fetched}`" in str(caught.value.hint)
-    with pytest.raises(ValueError, match="another"), loading._saying_of_the_kernel():
+    with pytest.raises(ValueError, match="another"), loading._naming_the_kernel():
         raise ValueError("another")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,31 @@ def fails(code: int, text: str, *arguments: object, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str) -> None:
-    result = slds(command, "--help")
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_has_examples(command: str, option: str) -> None:
+    result = slds(command, option)
     assert result.exit_code == 0
-    assert f"Example: slds {command}" in result.stdout
+    assert f"Examples:\n\n slds {command}" in re.sub(" *$", "", result.stdout, flags=re.M)
+
+
+def test_alone_it_shows_the_order_of_the_commands() -> None:
+    result = slds()
+    assert result.exit_code == 0
+    places = [result.stdout.index(f"{number}. slds ") for number in range(1, 8)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (("train", "configs/demo.yaml"), "slds train --config configs/demo.yaml"),
+        (("train", "--learning_rate", "1e-4"), "slds train --set learning_rate=1e-4"),
+        (("train", "--learning-rate", "1e-4"), "slds train --set learning_rate=1e-4"),
+        (("merge", "--chekpoint", "x"), "slds merge --help"),
+    ],
+)
+def test_the_habits_of_other_scripts_are_answered_with_what_to_write(arguments: tuple[str, ...], written: str) -> None:
+    fails(2, f"→ {written}", *arguments)
 
 
 def test_version() -> None:

@@ -300,8 +300,8 @@ def test_evaluation_takes_as_many_rows_as_training_unless_it_is_told() -> None:
         assert setup_of(settings, gemma(), stack).evaluation_batch == rows
 
 
-def test_the_readmes_story_is_what_the_command_says() -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_story_of_the_docs_is_what_the_command_says() -> None:
+    page = (ROOT / "docs/memory.md").read_text(encoding="utf-8")
     for stack in ("workshop", "slds"):
         totals = [estimate(gemma(), setup(name, stack)).total for name in ("sft", "sft_liger", "sft_liger_peft")]
         assert " | ".join(f"{total / GIB:.1f}" for total in totals) in page
