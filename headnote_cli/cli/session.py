@@ -17,7 +17,6 @@ import typer
 from typer.core import TyperGroup
 
 from headnote_cli.cli.completion import config_keys
-from headnote_cli.config.keys import kinds
 from headnote_cli.errors import ExitCode, UsageError
 from headnote_cli.screen.console import Screen, screen_for
 
@@ -122,6 +121,8 @@ def as_error(refused: Any, context: Any, arguments: Sequence[str]) -> UsageError
 
     The habits of the workshop's scripts get a hint: a config without --config, and a key as an option.
     """
+    from headnote_cli.config.keys import kinds
+
     message = refused.format_message().rstrip(".")
     command = context.command_path if context else "slds"
     hint = f"{command} --help"
