@@ -1,8 +1,10 @@
-"""The README's example and pictures, out of what `make demo` made.
+"""The README's example and pictures.
 
-- docs/run.svg: what `slds train` shows, replayed from the run's record by Rich's SVG export.
+- docs/run.svg: what `slds train` shows, replayed from the record of the demo's run by Rich's SVG export.
 - docs/review.png: the page of `slds review` in a browser (needs a chromium).
-- The block between the two marks of README.md: a decision's beginning and the headnote it became.
+- The block between the two marks of README.md: a decision's beginning, a headnote, and its citations looked up.
+
+The headnotes are the samples' own, one citation of them changed, so that the check has something to show.
 """
 
 from __future__ import annotations
@@ -20,47 +22,59 @@ from typing import Any
 from rich.console import Console
 
 from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
+from headnote_cli.law.citations import check
 from headnote_cli.machine.plan import PlanRow
 from headnote_cli.screen.console import SMOOTHING, Screen, duration, step_facts
 from headnote_cli.screen.training import plan_view, training_view
 from headnote_cli.training.record import report_of
 
-OUTPUT = Path("demo_output")
-RUN = OUTPUT / "run"
+RUN = Path("demo_output/run")
+SAMPLES = Path("samples/slds/test.jsonl")
+RIGHT, WRONG = "Art. 337c Abs. 1 und 3 OR", "Art. 336a Abs. 2 OR"
 README = Path("README.md")
 MARKS = ("<!-- example: written by scripts/pictures.py -->\n", "<!-- end of example -->\n")
 WIDTH, HEIGHT = 1280, 720  # of the browser's window, in pixels
 
 
 def main() -> None:
-    if not (OUTPUT / "after.json").is_file():
-        sys.exit("run `make demo` first: the pictures show what it made")
+    if not (RUN / "run.json").is_file():
+        sys.exit("run `make demo` first: docs/run.svg shows its run")
     draw_run(Path("docs/run.svg"))
     draw_page(Path("docs/review.png"))
     before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
     README.write_text(f"{before}{MARKS[0]}{example()}{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
 
 
+def rows() -> list[dict[str, Any]]:
+    """The samples with a German headnote, one citation changed."""
+    read = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()]
+    german = [
+        row | {"headnote": row["headnote"].replace(RIGHT, WRONG)} for row in read if row["headnote_language"] == "de"
+    ]
+    assert any(WRONG in row["headnote"] for row in german)
+    return german
+
+
 def example() -> str:
-    """A decision's beginning, and its headnote with what the decision says of its citations."""
-    headnote = json.loads((OUTPUT / "after.json").read_text(encoding="utf-8"))
-    decision = " ".join((OUTPUT / "decision.txt").read_text(encoding="utf-8").split())[:420].rsplit(" ", 1)[0]
-    cited = headnote["citations"]
+    """A decision's beginning, and a headnote with what the decision says of its citations."""
+    row = rows()[0]
+    decision = " ".join(row["decision"].split())[:430].rsplit(" ", 1)[0]
+    cited: dict[str, list[str]] = {"found": [], "partly": [], "missing": []}
+    for looked_up in check(row["headnote"], row["decision"], "de", row["decision_language"]):
+        cited[looked_up.status].append(looked_up.citation.text)
     lines = [
         *textwrap.wrap(f"{decision} …", 100),
         "",
-        "→ German headnote of the demo's model, which has 135 million parameters and saw ten rows:",
-        *textwrap.wrap(headnote["headnote"] + (" […]" if headnote["finish_reason"] == "length" else ""), 100),
+        *textwrap.wrap(row["headnote"], 96, initial_indent="  → ", subsequent_indent="    "),
         "",
-        f"citations in the decision   {', '.join(cited['found']) or 'none'}",
-        f"in part                     {', '.join(cited['partly']) or 'none'}",
-        f"not in the decision         {', '.join(cited['unsupported']) or 'none'}",
+        *textwrap.wrap(f"in the decision      {', '.join(cited['found'])}", 100, subsequent_indent=" " * 21),
+        f"not in the decision  {', '.join(cited['missing'])}",
     ]
     return "\n".join(["```text", *lines, "```", ""])
 
 
 def draw_page(target: Path) -> None:
-    """The first headnote of the demo on the page of `slds review`."""
+    """The page of `slds review`."""
     from playwright.sync_api import sync_playwright
 
     from headnote_cli.config.layers import load_config
@@ -69,11 +83,13 @@ def draw_page(target: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         sys.exit("docs/review.png takes a chromium")
-    predictions = OUTPUT / "headnotes.jsonl"
-    if not predictions.is_file():
-        sys.exit("run the commands that `make demo` names first: the picture shows their headnotes")
     with tempfile.TemporaryDirectory() as folder:
-        page_file = Path(folder) / "review.html"
+        predictions, page_file = Path(folder) / "headnotes.jsonl", Path(folder) / "review.html"
+        written = [
+            {"sample_id": row["sample_id"], "lang": "de", "headnote": row["headnote"], "finish_reason": "stop"}
+            for row in rows()
+        ]
+        predictions.write_text("\n".join(map(json.dumps, written)), encoding="utf-8")
         review(load_config(Path("configs/demo.yaml"), []), predictions, page_file)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
