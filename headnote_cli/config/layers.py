@@ -34,7 +34,9 @@ class Config:
     @property
     def options(self) -> str:
         """What a command line says to read this config again."""
-        return shlex.join(["--config", str(self.path), *(word for text in self.overrides for word in ("--set", text))])
+        shipped = assets_root()  # whose files are found by their names everywhere
+        path = self.path.relative_to(shipped) if self.path.is_relative_to(shipped) else self.path
+        return shlex.join(["--config", str(path), *(word for text in self.overrides for word in ("--set", text))])
 
     def is_set(self, key: str) -> bool:
         """Whether a file or `--set` gave this key (and not the library's default)."""
