@@ -1,19 +1,21 @@
-"""What survives the cut: for each strategy, the share of what the official headnote names that is in the kept text.
+"""What survives the cut, by decade: for each strategy, the share of what the official headnote names that is kept.
 
 The headnote only measures; it never steers a cut. A consideration counts by the share of its characters that are
-kept, an article if the kept text still cites it. Lengths are in tokens of 3.56 characters, Gemma's average on these
-decisions, less 700 for prompt and headnote, so that no tokenizer is needed.
+kept, an article if the kept text still cites it. Lengths are in tokens of 3.56 characters, Gemma's average on decisions
+of 2020-2026, less 700 for prompt and headnote, so that no tokenizer is needed.
 
-    python benchmarks/overflow.py [FOLDER of train.jsonl, validation.jsonl, test.jsonl] [--extra]
+    python benchmarks/overflow.py [FILE or FOLDER ...]
+
+A file holds rows (JSON lines, parquet …), a folder train.jsonl, validation.jsonl and test.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import re
 import statistics
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +27,31 @@ from headnote_cli.law.document import Consideration, structure
 
 CHARACTERS_A_TOKEN, PROMPT_AND_HEADNOTE = 3.56, 700
 LENGTHS = (8192, 4096, 2048)
+FITTING = (4096, 8192, 16384)
 STRATEGIES: tuple[Cut, ...] = ("structure", "middle", "end")
-DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data" / "bge"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DEFAULT = (DATA / "bge", DATA / "bge_old" / "decisions.jsonl.gz")
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Decisions that were cut, and the mean shares of what their headnotes name that is still there."""
+class Decision:
+    """A decision with the considerations and articles that one of its headnotes names, and where its tokens are."""
 
-    decisions: int
-    considerations: float
-    articles: float
+    text: str
+    named: list[list[Consideration]]  # of each consideration that is named, its parts
+    articles: frozenset[str]
+    tokens: list[tuple[int, int]]
+
+
+def decision_of(row: dict[str, Any]) -> Decision:
+    text, language = row["decision"], row["headnote_language"]
+    parts = structure(text).considerations
+    cited = citations(row["headnote"], language)
+    numbers = [citation.path[0][1] for citation in cited if citation.kind == "consideration"]
+    named = [[part for part in parts if number in part.names] for number in numbers]
+    own = {citation.text for citation in citations(text, row["decision_language"])}
+    articles = {citation.text for citation in cited if citation.kind == "article"} & own
+    return Decision(text, [inside for inside in named if inside], frozenset(articles), pseudo_tokens(text))
 
 
 def pseudo_tokens(text: str) -> list[tuple[int, int]]:
@@ -44,11 +60,15 @@ def pseudo_tokens(text: str) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def decisions(folder: Path, extra: bool) -> Iterator[dict[str, Any]]:
-    """Each decision once, with its German headnote."""
-    files = [folder / f"{split}.jsonl" for split in ("train", "validation", "test")]
-    for file in files + ([folder / "extra.jsonl.gz"] if extra else []):
-        yield from (row for _, row in stream_rows(file) if row["headnote_language"] == "de")
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Each decision once."""
+    seen = set()
+    files = [path] if path.is_file() else [path / f"{split}.jsonl" for split in ("train", "validation", "test")]
+    for file in files:
+        for _, row in stream_rows(file):
+            if row["decision_id"] not in seen:
+                seen.add(row["decision_id"])
+                yield row
 
 
 def kept_share(part: Consideration, text: str, kept: str) -> float:
@@ -58,55 +78,60 @@ def kept_share(part: Consideration, text: str, kept: str) -> float:
     return sum(run in kept for run in runs) / len(runs)
 
 
-def survival(row: dict[str, Any], kept: str) -> tuple[list[float], list[float]]:
-    """Shares of the considerations and articles named in the headnote."""
-    text, named = row["decision"], citations(row["headnote"])
-    parts = structure(text).considerations
-    shares = []
-    for citation in named:
-        if citation.kind == "consideration":
-            number = re.split("[- ]", citation.path[0][1])[0].rstrip("abcdefgh")
-            inside = [part for part in parts if part.number == number or part.number.startswith(f"{number}.")]
-            if inside:
-                shares.append(statistics.mean(kept_share(part, text, kept) for part in inside))
-    cited, still = {c.text for c in citations(text)}, {c.text for c in citations(kept)}
-    articles = [float(c.text in still) for c in named if c.kind == "article" and c.text in cited]
-    return shares, articles
+def survival(decision: Decision, kept: str) -> tuple[list[float], list[float]]:
+    """Shares of the considerations, and of the articles, that the headnote names."""
+    shares = [statistics.mean(kept_share(part, decision.text, kept) for part in inside) for inside in decision.named]
+    still = {citation.text for citation in citations(kept)} if decision.articles else set()
+    return shares, [float(article in still) for article in decision.articles]
 
 
-def evidence(rows: list[tuple[dict[str, Any], list[tuple[int, int]]]], length: int, strategy: Cut) -> Evidence:
-    """What is kept of the decisions that do not fit a length."""
+def share(values: Sequence[float]) -> str:
+    return f"{100 * statistics.mean(values):5.1f} %" if values else "      –"
+
+
+def show_fitting(decisions: dict[str, list[Decision]]) -> None:
+    print("decade     decisions  numbered  fit in " + "  ".join(f"{length:>7,}" for length in FITTING))
+    for decade, some in sorted(decisions.items()):
+        fitting = (share([len(one.tokens) <= length - PROMPT_AND_HEADNOTE for one in some]) for length in FITTING)
+        numbered = share([len(structure(one.text).considerations) > 1 for one in some])
+        print(f"{decade:9}  {len(some):9}   {numbered}         " + "  ".join(fitting))
+
+
+def show_survival(decisions: dict[str, list[Decision]], length: int) -> None:
+    print(f"\nkept at {length:,} tokens: considerations and articles that headnotes name")
+    print("decade     cut  " + "  ".join(f"{strategy:>17}" for strategy in STRATEGIES))
     budget = length - PROMPT_AND_HEADNOTE
-    shares: list[float] = []
-    articles: list[float] = []
-    too_long = [(row, tokens) for row, tokens in rows if len(tokens) > budget]
-    for row, tokens in too_long:
-        kept = shorten(row["decision"], tokens, budget, strategy)
-        assert CUT_MARK in kept
-        assert len(kept) <= budget * CHARACTERS_A_TOKEN + 200
-        more_shares, more_articles = survival(row, kept)
-        shares += more_shares
-        articles += more_articles
-    return Evidence(len(too_long), statistics.mean(shares), statistics.mean(articles))
+    for decade, some in sorted(decisions.items()):
+        long = [one for one in some if len(one.tokens) > budget]
+        cells = []
+        for strategy in STRATEGIES:
+            shares: list[float] = []
+            articles: list[float] = []
+            for one in long:
+                kept = shorten(one.text, one.tokens, budget, strategy)
+                assert CUT_MARK in kept
+                more_shares, more_articles = survival(one, kept)
+                shares += more_shares
+                articles += more_articles
+            cells.append(f"{share(shares)}, {share(articles)}")
+        print(f"{decade:9} {len(long):4}  " + "  ".join(f"{cell:>17}" for cell in cells))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT)
-    parser.add_argument("--extra", action="store_true", help="also the decisions of extra.jsonl.gz")
+    parser.add_argument("paths", type=Path, nargs="*", default=[path for path in DEFAULT if path.exists()])
     options = parser.parse_args()
-    if not options.folder.is_dir():
-        print(f"nothing to measure: the real decisions are not in {options.folder}")
+    if not options.paths:
+        print("nothing to measure: name a file or folder of real decisions")
         return
-    rows = [(row, pseudo_tokens(row["decision"])) for row in decisions(options.folder, options.extra)]
-    structured = sum(len(structure(row["decision"]).considerations) > 1 for row, _ in rows)
-    print(f"{len(rows)} decisions, {structured} with numbered considerations; of those that overflow:")
-    print("length  strategy    decisions  considerations  articles")
+    decisions: dict[str, list[Decision]] = defaultdict(list)
+    for path in options.paths:
+        for row in rows_of(path):
+            decade = int(row["year"]) // 10 * 10
+            decisions[f"{decade}-{decade + 9}"].append(decision_of(row))
+    show_fitting(decisions)
     for length in LENGTHS:
-        for strategy in STRATEGIES:
-            found = evidence(rows, length, strategy)
-            means = f"{100 * found.considerations:13.1f} %  {100 * found.articles:6.1f} %"
-            print(f"{length:6}  {strategy:10}  {found.decisions:9}  {means}")
+        show_survival(decisions, length)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ SEAM_TOKENS = 64  # more than a text's size can change by where it meets the tem
 PROBE = "\uf8ff"  # a character that no chat template writes by itself
 OTHER_TEMPLATE = "name another template with `chat_template_path`"
 JOINED = "the chat template takes no system message: its text goes before the user message"
+UNUSED = 0.02  # of `max_length`: a cut that leaves more empty is tried again
 
 
 @dataclass(frozen=True)
@@ -177,14 +178,22 @@ class Encoder:
         rest = self._encode_row({**row, self.overflow_field: CUT_MARK}, with_completion)
         fixed = rest.size - len(self._offsets(CUT_MARK))
         size = fixed + len(offsets)
-        budget = limit - fixed
+        budget, best = limit - fixed, None
         while budget > 0:
             shorter = shorten(text, offsets, budget, cut)
             encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
-            if encoded.size <= limit:
+            room = limit - encoded.size
+            if room >= 0:
                 spans = _mark_spans(encoded.prompt_text, text, shorter)
-                return replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
-            budget -= encoded.size - limit
+                found = replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
+                if best is not None or room <= UNUSED * limit:
+                    return found
+                best = found
+            elif best is not None:
+                return best
+            budget += room  # marks take fewer tokens than they may, or a seam more
+        if best is not None:
+            return best
         message = f"without any `{self.overflow_field}` it is still longer than {limit} tokens"
         raise DataError(message, _name(row), "raise `max_length` or shorten the prompt templates")
 

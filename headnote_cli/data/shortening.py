@@ -70,39 +70,49 @@ def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Cons
         return bisect_left(starts, end) - bisect_left(starts, begin)
 
     pieces = [_sentences(text, part) for part in parts]
-    sizes = [[tokens(begin, end) for begin, end in sentences] for sentences in pieces]
+    counts = [[tokens(begin, end) for begin, end in sentences] for sentences in pieces]
+    sizes = [size for sizes in counts for size in sizes]
+
+    def kept_under(cap: int) -> list[bool]:
+        return [flag for sizes in counts for flag in _keep(sizes, cap)]
+
     room = budget - MARK_TOKENS  # of the facts
-    longest = max((sum(size) for size in sizes), default=0)
-    cap = _largest(longest, lambda cap: sum(_kept_size(size, _keep(size, cap)) for size in sizes) <= room)
-    kept = [_keep(size, cap) for size in sizes]
-    left = _fill(sizes, kept, room - sum(map(_kept_size, sizes, kept)))
-    if not any(any(flags) for flags in kept):
+    longest = max((sum(sizes) for sizes in counts), default=0)
+    kept = kept_under(_largest(longest, lambda cap: _size(sizes, kept_under(cap)) <= room))
+    left = _fill(sizes, kept, room - _size(sizes, kept))
+    if not any(kept):
         return None
     # What is left over goes to the facts' beginning: who quarrels about what.
-    facts_end = parts[0].start
-    opening = _cut_before(text, offsets[min(left, len(offsets) - 1)][0]) if tokens(0, facts_end) > left > 40 else 0
-    if tokens(0, facts_end) <= left:
-        opening = facts_end
-    spans = [(0, opening)] if opening else []
-    for sentences, flags in zip(pieces, kept, strict=True):
-        spans += [span for span, flag in zip(sentences, flags, strict=True) if flag]
-    return _joined(text, spans)
+    facts = tokens(0, parts[0].start)
+    opening = _cut_before(text, offsets[min(left, len(offsets) - 1)][0]) if facts > left > 40 else 0
+    if facts <= left:
+        opening = parts[0].start
+    spans = [span for span, flag in zip(itertools.chain(*pieces), kept, strict=True) if flag]
+    return _joined(text, [(0, opening)] * bool(opening) + spans)
 
 
-def _fill(sizes: Sequence[Sequence[int]], kept: Sequence[list[bool]], left: int) -> int:
-    """Keep further sentences beside those that are kept, the longest that fits first; what is left then, in tokens."""
-    while True:
-        beside = [
-            (size[index], place, index)
-            for place, (size, flags) in enumerate(zip(sizes, kept, strict=True))
-            for index, flag in enumerate(flags)
-            if not flag and any(flags[max(0, index - 1) : index + 2]) and size[index] <= left
-        ]
-        if not beside:
-            return left
-        size, place, index = max(beside)
-        kept[place][index] = True
-        left -= size
+def _size(sizes: Sequence[int], kept: Sequence[bool]) -> int:
+    """Tokens of the sentences that are kept, with a mark for each gap between them."""
+    gaps = sum(1 for flag, _ in itertools.groupby(kept) if not flag)
+    return sum(itertools.compress(sizes, kept)) + MARK_TOKENS * gaps
+
+
+def _fill(sizes: Sequence[int], kept: list[bool], left: int) -> int:
+    """Keep further sentences while they fit, the longest first, beside kept ones if possible; returns the tokens left."""
+    for beside in (True, False):
+        while True:
+            fitting = []
+            for index, size in enumerate(sizes):
+                neighbours = sum(kept[max(0, index - 1) : index + 2])
+                cost = size + MARK_TOKENS * (1 - neighbours)
+                if not kept[index] and cost <= left and (neighbours or not beside):
+                    fitting.append((size, index, cost))
+            if not fitting:
+                break
+            _, index, cost = max(fitting)
+            kept[index] = True
+            left -= cost
+    return left
 
 
 def _sentences(text: str, part: Consideration) -> list[tuple[int, int]]:
@@ -131,11 +141,6 @@ def _keep(sizes: list[int], cap: int) -> list[bool]:
         low, high = (low + 1, high) if front else (low, high - 1)
         front = not front
     return kept
-
-
-def _kept_size(sizes: Sequence[int], kept: Sequence[bool]) -> int:
-    """Tokens of what is kept of a consideration, a mark included where anything is left out."""
-    return sum(size for size, flag in zip(sizes, kept, strict=True) if flag) + (0 if all(kept) else MARK_TOKENS)
 
 
 def _largest(highest: int, fits: Callable[[int], bool]) -> int:
