@@ -19,7 +19,7 @@ from headnote_cli.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ENCODING_VERSION = 5  # raise it whenever the same row and settings would give other ids or counts
+ENCODING_VERSION = 6  # raise it whenever the same row and settings would give other ids or counts
 IGNORED = -100  # the label that the loss leaves out
 LONG = 2  # characters a token that a text has at least, unless it is no prose
 KEPT_TEXTS = 8

@@ -98,7 +98,11 @@ def _size(sizes: Sequence[int], kept: Sequence[bool]) -> int:
 
 
 def _fill(sizes: Sequence[int], kept: list[bool], left: int) -> int:
-    """Keep further sentences while they fit, the longest first, beside kept ones if possible; returns the tokens left."""
+    """Keep further sentences while they fit, the longest first, beside kept ones if possible.
+
+    Returns:
+        The tokens that are left.
+    """
     for beside in (True, False):
         while True:
             fitting = []
