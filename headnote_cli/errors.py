@@ -130,3 +130,8 @@ def is_of_the_network(error: BaseException) -> bool:
     """Whether a failure comes from an HTTP client: a download that was cut off is no OSError."""
     library = type(error).__module__.partition(".")[0]
     return library in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `1,024 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

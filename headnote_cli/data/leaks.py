@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from headnote_cli.config.layers import Config
 from headnote_cli.data.fields import decision_id
 from headnote_cli.data.sources import ROLES, Rows, load_split
-from headnote_cli.errors import ConfigError, UnreachableError
+from headnote_cli.errors import ConfigError, UnreachableError, counted
 from headnote_cli.runs.files import read_json, write_json
 
 VERSION = "2"  # raise it whenever the same rows would give another answer
@@ -27,7 +27,8 @@ class Leak:
     def __str__(self) -> str:
         first, second = self.splits
         named = f" ({', '.join(self.ids[:3])}{' …' if len(self.ids) > 3 else ''})" if self.ids else ""
-        return f"{first} and {second} share {len(self.ids)} decision_ids{named} and {self.texts} decision texts"
+        ids, texts = counted(len(self.ids), "decision_id"), counted(self.texts, "decision text")
+        return f"{first} and {second} share {ids}{named} and {texts}"
 
 
 def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:

@@ -9,7 +9,7 @@ from typing import Any
 from headnote_cli.data.encoding import Encoded
 from headnote_cli.data.fields import language_pair
 from headnote_cli.data.sources import Rows
-from headnote_cli.errors import DataError
+from headnote_cli.errors import DataError, counted
 
 
 @dataclass
@@ -108,10 +108,10 @@ def _lengths_line(summary: Mapping[str, Any], rows: str) -> str:
             f"prompt tokens median {prompt['median']:,}, p90 {prompt['p90']:,}, max {prompt['max']:,}",
             f"headnote median {completion['median']:,}, p90 {completion['p90']:,}, max {completion['max']:,}",
         ]
-    cut = f"{summary['rows_cut']} rows cut by {summary['tokens_cut']:,} tokens"
+    cut = f"{counted(summary['rows_cut'], 'row')} cut by {counted(summary['tokens_cut'], 'token')}"
     parts.append(cut if summary["rows_cut"] else "none cut")
     if summary["rows_dropped"]:
-        parts.append(f"{summary['rows_dropped']} dropped with {summary['tokens_dropped']:,} tokens")
+        parts.append(f"{summary['rows_dropped']} dropped with {counted(summary['tokens_dropped'], 'token')}")
     if summary["rows_bad"]:
         parts.append(f"{summary['rows_bad']} skipped for their faults")
     return "; ".join(parts)

@@ -12,7 +12,7 @@ from headnote_cli.config.layers import Config
 from headnote_cli.data.fields import decision_id
 from headnote_cli.data.row_files import Row
 from headnote_cli.data.sources import located_rows
-from headnote_cli.errors import DataError, UsageError
+from headnote_cli.errors import DataError, UsageError, counted
 from headnote_cli.evaluation.bootstrap import (
     REPLICATES,
     SEED,
@@ -325,7 +325,7 @@ def _report_left_out(files: Mapping[str, Joined], shared: Mapping[str, list[Pair
             emit(Note(f"{name}: {note}", warning=True))
         lacking = len(joined.pairs) - len(shared[name])
         if lacking:
-            emit(Note(f"{name}: {lacking} headnotes left out, which another file lacks"))
+            emit(Note(f"{name}: {counted(lacking, 'headnote')} left out, which another file lacks"))
 
 
 def _asked_for(config: Config, options: EvaluateOptions, first: Path, emit: Listener) -> list[Metric]:

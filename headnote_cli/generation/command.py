@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from headnote_cli.config.layers import Config
 from headnote_cli.data.documents import Decision
+from headnote_cli.errors import counted
 from headnote_cli.events import Listener, Note
 from headnote_cli.generation.choice import announce, backend_of, choose_model, encoder_of
 from headnote_cli.generation.headnotes import GeneratedHeadnote, checked
@@ -34,7 +35,7 @@ def generate(
         started = time.monotonic()
         asked = prompted(request, encoder)
         if asked.encoded.cut:
-            removed = f"{asked.encoded.cut:,} tokens are removed ({encoder.overflow})"
+            removed = f"{counted(asked.encoded.cut, 'token')} removed ({encoder.overflow})"
             emit(Note(f"the decision is longer than `max_length` allows: {removed}", warning=True))
         written = backend.write_one(asked.prompt(kept=len(requests) > 1), options.sampling, emit)
         yield checked(asked, written, seconds=round(time.monotonic() - started, 3))

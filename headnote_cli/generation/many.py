@@ -13,7 +13,7 @@ from typing import Any
 from headnote_cli.config.layers import Config
 from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.row_files import Row
-from headnote_cli.errors import DataError, SldsError, UsageError
+from headnote_cli.errors import DataError, SldsError, UsageError, counted
 from headnote_cli.events import Listener, Note, RowWritten
 from headnote_cli.generation.choice import Backend, ModelChoice, announce, backend_of, choose_model, encoder_of
 from headnote_cli.generation.headnotes import checked
@@ -86,7 +86,7 @@ def _generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, 
     todo = [request for request in requests if "headnote" not in done.get(request.key, {})]
     before = len(requests) - len(todo)
     if before:
-        emit(Note(f"{before} of {len(requests)} headnotes are there already"))
+        emit(Note(f"written before: {before} of {counted(len(requests), 'headnote')}"))
     if todo:
         write_json(settings_of(options.output), settings)
         announce(config, choice, encoder, options.server, emit)
@@ -98,7 +98,7 @@ def _generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, 
     if todo or journal.path.exists():
         journal.publish(options.output, [*lines, *done.values()])
     if done:
-        emit(Note(f"{len(done)} lines of other rows or languages stay in {options.output}"))
+        emit(Note(f"{counted(len(done), 'line')} of other rows or languages kept in {options.output}"))
     _report_reasons([line["error"] for line in lines if "error" in line], emit)
     return _report(options.output, lines, before, time.monotonic() - began)
 
@@ -252,9 +252,9 @@ def _report_reasons(failures: list[dict[str, str]], emit: Listener) -> None:
     common = sorted(alike.values(), key=len, reverse=True)
     for some in common[:SHOWN_REASONS]:
         reason = "; ".join(some[0][name] for name in ("message", "hint") if name in some[0])
-        emit(Note(f"{len(some):,} {'row' if len(some) == 1 else 'rows'} failed: {reason}", warning=True))
+        emit(Note(f"{counted(len(some), 'row')} failed: {reason}", warning=True))
     if len(common) > SHOWN_REASONS:
-        emit(Note(f"{sum(map(len, common[SHOWN_REASONS:])):,} rows failed for other reasons", warning=True))
+        emit(Note(f"{counted(sum(map(len, common[SHOWN_REASONS:])), 'row')} failed for other reasons", warning=True))
 
 
 def read_shard(text: str | None, output: Path) -> tuple[tuple[int, int], Path]:

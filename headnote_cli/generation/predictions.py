@@ -10,7 +10,7 @@ from typing import Any
 from headnote_cli.data.fields import decision_id, sample_id
 from headnote_cli.data.row_files import Row, stream_rows
 from headnote_cli.data.sources import sound
-from headnote_cli.errors import DataError
+from headnote_cli.errors import DataError, counted
 from headnote_cli.runs.files import read_json
 
 Prediction = dict[str, Any]
@@ -43,8 +43,8 @@ class Joined:
             "of a sample, language and candidate that came before, left out": self.duplicates,
             "with an error instead of a headnote, left out": self.failed,
         }
-        notes = [f"{_counted(len(some), 'prediction')} {what}" for what, some in unmatched.items() if some]
-        return notes + ([f"{_counted(len(self.extra), 'row')} without a prediction"] if self.extra else [])
+        notes = [f"{counted(len(some), 'prediction')} {what}" for what, some in unmatched.items() if some]
+        return notes + ([f"{counted(len(self.extra), 'row')} without a prediction"] if self.extra else [])
 
 
 def part_of(output: Path) -> Path:
@@ -190,7 +190,3 @@ def _by_sample(rows: Iterable[Row]) -> dict[str, dict[str | None, Row]]:
 def _row_of(key: Key, table: dict[str, dict[str | None, Row]]) -> Row | None:
     by_language = table.get(key[0], {})
     return by_language.get(key[1], by_language.get(None))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import Conv1D
 
-from headnote_cli.errors import DataError, UnreachableError, UsageError
+from headnote_cli.errors import DataError, UnreachableError, UsageError, counted
 from headnote_cli.models.weights import ADAPTER_WEIGHTS, PICKLES, Stored, read_header
 from headnote_cli.runs.files import read_json
 from headnote_cli.runs.folders import ADAPTER_CONFIG
@@ -285,7 +285,7 @@ def _unmatched(adapter: Adapter, names: list[str], shapes: Mapping[str, Any]) ->
         lines.append(f"  {name} (nearest: {', '.join(near)})")
     more = f"\n  … and {len(names) - 5} more" if len(names) > 5 else ""
     return DataError(
-        f"{len(names)} tensors of the adapter have no weight in this base:\n" + "\n".join(lines) + more,
+        f"no weight of this base fits {counted(len(names), 'tensor')} of the adapter:\n" + "\n".join(lines) + more,
         str(adapter.folder),
         "was it trained on another base? name that one with `peft_base_model_path`",
     )

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from headnote_cli.errors import counted
 from headnote_cli.evaluation.published import SOURCE
 from headnote_cli.screen.console import printable
 
@@ -33,7 +34,7 @@ IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")
 
 def evaluation_view(report: Report) -> RenderableType:
     """Each score with its interval; by language pair; what differs by more than chance; the published results."""
-    title = f"{report.rows:,} headnotes of {report.decisions:,} decisions"
+    title = f"{counted(report.rows, 'headnote')} of {counted(report.decisions, 'decision')}"
     columns = [
         (scored.name, {name: table.macro for name, table in scored.tables.items()}) for scored in report.evaluations
     ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
+from headnote_cli.errors import counted
 from headnote_cli.screen.console import facts_table, size
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def review_view(report: ReviewReport) -> RenderableType:
     """The page that was written, and what is on it."""
     rows = {
         "output": f"{report.output} ({size(report.bytes)})",
-        "headnotes": f"{report.rows:,} of {report.decisions:,} decisions",
+        "headnotes": f"{report.rows:,} of {counted(report.decisions, 'decision')}",
         "to look at first": f"{report.unsupported:,} with unsupported citations, {report.unfinished:,} unfinished",
     }
     return facts_table(rows)

@@ -159,7 +159,7 @@ def test_decisions_that_splits_share_are_reported(write_config: Callable[..., Pa
     found = {leak.splits: (leak.ids, leak.texts) for leak in leaks(splits, "decision")}
     assert found == {("train", "eval"): ([], 1), ("train", "test"): (["B"], 0)}
     shown = slds("preview-prompts", "--config", config, "-n", 0, "--stats", "--no-tokenizer")
-    assert "train and test share 1 decision_ids (B)" in shown.stderr
+    assert "train and test share 1 decision_id (B)" in shown.stderr
 
 
 def test_the_samples_share_no_decision(write_config: Callable[..., Path]) -> None:

@@ -113,7 +113,7 @@ def test_two_files_are_compared_on_the_rows_that_both_have(
     assert "whole.jsonl minus half.jsonl +" in result.stdout
     assert "too few decisions for a verdict" in result.stdout
     assert "chance" not in result.stdout
-    assert "1 headnotes left out" in result.stderr
+    assert "1 headnote left out" in result.stderr
     found = slds_json(*command(first, second, first, more=("--by", "law_area")))
     assert {row["law_area"] for row in rows[1:]} == set(found["by"]["law_area"]["rougeL"])
     better = next(one for one in found["differences"] if one["metric"] == "rougeL" and one["second"] == "whole.jsonl")
