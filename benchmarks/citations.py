@@ -67,7 +67,7 @@ def against_labels(rows: Rows) -> None:
 def across_languages(rows: Rows, sample: int) -> None:
     cited: dict[str, dict[str, set[str]]] = defaultdict(dict)
     for row in rows:
-        found = citations(row["headnote"], row["headnote_language"])
+        found = citations(row["headnote"], row["headnote_language"], int(row["year"]))
         cited[row["decision_id"]][row["headnote_language"]] = {citation.key for citation in found}
     differ = [name for name, sets in cited.items() if len({frozenset(found) for found in sets.values()}) > 1]
     share = 100 * (1 - len(differ) / len(cited))
@@ -132,8 +132,8 @@ def own_considerations(name: str, rows: Iterable[dict[str, Any]]) -> None:
     named, imagined = Counter[str](), Counter[str]()
     seen = set()
     for row in rows:
-        cited = cited_by(row["decision"], row["decision_language"])
-        for citation in citations(row["headnote"], row["headnote_language"]):
+        cited = cited_by(row["decision"], row["decision_language"], int(row["year"]))
+        for citation in citations(row["headnote"], row["headnote_language"], int(row["year"])):
             named[cited.status(citation)] += citation.kind == "consideration"
         if row["decision_id"] not in seen:
             seen.add(row["decision_id"])

@@ -46,10 +46,10 @@ class Decision:
 def decision_of(row: dict[str, Any]) -> Decision:
     text, language = row["decision"], row["headnote_language"]
     parts = structure(text).considerations
-    cited = citations(row["headnote"], language)
+    cited = citations(row["headnote"], language, int(row["year"]))
     numbers = [citation.path[0][1] for citation in cited if citation.kind == "consideration"]
     named = [[part for part in parts if number in part.names] for number in numbers]
-    own = {citation.text for citation in citations(text, row["decision_language"])}
+    own = {citation.text for citation in citations(text, row["decision_language"], int(row["year"]))}
     articles = {citation.text for citation in cited if citation.kind == "article"} & own
     return Decision(text, [inside for inside in named if inside], frozenset(articles), pseudo_tokens(text))
 

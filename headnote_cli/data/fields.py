@@ -28,6 +28,12 @@ def sample_id(row: Row) -> str | None:
     return _identifier(row.get("sample_id"))
 
 
+def year_of_row(row: Mapping[str, Any]) -> int | None:
+    """The `year` of a decision, None where the row names none."""
+    year = _identifier(row.get("year"))
+    return int(year) if year is not None and re.fullmatch(r"\d{4}", year) else None
+
+
 def _identifier(value: object) -> str | None:
     """Text or a whole number as an id; blanks and NaN are none. pandas writes 12.0 for 12 if others are missing."""
     if isinstance(value, float) and value.is_integer():

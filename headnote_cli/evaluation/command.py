@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.config.layers import Config
-from headnote_cli.data.fields import decision_id
+from headnote_cli.data.fields import decision_id, year_of_row
 from headnote_cli.data.row_files import Row
 from headnote_cli.data.sources import located_rows
 from headnote_cli.errors import DataError, UsageError, counted
@@ -311,6 +311,7 @@ def _scored(pair: Pair, decision_field: str) -> Scored:
         written["lang"],
         row.get("decision_language"),
         str(written.get("finish_reason", "stop")),
+        year_of_row(row),
     )
 
 

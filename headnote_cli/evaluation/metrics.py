@@ -37,14 +37,15 @@ class Scored:
     lang: str
     decision_language: str | None
     finish_reason: str = "stop"
+    year: int | None = None  # of the decision
 
     @cached_property
     def cited(self) -> frozenset[Citation]:
-        return frozenset(citations(self.headnote, self.lang))
+        return frozenset(citations(self.headnote, self.lang, self.year))
 
     @cached_property
     def cited_officially(self) -> frozenset[Citation]:
-        return frozenset(citations(self.reference, self.lang))
+        return frozenset(citations(self.reference, self.lang, self.year))
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def citation_scores() -> list[Metric]:
     def decision(rows: Sequence[Scored]) -> Sums:
         counts = []
         for row in rows:
-            cited = cited_by(row.decision, row.decision_language)
+            cited = cited_by(row.decision, row.decision_language, row.year)
             supported = sum(cited.status(citation) != "missing" for citation in row.cited)
             counts.append((supported, len(row.cited), len(cited.citations)))
         return np.array(counts, dtype=np.float64)

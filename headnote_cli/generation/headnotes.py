@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from headnote_cli.data.fields import year_of_row
 from headnote_cli.generation.predictions import written_id
 from headnote_cli.generation.request import Prompted
 from headnote_cli.generation.sampling import Headnote
@@ -50,7 +51,8 @@ def checked(prompted: Prompted, written: Headnote, seconds: float | None = None)
     request = prompted.request
     name, language, _ = request.key
     cited: dict[Status, list[str]] = {"found": [], "partly": [], "missing": []}
-    for looked_up in check(written.text, request.decision, language, request.row.get("decision_language")):
+    own, year = request.row.get("decision_language"), year_of_row(request.row)
+    for looked_up in check(written.text, request.decision, language, own, year):
         cited[looked_up.status].append(looked_up.citation.text)
     return GeneratedHeadnote(
         sample_id=written_id(request.row, name),

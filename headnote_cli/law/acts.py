@@ -2,6 +2,8 @@
 
 `acts.csv` holds number, German, French and Italian abbreviations as the Classified Compilation of Federal Legislation
 (SR/RS, fedlex.admin.ch) and the court use them; the first of several is the common one. The German one names the act.
+Former acts have no number. `years` bounds the decisions in which an abbreviation means this act: `LA` was the law on
+motor vehicles until 1962 and is that on aviation since.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import csv
 import re
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from headnote_cli.law.language import LANGUAGES
 
@@ -32,27 +35,58 @@ _EUROPEAN = re.compile(
     r"\s?(?:[(\[](?:EG|EU|EWG|CE|UE|CEE)[)\]]\s)?(?:(?:Nr\.|n°|n\.|no)\s?)?(?P<number>\d{1,4}\s?/\s?\d{1,4})\b"
 )
 _FINAL_TITLE = re.compile(r"(?:SchlT|SchlTit\.?|[Tt]it\. fin(?:al\b|\.))\s(?=ZGB|CC)")
-_PART = re.compile(r"^(?:Anhang \S+|SchlT|ÜBest) ")
-_TRANSITION = re.compile(r"(?:ÜBest|ÜbBest\.?|[Dd]isp\. trans\.)\s(?=[A-Z])")
+_PART = re.compile(r"^(?:Anhang \S+|SchlT|SchlB|ÜBest) ")
+_TRANSITION = re.compile(r"(?:ÜBest|ÜbBest\.?|[Dd]isp\. tr(?:ans)?\.)\s(?=[A-Z])")
+_FINAL = re.compile(r"(?:SchlB|SchlBest\.?|[Dd]isp\. fin\.)\s(?=[A-Z])")
+# A cantonal constitution with the canton as an adjective: `Cst. lucern.`, `Cost. ticin.`
+_CANTONAL = re.compile(
+    r"(?:Cst|Const|Cost)\.\s(?:(?P<cant>cant)|(?P<adjective>[a-zéâ]{2,5})[a-zéâè-]*)\.?(?=[\s,;:).]|$)"
+)
+_ADJECTIVES = {
+    "argo": "AG", "bern": "BE", "fri": "FR", "gen": "GE", "gine": "GE", "glar": "GL", "gris": "GR", "grig": "GR",
+    "jura": "JU", "luce": "LU", "neuc": "NE", "nidw": "NW", "obw": "OW", "scha": "SH", "schw": "SZ", "sole": "SO",
+    "thur": "TG", "turg": "TG", "tess": "TI", "tici": "TI", "uran": "UR", "vaud": "VD", "vala": "VS", "vall": "VS",
+    "zoug": "ZG", "zur": "ZH",
+}  # fmt: skip
+_NUMBERED_ORDINANCE = re.compile(r"(?:Ord|Vo|VO|Verordnung|[Oo]rdonnance)\.?\s(?P<number>[IVX]{1,4})(?!\w)")
+
+
+class Usage(NamedTuple):
+    """Whose abbreviations are read: a text's language, and the year of its decision, None if it is not known."""
+
+    language: str
+    year: int | None = None
 
 
 @cache
-def table() -> dict[str, dict[str, str]]:
-    """The name of each act by its abbreviation, for each language."""
-    names: dict[str, dict[str, str]] = {language: {} for language in LANGUAGES}
+def _rows() -> list[dict[str, str]]:
     with TABLE.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for language in LANGUAGES:
-                for name in filter(None, row[language].split("|")):
-                    names[language][name] = row["de"].split("|")[0]
+        return list(csv.DictReader(file))
+
+
+@cache
+def _names(language: str, year: int | None) -> dict[str, str]:
+    """The name of each act by its abbreviation in a language: of two acts the one of that year, else of any year."""
+    names: dict[str, str] = {}
+    if language not in LANGUAGES:
+        return names
+    for row in sorted(_rows(), key=lambda row: _precedence(row["years"], year)):
+        for name in filter(None, row[language].split("|")):
+            names[name] = row["de"].split("|")[0]
     return names
 
 
+def _precedence(years: str, year: int | None) -> int:
+    """0 for an act of other years, 1 for one of all years, 2 for one of this year."""
+    if not years:
+        return 1
+    first, _, last = years.partition("-")
+    return 2 if year is not None and int(first or 0) <= year <= int(last or 9999) else 0
+
+
 @cache
-def numbers() -> dict[str, str]:
-    """The number in the Classified Compilation of each act that has one, by its name."""
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        return {row["de"].split("|")[0]: row["sr"] for row in csv.DictReader(file) if row["sr"]}
+def _known() -> frozenset[str]:
+    return frozenset(row["de"].split("|")[0] for row in _rows())
 
 
 def base(act: str) -> str:
@@ -64,85 +98,102 @@ def base(act: str) -> str:
 def is_known(act: str) -> bool:
     """Whether an act has this one name in all languages; a cantonal law, say, has another in each."""
     parts = base(act).split("/")
-    known = table()["de"].values()
-    return base(act) in known or act.startswith(("VO ", "RL ", "KV/")) or all(part in known for part in parts)
+    known = _known()
+    named = base(act) in known or act.startswith(("VO ", "RL ", "KV/", "Vo "))
+    return named or all(part in known for part in parts)
 
 
 @cache
 def treaties() -> frozenset[str]:
     """The names of the treaties: their numbers begin with a zero."""
-    return frozenset(name for name, number in numbers().items() if number.startswith("0."))
+    return frozenset(row["de"].split("|")[0] for row in _rows() if row["sr"].startswith("0."))
 
 
 @cache
-def _all_names(language: str) -> dict[str, str]:
-    """Every abbreviation: as this language means it, else as another does."""
+def _all_names(usage: Usage) -> dict[str, str]:
+    """Every abbreviation: as this language means it, else as another does today."""
     merged: dict[str, str] = {}
-    for other in (*reversed(LANGUAGES), language):
-        merged |= table().get(other, {})
-    return merged
+    for language in reversed(LANGUAGES):
+        merged |= {
+            name: row["de"].split("|")[0] for row in _rows() if row["sr"] for name in row[language].split("|") if name
+        }
+    return merged | _names(usage.language, usage.year)
 
 
 @cache
-def _long_names(language: str) -> dict[str, list[str]]:
+def _long_names(usage: Usage) -> dict[str, list[str]]:
     """Abbreviations of several words by their first in small letters, the longest first: `BVV 2`, `Pacte ONU II`."""
     by_first: dict[str, list[str]] = {}
-    for name in sorted(_all_names(language), key=len, reverse=True):
+    for name in sorted(_all_names(usage), key=len, reverse=True):
         if " " in name:
             by_first.setdefault(re.split(r"\W", name)[0].lower(), []).append(name)
     return by_first
 
 
-def read_act(text: str, start: int, language: str, known: bool = False) -> tuple[str, int] | None:
+def read_act(text: str, start: int, usage: Usage, known: bool = False) -> tuple[str, int] | None:
     """The act that is abbreviated at this place, and where the abbreviation ends; None if there is none.
 
     A cantonal or otherwise unknown abbreviation stands for itself, unless only known ones are asked for.
     """
-    for pattern, title in ((_FINAL_TITLE, "SchlT"), (_TRANSITION, "ÜBest")):
+    for pattern, title in ((_FINAL_TITLE, "SchlT"), (_TRANSITION, "ÜBest"), (_FINAL, "SchlB")):
         part = pattern.match(text, start)
         if part:
-            act = _single(text, part.end(), language, known)
+            act = _single(text, part.end(), usage, known)
             return (f"{title} {act[0]}", act[1]) if act else None
     european = _EUROPEAN.match(text, start) if text[start : start + 1] in tuple("RVDdr") else None
     if european:
         kind = "RL" if european["directive"] else "VO"
         return f"{kind} {''.join(european['number'].split())}", european.end()
-    return _long(text, start, language) or _single(text, start, language, known)
+    cantonal = _CANTONAL.match(text, start)
+    if cantonal and (name := _constitution(cantonal)):
+        return name, cantonal.end()
+    ordinance = _NUMBERED_ORDINANCE.match(text, start)
+    if ordinance:  # of the law on health insurance of 1911, which had ten
+        return f"Vo {ordinance['number']}", ordinance.end()
+    return _long(text, start, usage) or _single(text, start, usage, known)
 
 
-def _long(text: str, start: int, language: str) -> tuple[str, int] | None:
+def _constitution(cantonal: re.Match[str]) -> str | None:
+    """`KV/LU` for `Cst. lucern.`, `KV` for `Cst. cant.`, None where the adjective is no canton's."""
+    if cantonal["cant"]:
+        return "KV"
+    adjective = cantonal["adjective"]
+    return next((f"KV/{canton}" for name, canton in _ADJECTIVES.items() if adjective.startswith(name)), None)
+
+
+def _long(text: str, start: int, usage: Usage) -> tuple[str, int] | None:
     word = _FIRST_WORD.match(text, start)
-    for name in _long_names(language).get(word[0].lower(), []) if word else []:
+    for name in _long_names(usage).get(word[0].lower(), []) if word else []:
         end = start + len(name)
         if text[start:end].lower() == name.lower() and not text[end : end + 1].isalnum():
-            return _all_names(language)[name], end
+            return _all_names(usage)[name], end
     return None
 
 
-def _single(text: str, start: int, language: str, known: bool) -> tuple[str, int] | None:
+def _single(text: str, start: int, usage: Usage, known: bool) -> tuple[str, int] | None:
     match = _WORD.match(text, start)
     if match is None:
         return None
     full = match[0].rstrip("'’-/")
     canton = _CANTON.match(text, start + len(full))  # "LAN/ TI"
-    if canton and _is_abbreviation(full) and (name := name_of(f"{full}/{canton['canton']}", language)):
+    if canton and _is_abbreviation(full) and (name := name_of(f"{full}/{canton['canton']}", usage)):
         return name, canton.end()
     for word in (full, full.rstrip("."), re.split(r"[/-]", full)[0]):
-        name = name_of(word, language)
+        name = name_of(word, usage)
         if name:  # of `KG-Sanktionsverordnung` another act is meant
             return None if _COMPOUND.match(full, len(word)) else (name, start + len(word))
     word = full.rstrip(".")
     return (word, start + len(word)) if _is_abbreviation(word) and not known else None
 
 
-def name_of(abbreviation: str, language: str) -> str | None:
+def name_of(abbreviation: str, usage: Usage) -> str | None:
     """The one name of an act by its abbreviation in a language: `CO` is `OR`, `aCO` too, `Cst./GE` is `KV/GE`."""
-    names = _all_names(language)
+    names = _all_names(usage)
     if abbreviation in names:
         return names[abbreviation]
     former = _FORMER.match(abbreviation)
     if former:
-        return name_of(abbreviation[1:], language)
+        return name_of(abbreviation[1:], usage)
     *first, last = re.split(r"[/-]", abbreviation)
     if last in CANTONS and len(first) == 1:
         name = names.get(first[0], first[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from headnote_cli.law.acts import CANTONS, base, is_known, read_act, treaties
+from headnote_cli.law.acts import CANTONS, Usage, base, is_known, read_act, treaties
 
 CitationPath = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
 
@@ -18,6 +18,7 @@ _MANY = r"(?:ff|ss|segg|sgg)(?!\w)"
 # Also `1er`, and without a blank `62ff.`; of `62f.` the letter is the article's own unless an act follows.
 _NUMBER = (
     r"(?:1\s?er(?!\w)|"
+    rf"\d{{1,4}}\s[a-df-np-xz](?=\s(?:al|Abs|cpv|cp|litt?|let|ch|Ziff)\.|\s(?:[A-Z]\w*[A-Z]|Cst))|"  # 226 a al. 2
     rf"\d{{1,4}}(?:\.\d{{1,4}}){{0,4}}(?:(?={_MANY})|(?=[fs]\.\s(?:\w*[A-Z]\w*[A-Z]|Cst|Cost))|"
     rf"(?:\s?{_LATIN}(?!\w)(?!\s\d)|[a-z](?:\s?{_LATIN}(?!\s\d))?)?(?![\w°])))"
 )
@@ -31,22 +32,24 @@ ANCHOR = (
 )
 
 _LEVELS = {
-    "Abs.": r"Abs\.?|Absatz|Absätze|al\.?|alinéas?|cpv\.?|capovers[oi]|par\.|paragraphes?|paragraf[oi]|§{1,2}",
+    "Abs.": r"Abs\.?|Absatz|Absätze|al\.?|alinéas?|cpv\.?|cp\.|capovers[oi]|par\.|paragraphes?|paragraf[oi]|§{1,2}",
     "Unterabs.": r"Unterabs\.|Unterabsatz|sous-par\.|sottoparagrafo|comma",
-    "lit.": r"lit\.?|Bst\.?|Buchst\.|Buchstaben?|let\.?|lettres?|lett\.?|lettera",
-    "Ziff.": r"Ziff\.?|Ziffern?|Nr\.|Nrn\.|ch\.?|chiffres?|n\.|nn\.|n°|cifr[ae]|numero",
+    "lit.": r"litt?\.?|Bst\.?|Buchst\.|Buchstaben?|let\.?|lettres?|lett\.?|lettera",
+    "Ziff.": r"Ziff\.?|Ziffern?|Nr\.|Nrn\.|ch\.?|chiffres?|n\.|nn\.|n°|num\.|cifr[ae]|numero",
     "Satz": r"Satz|Sätze|phrases?|phr\.|frase|per\.|periodo",
 }
 _LEVEL = re.compile(
     rf"(?:a(?=Abs|al)|ancien\s|vecchio\s)?(?:{'|'.join(rf'(?P<L{i}>{p})' for i, p in enumerate(_LEVELS.values()))})"
     rf"(?:(?<=\.)|(?![^\W\d_])){_GAP}"
-    rf"(?:(?P<number>{_NUMBER})|(?P<letter>{_LETTER}))"
+    rf"(?:(?P<number>{_NUMBER})|(?P<letter>{_LETTER}|(?<=lit\.\s)[A-H](?!\w)|(?<=litt\.\s)[A-H](?!\w)))"
 )
 _SENTENCE = re.compile(
     r",?\s?(?P<ordinal>[1-9]\s?(?:\.|re|ère|e|ème|a|°|o)|erste[rn]?|zweite[rn]?|dritte[rn]?|vierte[rn]?|letzte[rn]?"
     r"|première|deuxième|seconde|troisième|quatrième|dernière|prim[ao]|second[ao]|terz[ao]|quart[ao]|ultim[ao])"
     r"\s(?:Satz|Halbsatz|Teilsatz|Satzteil|(?:partie de )?phrase|frase|periodo|per\.)(?!\w)"
 )
+# `2e al.`, `1o comma`: a paragraph by its ordinal.
+_NTH_PARAGRAPH = re.compile(r",?\s(?P<nth>[1-9])\s?(?:er|re|e|ème|°|o|º)\s(?:al\.|alinéa|comma|cpv\.|capoverso)(?!\w)")
 _ORDINALS = {
     **dict.fromkeys(("ers", "pre", "pri"), "1"),
     **dict.fromkeys(("zwe", "deu", "sec"), "2"),
@@ -67,7 +70,7 @@ _FILLER = (
     r"|(?:l|de l|à l|d|dell|all|nell|dall)?['’]\s?)"
 )
 _JOIN = re.compile(
-    rf"{_GAP}(?:,\s{{0,2}}(?:(?:{_AND})(?!\w)\s?)?|(?:{_AND})(?!\w)\s?)(?P<article>{_FILLER}{{0,2}}(?P<anchor>{ANCHOR}))?"
+    rf"{_GAP}(?:,\s{{0,2}}(?:(?:{_AND})(?!\w)\s?)?|(?:{_AND})(?!\w)\s?|/\s?(?=\d))(?P<article>{_FILLER}{{0,2}}(?P<anchor>{ANCHOR}))?"
 )
 _RANGE = re.compile(rf"\s?[-–]\s?|\s(?:bis|à|a)\s(?:l'|dem\s)?(?:{ANCHOR})?")
 _FOLLOWING = re.compile(
@@ -133,7 +136,7 @@ class _Chain:
     """Articles that share one act, while they are read."""
 
     text: str
-    language: str
+    usage: Usage
     at: int
     anchor: str
     done: list[CitationPath] = field(default_factory=list)
@@ -197,7 +200,7 @@ class _Chain:
         if wording is None:
             return False
         join = _JOIN.match(self.text, wording.end())
-        goes_on = bool((join and join["article"]) or _act(self.text, wording.end(), self.language, False)[0])
+        goes_on = bool((join and join["article"]) or _act(self.text, wording.end(), self.usage, False)[0])
         if goes_on:
             self.at = wording.end()
         return goes_on
@@ -210,6 +213,11 @@ class _Chain:
         if sentence:
             self.path.append(_sentence(sentence["ordinal"]))
             self.at = sentence.end()
+            return True
+        nth = _NTH_PARAGRAPH.match(self.text, self.at)
+        if nth:
+            self.path.append(("Abs.", nth["nth"]))
+            self.at = nth.end()
             return True
         place = _PLACE.match(self.text, self.at)
         if place:
@@ -325,7 +333,7 @@ def _leading(value: str) -> int:
     return int(digits[-1]) if digits else 0
 
 
-def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[list[tuple[CitationPath, str]], int]:
+def read_articles(text: str, start: int, anchor: str, usage: Usage) -> tuple[list[tuple[CitationPath, str]], int]:
     """The articles cited after an `Art.` that ends at `start`, each with its act, and where the last one ends.
 
     The act is empty where none is abbreviated.
@@ -333,10 +341,10 @@ def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[li
     found: list[tuple[CitationPath, str]] = []
     at, end = start, start
     while True:
-        chain = _Chain(text, language, at, anchor)
+        chain = _Chain(text, usage, at, anchor)
         if not chain.read():
             return found, end
-        act, act_end = _act(text, chain.at, language, after_sentence="Satz" in chain.path[-1][0])
+        act, act_end = _act(text, chain.at, usage, after_sentence="Satz" in chain.path[-1][0])
         if found and not act:  # a number after an act is an article only if an act follows it
             return found, end
         sentence = _SENTENCE.match(text, act_end) if act else None
@@ -352,7 +360,7 @@ def read_articles(text: str, start: int, anchor: str, language: str) -> tuple[li
 
 
 def read_parts(
-    text: str, start: int, end: int, article: CitationPath, act: str, language: str
+    text: str, start: int, end: int, article: CitationPath, act: str, usage: Usage
 ) -> list[tuple[CitationPath, int, int]]:
     """The subdivisions between two places that stand alone and are parts of this article; where each begins and ends.
 
@@ -366,7 +374,7 @@ def read_parts(
         at = match.start() + 1
         if not _BEFORE_PART.search(text[max(0, at - 16) : at - 1]):
             continue
-        chain = _Chain(text, language, match.start(), "")
+        chain = _Chain(text, usage, match.start(), "")
         path = chain.read_part(article)
         if path and chain.at <= end and not _OF_OTHERS.match(text, chain.at):
             article = path
@@ -375,7 +383,7 @@ def read_parts(
     return found
 
 
-def _act(text: str, at: int, language: str, after_sentence: bool) -> tuple[str, int]:
+def _act(text: str, at: int, usage: Usage, after_sentence: bool) -> tuple[str, int]:
     """The act after the articles, with the annex that they stand in; empty if none is abbreviated here.
 
     In French a comma goes before it when the articles end in `, 2e phrase`.
@@ -383,21 +391,21 @@ def _act(text: str, at: int, language: str, after_sentence: bool) -> tuple[str, 
     annex = _ANNEX.match(text, at)
     start = annex.end() if annex else at
     of = _OF.match(text, start)
-    act = read_act(text, of.end(), language, known=bool(of["of"] or of["comma"])) if of else None
+    act = read_act(text, of.end(), usage, known=bool(of["of"] or of["comma"])) if of else None
     if of is None or act is None or (of["comma"] and not after_sentence):
-        return _titled(text, at, language) if of and of["of"] else ("", at)
+        return _titled(text, at, usage) if of and of["of"] else ("", at)
     return (f"Anhang {annex['number']} {act[0]}" if annex else act[0]), act[1]
 
 
-def _titled(text: str, at: int, language: str) -> tuple[str, int]:
+def _titled(text: str, at: int, usage: Usage) -> tuple[str, int]:
     """The abbreviation in brackets after an act's title, before any other article."""
     title = _TITLE.match(text, at)
     if title is None or "rt. " in title[0]:
         return "", at
-    act = read_act(text, title.end(), language)
+    act = read_act(text, title.end(), usage)
     short = None if act else _SHORT_TITLE.match(text, title.end())  # "(loi sur les avocats, LLCA; RS 935.61)"
     if short:
-        act = read_act(text, short.end(), language)
+        act = read_act(text, short.end(), usage)
         act = act if act and act[0] not in CANTONS and text[act[1] : act[1] + 1] in tuple(";,)]") else None
     if act is None or (not is_known(act[0]) and _PAGE.match(text, act[1])):
         return "", at
@@ -413,12 +421,12 @@ def read_date(text: str, at: int) -> str:
     return _day(date) if date else ""
 
 
-def acts_by_date(text: str, language: str) -> dict[str, str]:
+def acts_by_date(text: str, usage: Usage) -> dict[str, str]:
     """The acts that a text introduces by title, date and abbreviation, `Verordnung vom 12. Mai 2010 über … (PSMV)`, by
     their date; not two of one day."""
     found: dict[str, set[str]] = {}
     for date in _DATE.finditer(text):
-        act, _ = _titled(text, date.start(), language)
+        act, _ = _titled(text, date.start(), usage)
         if act:
             found.setdefault(_day(date), set()).add(act)
     return {date: acts.pop() for date, acts in found.items() if len(acts) == 1}

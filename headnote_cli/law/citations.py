@@ -13,22 +13,16 @@ from functools import cached_property, lru_cache
 from itertools import zip_longest
 from typing import Literal
 
-from headnote_cli.law.acts import base, is_known
+from headnote_cli.law.acts import Usage, base, is_known
 from headnote_cli.law.articles import ANCHOR, CitationPath, acts_by_date, read_articles, read_date, read_parts
 from headnote_cli.law.document import Consideration, structure
+from headnote_cli.law.numbers import BEGINS, FOLLOWING, WHERE, read_numbers
+from headnote_cli.law.pages import page_marks, without, year_of
 from headnote_cli.law.plain import plain
 
 CitationKind = Literal["article", "consideration", "decision", "docket", "act"]
 Status = Literal["found", "partly", "missing"]
 
-_JOIN = r"(?:\s?[,;]\s|\s(?:und|et|ed?|sowie|ainsi que|nonché|bzw\.|resp\.|ou|oder|o)\s)"
-_FOLLOWING = r"(?:ff?|ss?|segg?|sgg?)(?:\.|(?![\w'’]))"
-_CONSIDERATION = (
-    rf"\d{{1,2}}(?:\.\d{{1,2}}){{0,6}}(?:(?=ff|ss|segg)(?={_FOLLOWING})|"
-    r"(?:\.?[a-z]{1,2}(?:/[a-z]{1,3}){0,2})?(?![\w°])(?!\.\d))"
-)
-_ONE_OR_RANGE = rf"{_CONSIDERATION}(?:\s?[-–]\s?{_CONSIDERATION}|\s(?:bis|à|a)\s{_CONSIDERATION})?"
-_WHERE = r"(?:E\.|[Cc]ons(?:id)?\.|c\.|Erw\.|Erwägung(?:en)?|[Cc]onsidérants?|[Cc]onsiderand[oi])"
 # Of a judgment: its month may be misspelt.
 _DATE = (
     r"(?:\s(?:vom|du|del|dell['’])\s?"
@@ -42,11 +36,13 @@ _AGAIN = (
 )
 _DOCKET = (
     r"\d[A-Z](?:_\s?|\.)\d{1,4}/\d{4}|[BCEHIKMPU] \d{1,4}/\d{2}|[A-F]-[1-9]\d{0,4}/20\d{2}"
+    r"|[A-Z]\.\s?\d{1,4}/(?:19|20)\d{2}"
     r"|(?:BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d{2}\.\d{1,4}"
 )
 # The official collections: the court's own, those of the Federal Administrative and the Federal Criminal Court.
 _COLLECTIONS = {
-    "BGE": ("BGE|ATF|DTF", r"\d{1,3}\s(?:I[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"),
+    "BGE": ("BGE|ATF|DTF|RO|RU", r"\d{1,3}\s(?:I\s?[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"),
+    "EVGE": ("EVGE|ATFA|STFA", r"19\d{2}\s(?:S|p|pag)\.\s\d{1,4}(?!\w)"),
     "BVGE": ("BVGE|ATAF|DTAF", r"20\d{2}(?:\s(?:VI{0,2}|IV|I{1,3}))?\s?/\s?\d{1,3}(?![\w/])"),
     "TPF": ("TPF", r"20\d{2}\s\d{1,3}(?!\w)"),
 }
@@ -57,14 +53,12 @@ _JUDGMENT = "|".join(
 _CITED = re.compile(
     r"(?<!\w)(?=[§A-IKMPR-U\dacn])(?:"  # the first letters spare most of the time
     rf"(?P<article>{ANCHOR})"
-    rf"|{_WHERE}\s{{0,2}}(?={_CONSIDERATION})"
+    rf"|{WHERE}\s{{0,2}}(?={BEGINS})"
     rf"|{_JUDGMENT}"
     r"|(?:SR|RS)\s?(?P<act>0\.\d{2,3}(?:\.\d{1,3}){0,5}|\d{3}(?:\.\d{1,4}){0,5})(?!\w))"
 )
-_LIST = re.compile(rf"(?P<value>{_ONE_OR_RANGE})(?P<following>\s?(?:et?\s(?=ss|seg|sg))?{_FOLLOWING})?")
-_NEXT = re.compile(rf"{_JOIN}(?={_CONSIDERATION})")
-_PINPOINT = re.compile(rf"(?:\s{_FOLLOWING})?{_AGAIN}{_DATE}{_AGAIN}\s?,?\s{_WHERE}\s{{0,2}}(?={_CONSIDERATION})")
-_PAGE = re.compile(rf"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{{1,4}})(?:\s?{_FOLLOWING})?")
+_PINPOINT = re.compile(rf"(?:\s?{FOLLOWING})?{_AGAIN}{_DATE}{_AGAIN}\s?,?\s{WHERE}\s{{0,2}}(?={BEGINS})")
+_PAGE = re.compile(rf"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{{1,4}})(?:\s?{FOLLOWING})?")
 # Whose considerations they are, if another judgment's: `consid. 3.2.2 de l'ATF 140 V 543`. With a page it is where the
 # official collection turns one: `E. 4 des BGE 151 II 687 S. 698 angefochtenen Urteils`.
 _OF_JUDGMENT = re.compile(
@@ -72,11 +66,20 @@ _OF_JUDGMENT = re.compile(
     r"(?:(?:[a-zéè.]{1,12}\s){0,2}(?:Urteils?|Entscheids?|arrêts?|sentenza)\s)?"
     rf"(?:{_JUDGMENT})(?!{_PAGE.pattern})"
 )
+_SECOND_PAGE = re.compile(r"\s?/\s?\d{1,4}(?!\w)")  # `108 Ib 170/71`
+# Another one of the volume: `105 Ia 285 consid. 2, 447 consid. 2`.
+_NEXT_PAGE = re.compile(
+    rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<page>\d{{1,4}})(?=(?:\s?{FOLLOWING})?\s?,?\s{WHERE}\s{{0,2}}{BEGINS})"
+)
+# A judgment that goes by its date and parties: `Urteil vom 9. Oktober 1953 i.S. Spillmann Erw. 4`.
+_UNNUMBERED = re.compile(
+    r"(?:Urteils?|Entscheid(?:e?s)?|[Aa]rrêts?|[Dd]écision|[Ss]entenza)\s[^.;()]{0,60}?(?:vom|du|del|dell['’])\s?\d{1,2}\S*\s\w+\s\d{4}"
+    r"[^;()]{0,80}$"
+)
 _NEXT_DECISION = {
     name: re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<number>{number})")
     for name, (_, number) in _COLLECTIONS.items()
 }
-_RANGE = re.compile(r"\s?[-–]\s?|\s(?:bis|à|a)\s")
 _FF = 10  # `ff.` names no end
 NEAR = 400  # characters behind an article, up to the next, where `Abs. 1` alone is one of its paragraphs
 _FUNCTION_WORDS = {
@@ -108,12 +111,14 @@ class Citation:
         return self.text if is_known(self.act) else replace(self, act="").text
 
 
-def citations(text: str, language: str | None = None) -> list[Citation]:
+def citations(text: str, language: str | None = None, year: int | None = None) -> list[Citation]:
     """The citations of a text in order, each once.
 
-    The language (`de`, `fr`, `it`) decides what an abbreviation means, `AIMP` say; without it the text is guessed from.
+    Args:
+        language: `de`, `fr` or `it`, which decides what an abbreviation means; None: guessed from the text.
+        year: Of the decision, which decides it, too.
     """
-    return list(dict.fromkeys(citation for span in spans(text, language) for citation in span.citations))
+    return list(dict.fromkeys(citation for span in spans(text, language, year) for citation in span.citations))
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,10 @@ class Span:
     citations: tuple[Citation, ...]
 
 
-def spans(text: str, language: str | None = None) -> list[Span]:
-    """Where a text cites, in order and without overlap; the language as for `citations`."""
+def spans(text: str, language: str | None = None, year: int | None = None) -> list[Span]:
+    """Where a text cites, in order and without overlap; language and year as for `citations`."""
     read = plain(text)
-    found = _spans(read.text, language or _guess(read.text))
+    found = _spans(read.text, Usage(language or _guess(read.text), year))
     return [Span(*read.place(span.start, span.end), span.citations) for span in found]
 
 
@@ -137,19 +142,19 @@ def _guess(text: str) -> str:
     return max(counts, key=lambda language: counts[language])
 
 
-def _spans(text: str, language: str) -> Iterator[Span]:
+def _spans(text: str, usage: Usage) -> Iterator[Span]:
     at = 0
     while match := _CITED.search(text, at):
-        found, at = _read(text, match, language)
+        found, at = _read(text, match, usage)
         if found:
             yield Span(match.start(), at, tuple(found))
 
 
-def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation], int]:
+def _read(text: str, match: re.Match[str], usage: Usage) -> tuple[list[Citation], int]:
     """The citations that begin with a match, and where the last one ends."""
     at = match.end()
     if match["article"]:
-        articles, at = read_articles(text, at, match["article"], language)
+        articles, at = read_articles(text, at, match["article"], usage)
         dated = "" if all(act for _, act in articles) else read_date(text, at)  # all have one, or none
         return [Citation("article", path, act, dated) for path, act in articles], at
     if match["docket"]:
@@ -158,8 +163,10 @@ def _read(text: str, match: re.Match[str], language: str) -> tuple[list[Citation
         return _decisions(text, at, *_judgment_of(match))
     if match["act"]:
         return [Citation("act", (("SR", match["act"]),))], at
-    values, at = _considerations(text, at)
+    values, at = read_numbers(text, at)
     of = _OF_JUDGMENT.match(text, at)
+    if of is None and _UNNUMBERED.search(text, max(0, match.start() - 200), match.start()):
+        return [], at
     if of is None:
         return [Citation("consideration", (("E.", value),)) for value in values], at
     kind, whole = _judgment_of(of)
@@ -175,29 +182,19 @@ def _judgment_of(match: re.Match[str]) -> tuple[CitationKind, tuple[str, str]]:
 
 
 def _number(number: str) -> str:
-    """A number in a collection, `148 III 30` or `2014/26`, with plain blanks."""
-    return re.sub(r"\s?/\s?", "/", re.sub(r"\s", " ", number))
-
-
-def _considerations(text: str, at: int) -> tuple[list[str], int]:
-    """The numbers on a list of considerations, `2.1`, `3-5` or `4 ff.`, and where it ends."""
-    values = []
-    while match := _LIST.match(text, at):
-        many = "" if not match["following"] else " ff." if re.search("ff|ss|gg", match["following"]) else " f."
-        values.append(_RANGE.sub("-", match["value"]) + many)
-        following = _NEXT.match(text, match.end())
-        if following is None:
-            return values, match.end()
-        at = following.end()
-    return values, at
+    """A number in a collection, `148 III 30`, `2014/26` or `1963 S. 12`, in one form."""
+    number = re.sub(r"\s?/\s?", "/", re.sub(r"\s", " ", number))
+    return re.sub(r"(?<= I) (?=[ab] )", "", re.sub(r"(?:p|pag)\. ", "S. ", number))
 
 
 def _pinpoints(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
     """A judgment with each consideration or the page named right after it, which are no considerations of ours."""
+    second = _SECOND_PAGE.match(text, at) if whole[0] == "BGE" else None
+    at = second.end() if second else at
     pinpoint = _PINPOINT.match(text, at)
     found = []
     if pinpoint:
-        values, at = _considerations(text, pinpoint.end())
+        values, at = read_numbers(text, pinpoint.end())
         found = [Citation(kind, (whole, ("E.", value))) for value in values]
     page = _PAGE.match(text, at)
     if not pinpoint:
@@ -212,9 +209,13 @@ def _decisions(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -
         more, at = _pinpoints(text, at, kind, whole)
         found += more
         following = _NEXT_DECISION[whole[0]].match(text, at)
-        if following is None:
+        same_volume = _NEXT_PAGE.match(text, at) if whole[0] == "BGE" else None
+        if following:
+            whole, at = (whole[0], _number(following["number"])), following.end()
+        elif same_volume:
+            whole, at = (whole[0], f"{whole[1].rpartition(' ')[0]} {same_volume['page']}"), same_volume.end()
+        else:
             return found, at
-        whole, at = (whole[0], _number(following["number"])), following.end()
 
 
 @dataclass(frozen=True)
@@ -226,20 +227,24 @@ class CheckedCitation:
 
 
 def check(
-    headnote: str, decision: str, headnote_language: str | None = None, decision_language: str | None = None
+    headnote: str,
+    decision: str,
+    headnote_language: str | None = None,
+    decision_language: str | None = None,
+    year: int | None = None,
 ) -> list[CheckedCitation]:
     """The citations of a headnote in order, each looked up in the decision.
 
     A consideration is looked up among the decision's own; the rest among what the decision cites.
     """
-    cited = cited_by(decision, decision_language)
-    return [CheckedCitation(c, cited.status(c)) for c in citations(headnote, headnote_language)]
+    cited = cited_by(decision, decision_language, year)
+    return [CheckedCitation(c, cited.status(c)) for c in citations(headnote, headnote_language, cited.year)]
 
 
 @lru_cache(maxsize=1)  # one decision, headnotes in three languages
-def cited_by(decision: str, language: str | None) -> Cited:
+def cited_by(decision: str, language: str | None, year: int | None = None) -> Cited:
     """What a decision cites, read once for all that is asked of it in a row."""
-    return Cited(decision, language)
+    return Cited(decision, language, year)
 
 
 def unsupported(headnote: str, decision: str) -> list[Citation]:
@@ -248,17 +253,23 @@ def unsupported(headnote: str, decision: str) -> list[Citation]:
 
 
 class Cited:
-    """What a decision cites, and its own considerations."""
+    """What a decision cites, and its own considerations.
 
-    def __init__(self, decision: str, language: str | None = None) -> None:
+    Attributes:
+        year: Of the decision: as it is given, else by the page marks of the official collection.
+    """
+
+    def __init__(self, decision: str, language: str | None = None, year: int | None = None) -> None:
         self.decision = decision
-        self._plain = plain(decision)
+        marks = page_marks(decision)
+        self.year = year if year is not None else year_of(marks)
+        self._plain = plain(without(decision, marks))
         text = self._plain.text
-        language = language or _guess(text)
-        self._dates = acts_by_date(text, language)
+        usage = Usage(language or _guess(text), self.year)
+        self._dates = acts_by_date(text, usage)
         self.spans = [
             Span(*self._plain.place(span.start, span.end), tuple(self._named(citation) for citation in span.citations))
-            for span in _with_parts(text, list(_spans(text, language)), language)
+            for span in _with_parts(text, list(_spans(text, usage)), usage)
         ]
         self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
         self.texts = {citation.text for citation in self.citations}
@@ -322,8 +333,9 @@ class Cited:
     @cached_property
     def counted(self) -> list[tuple[str, int]]:
         """The numbers of the considerations, each with its place."""
-        parts = structure(self._plain.text).considerations
-        return [(part.number, self._plain.place(part.start, part.start + 1)[0]) for part in parts if part.number]
+        read = plain(self.decision)  # with its page marks, behind which a heading may stand
+        parts = structure(read.text).considerations
+        return [(part.number, read.place(part.start, part.start + 1)[0]) for part in parts if part.number]
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -336,7 +348,7 @@ class Cited:
 
     def _heading(self, number: str) -> tuple[int, int] | None:
         """Where a consideration begins, else the one that it lies in."""
-        for name in (number, _above(number)):
+        for name in (*_spellings(number), *map(_above, _spellings(number))):
             if name in self._places:
                 start = self._places[name]
                 heading = next(heading for heading, place in self.counted if place == start)
@@ -344,13 +356,13 @@ class Cited:
         return None
 
     def _consideration(self, citation: Citation) -> Status:
-        number = citation.path[0][1]
-        if number in self._places:
+        spellings = _spellings(citation.path[0][1])
+        if any(name in self._places for name in spellings):
             return "found"
-        return "partly" if _above(number) in self._places else "missing"
+        return "partly" if any(_above(name) in self._places for name in spellings) else "missing"
 
 
-def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
+def _with_parts(text: str, cited: list[Span], usage: Usage) -> list[Span]:
     """Also what stands alone behind an article as its part: `Art. 439 ZGB kann sie das Gericht anrufen (Abs. 1)`."""
     found = []
     for span, following in zip_longest(cited, cited[1:]):
@@ -359,7 +371,7 @@ def _with_parts(text: str, cited: list[Span], language: str) -> list[Span]:
         if len(articles) == 1:
             last = span.citations[-1]
             end = min(following.start if following else len(text), span.end + NEAR)
-            for path, start, stop in read_parts(text, span.end, end, last.path, last.act, language):
+            for path, start, stop in read_parts(text, span.end, end, last.path, last.act, usage):
                 found.append(Span(start, stop, (replace(last, path=path),)))
     return found
 
@@ -383,6 +395,12 @@ def _supports(cited: Citation, citation: Citation) -> bool | None:
 def _same_article(cited: Citation, first: tuple[str, str]) -> bool:
     label, number = cited.path[0]
     return label == first[0] and (first[1] in _ends(number) or _covers(number, first[1]))
+
+
+def _spellings(number: str) -> list[str]:
+    """A number as the decision may have it: `II/1` is `1` where its parts go on counting, a scan reads `1` as `I`."""
+    part, _, rest = number.rpartition("/")
+    return [number, *([rest] if part.isupper() else ["1"] if number == "I" else [])]
 
 
 def _above(number: str) -> str:

@@ -14,6 +14,7 @@ from headnote_cli.law.headings import (
     NUMBER,
     NUMBER_HERE,
     PART_TITLE,
+    PART_WORDS,
     ROMAN,
     ROMANS,
     is_cited,
@@ -119,7 +120,7 @@ def _headings(text: str, start: int) -> list[_Heading]:
     """The headings from a place on. Roman parts are part of a number where each part counts from 1 again."""
     parts = _run(ROMAN, text, start, len(text), lambda match: ROMANS[match["roman"]])
     bounds = [part.start() for part in parts] + [len(text)]
-    counted = [_counted(text, part.end(), end) for part, end in zip(parts, bounds[1:], strict=True)]
+    counted = [_counted(text, _behind_title(text, part), end) for part, end in zip(parts, bounds[1:], strict=True)]
     numbered = [(numbers[0][0], numbers[-1][0]) for numbers in counted if numbers]
     starts_again = any(first <= last for (_, last), (first, _) in pairwise(numbered))
     if len(parts) < 2 or parts[0]["roman"] != "I" or not starts_again:
@@ -129,6 +130,11 @@ def _headings(text: str, start: int) -> list[_Heading]:
         headings.append(_Heading(part["roman"], part.start(), part.end()))
         headings += _lettered(text, numbers, end, f"{part['roman']}/")
     return headings
+
+
+def _behind_title(text: str, part: re.Match[str]) -> int:
+    title = PART_WORDS.match(text, part.end())
+    return title.end() if title else part.end()
 
 
 def _counted(text: str, start: int, stop: int) -> list[tuple[Count, Count, re.Match[str]]]:

@@ -51,7 +51,9 @@ _COUNT = (
 NUMBER = re.compile(rf"(?:{_AFTER}|{_AFTER_TITLE}){_COUNT}")
 NUMBER_HERE = re.compile(_COUNT)
 # The title of a part, behind which its first number follows: `III. Berufung der Beklagten 3.`
-PART_TITLE = re.compile(rf"[.!?»)] (?:[IVX]{{1,5}}|[A-H])\.{_DASH} [A-ZÄÖÜÉÈÀ][^.!?\d]{{2,80}}? (?=\d{{1,2}}\.)")
+_WORDS = r"[A-ZÄÖÜÉÈÀ][^.!?\d]{2,80}? (?=\d{1,2}\.)"
+PART_TITLE = re.compile(rf"[.!?»)] (?:[IVX]{{1,5}}|[A-H])\.{_DASH} {_WORDS}")
+PART_WORDS = re.compile(_WORDS)
 ROMAN = re.compile(rf"{_AFTER}(?P<roman>I{{1,3}}|IV|VI{{0,3}}|IX|X)\.{_DASH}\s?(?=[\dA-ZÄÖÜÉÈÀ«\"a(])")
 ROMANS = {name: value for value, name in enumerate("I II III IV V VI VII VIII IX X".split(), 1)}
 _BEGINNING = r"(?=[§A-ZÄÖÜÉÈÀÂÊÎÔÛÇ\d\"«„(\[.…'’–-])"

@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from headnote_cli.data.fields import decision_id
+from headnote_cli.data.fields import decision_id, year_of_row
 from headnote_cli.errors import DataError
 from headnote_cli.generation.predictions import Pair, key_of
 from headnote_cli.law.citations import Cited, Status, spans
@@ -57,7 +57,7 @@ class _Decision:
         if not isinstance(headnote, str):
             return segments
         at = 0
-        for span in spans(headnote, language):
+        for span in spans(headnote, language, self.cited.year):
             citations = list(dict.fromkeys(span.citations))
             cites = [(citation.text, self.cited.status(citation)) for citation in citations]
             worst = min((status for _, status in cites), key=WORST.index)
@@ -161,7 +161,7 @@ def _decision_of(pair: Pair, text_field: str, decisions: dict[tuple[str, str | N
         raise DataError(f"has no text in `{text_field}`", where, "`overflow_field` names the decision's field")
     key = (text, language if isinstance(language, str) else None)
     if key not in decisions:
-        decisions[key] = _Decision(len(decisions), key[1], Cited(*key))
+        decisions[key] = _Decision(len(decisions), key[1], Cited(*key, year_of_row(pair.row)))
     return decisions[key]
 
 

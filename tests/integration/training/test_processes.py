@@ -185,6 +185,7 @@ def test_exit_codes_come_through(tiny_training: Callable[..., Path], tmp_path: P
             assert "`fsdp` is asked for, and the weights are not sharded" in json.loads(output)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_fewer_processes_than_asked_are_refused(tiny_training: Callable[..., Path]) -> None:
     """`accelerate launch --cpu` starts one process, whatever it is told."""
     config = tiny_training(load_in_4bit=False)

@@ -112,6 +112,7 @@ def test_a_signal_in_an_evaluation_leaves_the_rest_of_it_and_the_run_is_the_same
     assert other.read_bytes() == interrupted, "bit for bit the same run"
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_waits_for_the_save_and_a_second_ctrl_c_does_not(
     tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_second_sigterm_waits_for_the_save_and_a_second_ctrl_c_does_not(
     assert "stopped at once" in errors
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_first_evaluation_promises_no_step_and_says_that_nothing_was_trained(
     tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.law.acts import name_of, numbers, table
+from headnote_cli.law.acts import Usage, _names, _rows, name_of
 from headnote_cli.law.citations import Cited, check, citations, spans, unsupported
 from headnote_cli.law.language import LANGUAGES, detect_language
 from tests.conftest import ROOT, every_real_row, examples, real_rows, sample_rows
@@ -129,7 +129,7 @@ def texts(text: str, language: str | None = None) -> list[str]:
         ("art. 62segg. CO, art. 63 e segg. CO e art. 64 e seg. CO",
          ["Art. 62 ff. OR", "Art. 63 ff. OR", "Art. 64 f. OR"]),
         ("Art. 5 Abs. 3 folgende Ausnahme; art. 5d et f CO", ["Art. 5 Abs. 3", "Art. 5d"]),
-        ("E. 2ff. und 5; consid. 3 et ss; consid. 4d et f", ["E. 2 ff.", "E. 5", "E. 3 ff.", "E. 4d"]),
+        ("E. 2ff. und 5; consid. 3 et ss; consid. 4d et f", ["E. 2 ff.", "E. 5", "E. 3 ff.", "E. 4d", "E. 4f"]),
         ("art. 1er al. 1er CO, art. 2 al. 1 er à 3 CO", ["Art. 1 Abs. 1 OR", "Art. 2 Abs. 1-3 OR"]),
         ("art. 6 § 1 et § 3 let. c CEDH, art. 8 §§ 1 et 2 CEDH",
          ["Art. 6 Ziff. 1 EMRK", "Art. 6 Ziff. 3 lit. c EMRK", "Art. 8 Ziff. 1 EMRK", "Art. 8 Ziff. 2 EMRK"]),
@@ -174,12 +174,34 @@ def test_without_a_language_the_text_tells_it() -> None:
 
 
 def test_the_table_names_each_act_once_in_each_language() -> None:
-    assert len(numbers()) > 250
-    assert len(set(numbers().values())) > 250
+    numbers = {row["de"].split("|")[0]: row["sr"] for row in _rows() if row["sr"]}
+    assert len(numbers) > 250
+    assert len(set(numbers.values())) > 250
     for language in LANGUAGES:
-        for abbreviation, name in table()[language].items():
-            assert name_of(abbreviation, language) == name
-    assert {name_of(name, "de") for name in numbers()} == set(numbers())
+        for abbreviation, name in _names(language, None).items():
+            assert name_of(abbreviation, Usage(language)) == name
+    assert {name_of(name, Usage("de")) for name in numbers} == set(numbers)
+
+
+@pytest.mark.parametrize(
+    ("abbreviation", "language", "year", "name"),
+    [
+        ("LA", "fr", 1958, "MFG"),
+        ("LA", "fr", 1975, "LFG"),
+        ("LA", "fr", None, "LFG"),
+        ("LPA", "fr", 1971, "VwVG"),
+        ("LPA", "fr", 2010, "TSchG"),
+        ("LPA", "it", 1990, "USG"),
+        ("OM", "fr", 1966, "MO"),
+        ("OCP", "fr", 1995, "VStGB"),
+        ("LAMA", "fr", 2005, "KUVG"),
+        ("CF", "it", None, "BV"),
+    ],
+)
+def test_an_abbreviation_means_what_it_meant_at_its_time(
+    abbreviation: str, language: str, year: int | None, name: str
+) -> None:
+    assert name_of(abbreviation, Usage(language, year)) == name
 
 
 @pytest.mark.parametrize(
@@ -595,3 +617,93 @@ def test_a_citation_has_places_unless_it_is_missing() -> None:
             cited = Cited(row["decision"], row["decision_language"])
             for one in citations(headnote["headnote"], headnote["headnote_language"]):
                 assert (cited.status(one) == "missing") == (cited.places(one) == []), one
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("(consid. 3 a)", "fr", ["E. 3a"]),
+        ("consid. 3 a été admis", "fr", ["E. 3"]),
+        ("(consid. 2a et b, 9b, c)", "fr", ["E. 2a", "E. 2b", "E. 9b", "E. 9c"]),
+        ("(consid. 3a-d; 2 a-c)", "fr", ["E. 3a-3d", "E. 2a-2c"]),
+        ("(consid. 7 litt. g, h)", "fr", ["E. 7g", "E. 7h"]),
+        ("(Erw. I/2; E. II/1 und 3)", "de", ["E. I/2", "E. II/1", "E. 3"]),
+        ("(consid. 4 b aa et bb)", "fr", ["E. 4b/aa", "E. 4b/bb"]),
+        ("consid. 2a e 3 o 4", "it", ["E. 2a", "E. 3", "E. 4"]),
+        ("art. 55 al. 1 litt. b OJ", "fr", ["Art. 55 Abs. 1 lit. b OG"]),
+        ("art. 66/67 PA", "fr", ["Art. 66 VwVG", "Art. 67 VwVG"]),
+        ("art. 720 al. 2/725 al. 1 CCS", "fr", ["Art. 720 Abs. 2 ZGB", "Art. 725 Abs. 1 ZGB"]),
+        ("art. 226 a al. 2 CO", "fr", ["Art. 226a Abs. 2 OR"]),
+        ("art. 5 e 6 CO", "it", ["Art. 5 OR", "Art. 6 OR"]),
+        ("art. 6 litt. B ch. 2 CUP", "fr", ["Art. 6 lit. B Ziff. 2 PVÜ"]),
+        ("art. 39 al. 4 Cst. lucern. et art. 4 Cst.", "fr", ["Art. 39 Abs. 4 KV/LU", "Art. 4 BV"]),
+        ("art. 5 Cst. cant.", "fr", ["Art. 5 KV"]),
+        ("art. 662 cp. 1 e 12 num. 2 CCS", "it", ["Art. 662 Abs. 1 ZGB", "Art. 12 Ziff. 2 ZGB"]),
+        ("art. 4 Ord. VIII", "fr", ["Art. 4 Vo VIII"]),
+        ("art. 125 ch. 2, 2e al. CO", "fr", ["Art. 125 Ziff. 2 Abs. 2 OR"]),
+        ("RO 899 I 227 consid. 3", "fr", ["BGE 899 I 227 E. 3"]),
+        ("RU 899 I b 221 consid. 1", "it", ["BGE 899 Ib 221 E. 1"]),
+        ("ATF 899 Ib 170/71 consid. 2a", "fr", ["BGE 899 Ib 170 E. 2a"]),
+        ("ATF 899 Ia 285 consid. 2, 447 consid. 3", "fr", ["BGE 899 Ia 285 E. 2", "BGE 899 Ia 447 E. 3"]),
+        ("EVGE 1963 S. 12 Erw. 2", "de", ["EVGE 1963 S. 12 E. 2"]),
+        ("ATFA 1969 p. 151 consid. 5", "fr", ["EVGE 1969 S. 151 E. 5"]),
+        ("Urteil vom 9. Oktober 1953 i.S. Muster Erw. 4", "de", []),
+        ("arrêt P.1234/1986 consid. 2", "fr", ["P.1234/1986 E. 2"]),
+    ],
+)
+def test_older_forms_are_read(text: str, language: str, expected: list[str]) -> None:
+    assert [citation.text for citation in citations(text, language)] == expected
+
+
+def test_page_marks_inside_a_citation_are_passed_over() -> None:
+    decision = (
+        "Sachverhalt BGE 899 II 433 S. 434 A.- X. Aus den Erwägungen: 1. Nach Art. 48 BGE 899 II 433 S. 435 OR "
+        "haftet er. 2. a) Vgl. BGE 898 II 12 S. 15. b) Es folgt BGE 899 II 433 S. 436 mehr."
+    )
+    cited = Cited(decision, "de")
+    assert [citation.text for citation in cited.citations] == ["Art. 48 OR", "BGE 898 II 12 S. 15"]
+    assert [number for number, _ in cited.counted] == ["1", "2", "2a", "2b"]
+
+
+def test_the_year_of_a_decision_is_that_of_its_volume() -> None:
+    marks = "BGE 84 II 292 S. 293 Considérant en droit: 1. Selon l'art. 41 LA BGE 84 II 292 S. 294, il répond."
+    assert [citation.text for citation in Cited(marks, "fr").citations] == ["Art. 41 MFG"]
+    assert [checked.status for checked in check("Art. 41 LA.", marks, "fr", "fr")] == ["found"]
+
+
+@pytest.mark.parametrize(
+    ("decision", "numbers"),
+    [
+        (
+            "A.- Der Streit. Das Bundesgericht zieht in Erwägung: 1.- Eins. 2.- a) Zwei. b) Drei.",
+            ["1", "2", "2a", "2b"],
+        ),
+        (
+            "Résumé des faits: A. Extrait des motifs: 3. a) aa) Un. bb) Deux. b) Trois.",
+            ["3", "3a", "3a/aa", "3a/bb", "3b"],
+        ),
+        ("Fatti: A. Considerato in diritto: 1./2.- Primo. 3. - Secondo.", ["1-2", "3"]),
+        ("Sachverhalt ab Seite 11 A.- X. Erwägungen ab Seite 12 1.-3.- Eins. 4.- Zwei.", ["1-3", "4"]),
+        (
+            "Erwägungen: I. Eintreten 1. Eins. 2. Zwei. II. Sache 1. Drei. 2. Vier.",
+            ["I", "I/1", "I/2", "II", "II/1", "II/2"],
+        ),
+        ("Dai motivi: 2.2 Titolo senza punto 2.2.1 Uno. 2.2.2 Due.", ["2.2", "2.2.1", "2.2.2"]),
+        ("Aus den Erwägungen: Die Klage ist alt. Sie ist unbegründet.", [""]),
+        ("Im Brief stand: 1. Eins; a) Zwei; b) Drei.", []),
+    ],
+)
+def test_old_and_new_headings_give_the_same_structure(decision: str, numbers: list[str]) -> None:
+    from headnote_cli.law.document import structure
+
+    read = structure(decision)
+    assert [part.number for part in read.considerations if read.law is not None] == numbers
+
+
+@pytest.mark.parametrize(
+    ("cited", "status"),
+    [("E. 3b/aa", "found"), ("E. 3b/cc", "partly"), ("E. 3c", "partly"), ("E. 4", "missing"), ("E. 3", "found")],
+)
+def test_a_lettered_consideration_is_found_only_where_it_is(cited: str, status: str) -> None:
+    decision = "Erwägungen: 3. a) Eins. b) aa) Zwei. bb) Drei. Er sagte: a) dies, c) das."
+    assert [checked.status for checked in check(f"({cited})", decision, "de", "de")] == [status]
