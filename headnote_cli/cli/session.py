@@ -88,7 +88,7 @@ def _metavar(kind: Any) -> str:
         return f"[{'|'.join(get_args(kind))}]"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"[{'|'.join(str(choice.value) for choice in kind)}]"
-    inner = [one for one in get_args(kind) if one is not type(None)]
+    inner = [argument for argument in get_args(kind) if argument is not type(None)]
     return _metavar(inner[0]) if inner else METAVARS[kind]
 
 

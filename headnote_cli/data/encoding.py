@@ -185,10 +185,10 @@ class Encoder:
             room = limit - encoded.size
             if room >= 0:
                 spans = _mark_spans(encoded.prompt_text, text, shorter)
-                found = replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
+                candidate = replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
                 if best is not None or room <= UNUSED * limit:
-                    return found
-                best = found
+                    return candidate
+                best = candidate
             elif best is not None:
                 return best
             budget += room  # marks take fewer tokens than they may, or a seam more

@@ -50,16 +50,16 @@ def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
 
 def inserted_marks(text: str, shorter: str) -> list[int]:
     """Where in `shorter` marks stand for what was left out of `text`; a mark of the court's own is none."""
-    found: list[int] = []
+    places: list[int] = []
     position = start = 0
     while (mark := shorter.find(CUT_MARK, start)) >= 0:
         kept = shorter[start:mark].strip()
         position = max(text.find(kept, position), position) + len(kept)
         own = _OWN_MARK.match(text, position)
         position = own.end() if own else position
-        found += [] if own else [mark]
+        places += [] if own else [mark]
         start = mark + len(CUT_MARK)
-    return found
+    return places
 
 
 def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Consideration]) -> str | None:

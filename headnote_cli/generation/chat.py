@@ -272,7 +272,7 @@ class Chat:
         reason = next((body[name] for name in ("message", "detail", "error") if body.get(name)), said)
         words = reason if isinstance(reason, str) else json.dumps(reason, ensure_ascii=False, default=str)
         words = " ".join(words.replace(self.client.api_key, "…").split())[:LONGEST] if reason else "no reason given"
-        named, code = (one if isinstance(one, str) else None for one in (body.get("param"), body.get("code")))
+        named, code = (name if isinstance(name, str) else None for name in (body.get("param"), body.get("code")))
         return Refusal(status, words, named, code)
 
     def _adapt(self, form: RequestForm, refusal: Refusal, request: ChatRequest) -> bool:
@@ -280,11 +280,11 @@ class Chat:
         with self._lock:
             if self.form != form:  # another thread got the same refusal
                 return True
-            found = self._other_form(form, refusal, request)
-            if found is not None:
-                self.form, note = found
+            other = self._other_form(form, refusal, request)
+            if other is not None:
+                self.form, note = other
                 self.emit(Note(note))
-        return found is not None
+        return other is not None
 
     def _other_form(self, form: RequestForm, refusal: Refusal, request: ChatRequest) -> tuple[RequestForm, str] | None:
         """How to ask instead, and what to say about it."""
@@ -455,14 +455,14 @@ def _cause(error: BaseException) -> str:
     import openai
 
     chain = _chain(error)
-    for one in chain:
-        if isinstance(one, socket.gaierror):
+    for cause in chain:
+        if isinstance(cause, socket.gaierror):
             return "its name cannot be resolved"
-        if isinstance(one, ConnectionRefusedError):
+        if isinstance(cause, ConnectionRefusedError):
             return "the connection is refused"
-        if isinstance(one, ssl.SSLError):
-            return f"there is no secure connection ({one.reason or one})"
-        if isinstance(one, TimeoutError | openai.APITimeoutError):
+        if isinstance(cause, ssl.SSLError):
+            return f"there is no secure connection ({cause.reason or cause})"
+        if isinstance(cause, TimeoutError | openai.APITimeoutError):
             return "it does not answer in time"
     first = chain[-1]
     return (first.strerror if isinstance(first, OSError) else None) or str(first) or str(error)
@@ -470,9 +470,9 @@ def _cause(error: BaseException) -> str:
 
 def _remedy(error: BaseException) -> str:
     chain = _chain(error)
-    if any(isinstance(one, socket.gaierror) for one in chain):
+    if any(isinstance(cause, socket.gaierror) for cause in chain):
         return "check the name in the address"
-    if any(isinstance(one, ssl.SSLError) for one in chain):
+    if any(isinstance(cause, ssl.SSLError) for cause in chain):
         return "write http:// if the server has no certificate"
     return "is it running?"
 
@@ -555,7 +555,7 @@ def _proxy(url: SplitResult) -> tuple[str, str | None]:
     proxies = getproxies()
     name = url.scheme if proxies.get(url.scheme) else "all"
     proxy = proxies.get(name)
-    variable = next((one for one in (f"{name.upper()}_PROXY", f"{name}_proxy") if os.environ.get(one)), f"{name}_proxy")
+    variable = next((key for key in (f"{name.upper()}_PROXY", f"{name}_proxy") if os.environ.get(key)), f"{name}_proxy")
     if not proxy or _is_direct(url, proxies.get("no", "")):
         return variable, None
     return variable, proxy if "://" in proxy else f"http://{proxy}"

@@ -69,8 +69,8 @@ def choose_model(config: Config, model: str | None, prompts: Path | None = None)
     base = str(folder) if folder else name
     quantization = None
     if adapter is not None:
-        found = base_of_adapter(config, adapter, record)
-        base, quantization = found.name, noted_quantization(record)
+        adapter_base = base_of_adapter(config, adapter, record)
+        base, quantization = adapter_base.name, noted_quantization(record)
     own_tokenizer = folder is not None and (folder / "tokenizer_config.json").is_file()
     settings = config.settings
     return ModelChoice(

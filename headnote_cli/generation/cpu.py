@@ -45,13 +45,13 @@ def product(states: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | No
     """States (…, width) times weights (outputs, width), transposed, as a linear layer's: (…, outputs)."""
     follow = weights.is_contiguous() or weights.T.is_contiguous()  # of others oneDNN takes a thousand times as long
     if follow and _by_onednn(states, weights):
-        found: torch.Tensor = linear_by_onednn(states, weights, bias)
-        return found
+        result: torch.Tensor = linear_by_onednn(states, weights, bias)
+        return result
     return torch.nn.functional.linear(states, weights, bias)
 
 
 def _by_onednn(*factors: torch.Tensor) -> bool:
-    return ONEDNN and not torch.is_grad_enabled() and all(one.dtype == torch.float32 for one in factors)
+    return ONEDNN and not torch.is_grad_enabled() and all(factor.dtype == torch.float32 for factor in factors)
 
 
 def attend(
@@ -115,7 +115,7 @@ def _in_blocks(
     rows, _, tokens, size = query.shape
     before = key.shape[2] - tokens
     query = (query * (size**-0.5 if scaling is None else scaling)).unflatten(1, (key.shape[1], -1))
-    found = query.new_empty(*query.shape[:-1], value.shape[-1])  # (rows, key heads, heads of each, tokens, size)
+    outputs = query.new_empty(*query.shape[:-1], value.shape[-1])  # (rows, key heads, heads of each, tokens, size)
     for begin, row in itertools.product(range(0, tokens, BLOCK), range(rows)):
         end = min(begin + BLOCK, tokens)
         if mask is None:
@@ -126,10 +126,10 @@ def _in_blocks(
             seen = _seen_by_any(known)
             hidden = ~known[:, seen]
         for head in range(key.shape[1]):
-            found[row, head, :, begin:end] = _block(
+            outputs[row, head, :, begin:end] = _block(
                 query[row, head, :, begin:end], key[row, head, seen], value[row, head, seen], hidden
             )
-    return found.flatten(1, 2).transpose(1, 2)
+    return outputs.flatten(1, 2).transpose(1, 2)
 
 
 def _seen_by_any(known: torch.Tensor) -> slice:

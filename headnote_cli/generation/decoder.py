@@ -292,8 +292,8 @@ def rows_that_fit(columns: int, prompt: DynamicCache, free: int) -> int:
     Args:
         prompt: A prompt's keys and values, each (1, heads, tokens, head size).
     """
-    states = (states for layer in prompt.layers for states in (layer.keys, layer.values))
-    column = sum(int(one.element_size() * one.shape[1] * one.shape[3]) for one in states)
+    tensors = (tensor for layer in prompt.layers for tensor in (layer.keys, layer.values))
+    column = sum(int(tensor.element_size() * tensor.shape[1] * tensor.shape[3]) for tensor in tensors)
     return max(1, int(SHARE_OF_FREE * free) // (column * columns))
 
 

@@ -171,7 +171,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if isinstance(value, dict) and isinstance(old, dict):
             changed += _changed(old, value)
         elif old != value:
-            is_hash = any(isinstance(one, str) and len(one) == 64 for one in (old, value))
+            is_hash = any(isinstance(text, str) and len(text) == 64 for text in (old, value))
             changed.append(f"another {name}" if is_hash else f"{name} {old} → {value}")
     return changed
 

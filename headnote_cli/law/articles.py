@@ -338,24 +338,24 @@ def read_articles(text: str, start: int, anchor: str, usage: Usage) -> tuple[lis
 
     The act is empty where none is abbreviated.
     """
-    found: list[tuple[CitationPath, str]] = []
+    articles: list[tuple[CitationPath, str]] = []
     at, end = start, start
     while True:
         chain = _Chain(text, usage, at, anchor)
         if not chain.read():
-            return found, end
+            return articles, end
         act, act_end = _act(text, chain.at, usage, after_sentence="Satz" in chain.path[-1][0])
-        if found and not act:  # a number after an act is an article only if an act follows it
-            return found, end
+        if articles and not act:  # a number after an act is an article only if an act follows it
+            return articles, end
         sentence = _SENTENCE.match(text, act_end) if act else None
         if sentence:  # `art. 80 cpv. 4 LPP, seconda frase`
             chain.done[-1] += (_sentence(sentence["ordinal"]),)
             act_end = sentence.end()
-        found += [(_form(path, act), act) for path in chain.done if act or path[0][0] != "Anhang"]
+        articles += [(_form(path, act), act) for path in chain.done if act or path[0][0] != "Anhang"]
         end = act_end
         join = _JOIN.match(text, end) if act else None
         if join is None or join["article"]:
-            return found, end
+            return articles, end
         at = join.end()
 
 
@@ -366,10 +366,10 @@ def read_parts(
 
     Not one that is said to be of something else: `Abs. 2 von Art. 5`, `Ziff. 7 Abs. 4`, `Abs. 2 des Reglements`.
     """
-    found: list[tuple[CitationPath, int, int]] = []
+    parts: list[tuple[CitationPath, int, int]] = []
     at = start
     if not article[0][1].isalnum() or any(name not in ("Abs.", "lit.", "Satz") for name, _ in article[1:]):
-        return found  # of which article of a range, under which number?
+        return parts  # of which article of a range, under which number?
     while match := _PART.search(text, at, end):
         at = match.start() + 1
         if not _BEFORE_PART.search(text[max(0, at - 16) : at - 1]):
@@ -378,9 +378,9 @@ def read_parts(
         path = chain.read_part(article)
         if path and chain.at <= end and not _OF_OTHERS.match(text, chain.at):
             article = path
-            found.append((_form(path, act), match.start(), chain.at))
+            parts.append((_form(path, act), match.start(), chain.at))
             at = chain.at
-    return found
+    return parts
 
 
 def _act(text: str, at: int, usage: Usage, after_sentence: bool) -> tuple[str, int]:
@@ -424,12 +424,12 @@ def read_date(text: str, at: int) -> str:
 def acts_by_date(text: str, usage: Usage) -> dict[str, str]:
     """The acts that a text introduces by title, date and abbreviation, `Verordnung vom 12. Mai 2010 über … (PSMV)`, by
     their date; not two of one day."""
-    found: dict[str, set[str]] = {}
+    by_date: dict[str, set[str]] = {}
     for date in _DATE.finditer(text):
         act, _ = _titled(text, date.start(), usage)
         if act:
-            found.setdefault(_day(date), set()).add(act)
-    return {date: acts.pop() for date, acts in found.items() if len(acts) == 1}
+            by_date.setdefault(_day(date), set()).add(act)
+    return {date: acts.pop() for date, acts in by_date.items() if len(acts) == 1}
 
 
 def _day(date: re.Match[str]) -> str:

@@ -133,8 +133,8 @@ class Span:
 def spans(text: str, language: str | None = None, year: int | None = None) -> list[Span]:
     """Where a text cites, in order and without overlap; language and year as for `citations`."""
     read = plain(text)
-    found = _spans(read.text, Usage(language or _guess(read.text), year))
-    return [Span(*read.place(span.start, span.end), span.citations) for span in found]
+    read_spans = _spans(read.text, Usage(language or _guess(read.text), year))
+    return [Span(*read.place(span.start, span.end), span.citations) for span in read_spans]
 
 
 def _guess(text: str) -> str:
@@ -145,9 +145,9 @@ def _guess(text: str) -> str:
 def _spans(text: str, usage: Usage) -> Iterator[Span]:
     at = 0
     while match := _CITED.search(text, at):
-        found, at = _read(text, match, usage)
-        if found:
-            yield Span(match.start(), at, tuple(found))
+        cited, at = _read(text, match, usage)
+        if cited:
+            yield Span(match.start(), at, tuple(cited))
 
 
 def _read(text: str, match: re.Match[str], usage: Usage) -> tuple[list[Citation], int]:
@@ -192,22 +192,22 @@ def _pinpoints(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -
     second = _SECOND_PAGE.match(text, at) if whole[0] == "BGE" else None
     at = second.end() if second else at
     pinpoint = _PINPOINT.match(text, at)
-    found = []
+    cited = []
     if pinpoint:
         values, at = read_numbers(text, pinpoint.end())
-        found = [Citation(kind, (whole, ("E.", value))) for value in values]
+        cited = [Citation(kind, (whole, ("E.", value))) for value in values]
     page = _PAGE.match(text, at)
     if not pinpoint:
-        found = [Citation(kind, (whole, ("S.", page["page"])) if page else (whole,))]
-    return found, page.end() if page else at
+        cited = [Citation(kind, (whole, ("S.", page["page"])) if page else (whole,))]
+    return cited, page.end() if page else at
 
 
 def _decisions(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
     """The leading decisions of one list: `BGE 148 III 30 E. 2.1 S. 33; 147 II 5`."""
-    found: list[Citation] = []
+    cited: list[Citation] = []
     while True:
         more, at = _pinpoints(text, at, kind, whole)
-        found += more
+        cited += more
         following = _NEXT_DECISION[whole[0]].match(text, at)
         same_volume = _NEXT_PAGE.match(text, at) if whole[0] == "BGE" else None
         if following:
@@ -215,7 +215,7 @@ def _decisions(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -
         elif same_volume:
             whole, at = (whole[0], f"{whole[1].rpartition(' ')[0]} {same_volume['page']}"), same_volume.end()
         else:
-            return found, at
+            return cited, at
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ class Cited:
         if citation.kind not in ("article", "consideration"):
             return self._judgment(citation)
         look = self._article if citation.kind == "article" else self._consideration
-        found = {look(replace(citation, path=path)) for path in _simple(citation.path)}
-        return found.pop() if len(found) == 1 else "partly"
+        statuses = {look(replace(citation, path=path)) for path in _simple(citation.path)}
+        return statuses.pop() if len(statuses) == 1 else "partly"
 
     def places(self, citation: Citation) -> list[tuple[int, int]]:
         """The characters, start and end, that have this citation, else those that have a part of it; none if it is
@@ -303,7 +303,7 @@ class Cited:
             return list(dict.fromkeys(heading for heading in headings if heading))
         near: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         for span in self.spans:
-            supports = [found for other in span.citations if (found := _supports(other, citation)) is not None]
+            supports = [answer for other in span.citations if (answer := _supports(other, citation)) is not None]
             if supports:
                 near[any(supports)].append((span.start, span.end))
         return near[True] or near[False]
@@ -364,16 +364,16 @@ class Cited:
 
 def _with_parts(text: str, cited: list[Span], usage: Usage) -> list[Span]:
     """Also what stands alone behind an article as its part: `Art. 439 ZGB kann sie das Gericht anrufen (Abs. 1)`."""
-    found = []
+    with_parts = []
     for span, following in zip_longest(cited, cited[1:]):
-        found.append(span)
+        with_parts.append(span)
         articles = {(citation.path[0], citation.act) for citation in span.citations if citation.kind == "article"}
         if len(articles) == 1:
             last = span.citations[-1]
             end = min(following.start if following else len(text), span.end + NEAR)
             for path, start, stop in read_parts(text, span.end, end, last.path, last.act, usage):
-                found.append(Span(start, stop, (replace(last, path=path),)))
-    return found
+                with_parts.append(Span(start, stop, (replace(last, path=path),)))
+    return with_parts
 
 
 def _supports(cited: Citation, citation: Citation) -> bool | None:

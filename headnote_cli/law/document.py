@@ -59,7 +59,7 @@ class Consideration:
             names.append(names[-1] + name["letter"])
         if name["letters"]:
             names.append(f"{names[-1]}/{name['letters']}")
-        return names + ([f"{name['part']}/{one}" for one in names] if name["part"] else [])
+        return names + ([f"{name['part']}/{inner}" for inner in names] if name["part"] else [])
 
 
 @dataclass(frozen=True)

@@ -299,7 +299,7 @@ def _cards(machine: Machine, settings: Settings, options: MemoryOptions) -> list
         return main or usual_cards()
     own = [Card(f"{gpu.name}{HERE}", gpu.memory, gpu.used, True, gpu.capability) for gpu in machine.gpus]
     is_asked = options.purpose == "train" and options.stack == "slds" and not own
-    here = [dataclasses.replace(one, name="this CPU", here=False) for one in main if is_asked]
+    here = [dataclasses.replace(card, name="this CPU", here=False) for card in main if is_asked]
     return [*own, *usual_cards(), *here]
 
 
