@@ -25,8 +25,7 @@ _FORMER = re.compile(r"[anv](?=[A-ZÄÖÜ])")  # aOR, vCC: the act as it was
 _CANTON = re.compile(rf"\s?/\s?(?P<canton>{'|'.join(sorted(CANTONS))})(?!\w)")
 _FIRST_WORD = re.compile(r"\w{1,40}")
 _NO_ACTS = frozenset(
-    "BGE ATF DTF SR RS AS RO RU BBl FF LF AF ACF RF DF DCF BG BB BRB EGMR "
-    "EuGH CourEDH COVID-19 Covid-19 EU EG EWG CE UE CEE ABl BGBl".split()
+    "BGE ATF DTF SR RS AS RO RU BBl FF EGMR EuGH CourEDH COVID-19 Covid-19 EU EG EWG CE UE CEE ABl BGBl".split()
 )
 _COMPOUND = re.compile(r"-[A-ZÄÖÜ]?[^\W\d_A-ZÄÖÜ]{4}")
 _ROMAN = re.compile(r"[IVX]+")
