@@ -13,7 +13,7 @@ from headnote_cli.screen.console import Screen
 
 
 @with_screen(
-    Headnotes="predictions split references baseline", Scores="by preset bertscore judge seed", Where_to="output"
+    Headnotes="predictions split references baseline", Scores="by preset bertscore judge seed", Output="output"
 )
 def evaluate(
     screen: Screen,

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @with_screen(
     What_to_write="decision split lang from_ limit shard",
-    Where_to="output force",
+    Output="output force",
     Which_model="model endpoint served_model concurrency",
-    How_to_draw="preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates",
+    Sampling="preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates",
 )
 def generate(
     screen: Screen,
@@ -59,7 +59,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest headnote, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest with this share.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many likeliest; 0 takes all.")] = 0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among the N likeliest tokens; 0 takes all.")] = 0,
     repetition_penalty: Annotated[
         float, typer.Option(min=0.1, help="Above 1, what was written becomes less likely.")
     ] = 1.0,
@@ -71,13 +71,13 @@ def generate(
             metavar="NAME", autocompletion=presets, help="slds-paper: prompts and sampling of the published benchmark."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Every N-th row from the I-th, for N machines.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Begin an output anew; the old one is set aside.")] = False,
     endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server writes, such as vLLM's.")
+        str | None, typer.Option(metavar="URL", help="Generate with an OpenAI-compatible server, such as vLLM's.")
     ] = None,
     served_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The server's name of the model. Default: --model.")

@@ -14,7 +14,7 @@ from headnote_cli.errors import ExitCode
 from headnote_cli.screen.console import Screen
 
 
-@with_screen(What_to_merge="checkpoint onto dtype", Where_to="output max_shard_size force push", Checks="verify check")
+@with_screen(What_to_merge="checkpoint onto dtype", Output="output max_shard_size force push", Checks="verify check")
 def merge(
     screen: Screen,
     checkpoint: Annotated[

@@ -12,7 +12,7 @@ from headnote_cli.errors import UsageError
 from headnote_cli.screen.console import Screen
 
 
-@with_screen(Headnotes="predictions split references", Where_to="output force")
+@with_screen(Headnotes="predictions split references", Output="output force")
 def review(
     screen: Screen,
     predictions: Annotated[list[Path], typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],

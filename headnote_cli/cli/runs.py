@@ -20,7 +20,7 @@ class _ListByDefault(TyperGroup):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-runs_app = typer.Typer(cls=_ListByDefault)
+runs_app = typer.Typer(cls=_ListByDefault, subcommand_metavar="FOLDER | diff A B")
 
 
 @runs_app.callback()

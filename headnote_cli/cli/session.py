@@ -63,7 +63,7 @@ def with_screen(**groups: str) -> Callable[[Callable[..., None]], Callable[..., 
             for name, option in {"json_mode": JsonOption, "quiet": QuietOption, "debug": DebugOption}.items()
         ]
         titles = {name: title.replace("_", " ") for title, names in groups.items() for name in names.split()}
-        titles |= dict.fromkeys(SHARED, "All commands")
+        titles |= dict.fromkeys(SHARED, "Shared")
         places = list(titles)
         parameters = [_shown(parameter, titles.get(parameter.name)) for parameter in (*own, *flags)]
         parameters.sort(key=lambda shown: places.index(shown.name) if shown.name in places else -1)

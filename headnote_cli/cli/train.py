@@ -14,7 +14,7 @@ from headnote_cli.screen.console import Screen
 
 @with_screen(
     What_to_do="dry_run print_config sample num_processes push",
-    Going_on="resume force",
+    Resuming="resume force",
     What_to_accept="strict ignore_memory skip_bad_rows allow_remote_code",
 )
 def train(
@@ -36,7 +36,7 @@ def train(
         bool, typer.Option("--force", help="Resume although a change makes the run a different one.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse whatever this machine cannot do as asked.")] = False,
-    sample: Annotated[int, typer.Option(min=0, help="Write so many headnotes of the eval split each time.")] = 0,
+    sample: Annotated[int, typer.Option(min=0, help="Generate N sample headnotes at each evaluation.")] = 0,
     num_processes: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) that train together.")] = 1,
     push: PushOption = None,
     allow_remote_code: RemoteCodeOption = False,

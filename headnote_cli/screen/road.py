@@ -9,7 +9,7 @@ from rich.text import Text
 ROAD = (
     ("slds preview-prompts", "see rows exactly as the model will"),
     ("slds check-memory", "see the peak memory of a step, and the cards it fits"),
-    ("slds train", "train LoRA adapters on a 4-bit base; Ctrl-C saves, the same command goes on"),
+    ("slds train", "train LoRA adapters on a 4-bit base; Ctrl-C saves, the same command resumes"),
     ("slds merge --checkpoint latest", "put adapter and base into one model folder"),
     ("slds generate --decision FILE --lang de", "write a headnote, and check its citations"),
     ("slds evaluate --predictions FILE", "score headnotes against the official ones"),
@@ -26,6 +26,6 @@ def road_view() -> RenderableType:
     return Group(
         Text("From decisions to headnotes:\n"),
         table,
-        Text("\nNo GPU? `slds demo` goes the whole road with a small model in a few minutes."),
+        Text("\nNo GPU? `slds demo` runs the whole pipeline with a small model in a few minutes."),
         Text("`slds COMMAND -h` shows a command's options; `slds runs` lists what was trained."),
     )
