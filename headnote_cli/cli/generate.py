@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +97,7 @@ def generate(
     from headnote_cli.generation.request import GenerateOptions
     from headnote_cli.generation.sampling import Sampling
 
-    languages = tuple(language.value for language in lang or ())
+    languages = tuple(dict.fromkeys(language.value for language in lang or ()))
     if (decision is None) == (split is None):
         raise UsageError("name a --decision, or a --split of the config's data")
     loaded = load_config(config, set_ or [])
@@ -177,7 +179,12 @@ def _decisions(screen: Screen, name: str, language: str | None) -> list[Decision
         raise DataError("the folder holds no decision", name, f"kinds of files that are read: {' '.join(SUFFIXES)}")
     if left_out := [file.name for file in files if file not in read]:
         screen.note(f"left out of {name}: {', '.join(left_out)}; read are {' '.join(SUFFIXES)}", warning=True)
-    return [read_decision(file, language=language) for file in read]
+    stems = Counter(file.stem for file in read)
+    decisions = [read_decision(file, language=language) for file in read]
+    return [  # `urteil.txt` and `urteil.pdf` go by their whole names
+        decision if stems[file.stem] == 1 else replace(decision, name=file.name)
+        for file, decision in zip(read, decisions, strict=True)
+    ]
 
 
 def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:

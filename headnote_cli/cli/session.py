@@ -128,7 +128,9 @@ def as_error(refused: Any, context: Any, arguments: Sequence[str]) -> UsageError
     hint = f"{command} --help"
     if name := getattr(refused, "option_name", None):
         key = name.lstrip("-").replace("-", "_")
-        value = next((value for option, value in pairwise(arguments) if option == name), "VALUE")
+        given = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
+        given += [value for option, value in pairwise(arguments) if option == name]
+        value = given[0] if given else "VALUE"
         if kinds(key):
             hint = f"{command} --set {key}={value}"
     elif match := re.search(r"\((\S+\.ya?ml)\)", message):

@@ -38,16 +38,25 @@ _FINAL_TITLE = re.compile(r"(?:SchlT|SchlTit\.?|[Tt]it\. fin(?:al\b|\.))\s(?=ZGB
 _PART = re.compile(r"^(?:Anhang \S+|SchlT|SchlB|ÜBest) ")
 _TRANSITION = re.compile(r"(?:ÜBest|ÜbBest\.?|[Dd]isp\. tr(?:ans)?\.)\s(?=[A-Z])")
 _FINAL = re.compile(r"(?:SchlB|SchlBest\.?|[Dd]isp\. fin\.)\s(?=[A-Z])")
-# A cantonal constitution with the canton as an adjective: `Cst. lucern.`, `Cost. ticin.`
-_CANTONAL = re.compile(
-    r"(?:Cst|Const|Cost)\.\s(?:(?P<cant>cant)|(?P<adjective>[a-zéâ]{2,5})[a-zéâè-]*)\.?(?=[\s,;:).]|$)"
-)
+# A cantonal constitution with the canton as an adjective, mostly abbreviated: `Cst. lucern.`, `Cost. ticinese`.
 _ADJECTIVES = {
-    "argo": "AG", "bern": "BE", "fri": "FR", "gen": "GE", "gine": "GE", "glar": "GL", "gris": "GR", "grig": "GR",
-    "jura": "JU", "luce": "LU", "neuc": "NE", "nidw": "NW", "obw": "OW", "scha": "SH", "schw": "SZ", "sole": "SO",
-    "thur": "TG", "turg": "TG", "tess": "TI", "tici": "TI", "uran": "UR", "vaud": "VD", "vala": "VS", "vall": "VS",
-    "zoug": "ZG", "zur": "ZH",
+    "AG": "argov argovienne", "BE": "bern bernoise bernese", "FR": "frib fribourg fribourgeoise friborghese",
+    "GE": "gen genev genevoise ginev ginevrina", "GL": "glar glaron glaronaise", "GR": "gris grisonne grig grigionese",
+    "JU": "jur jura jurassienne", "LU": "luc lucern lucernoise lucernese", "NE": "neuch neuchâtel neuchâteloise",
+    "NW": "nidw", "OW": "obw", "SH": "schaffh", "SO": "sol soleur soleuroise", "SZ": "schw schwyz schwytz schwyzoise",
+    "TG": "thurg thurgovienne turg", "TI": "tess tessinoise tic ticin ticinese", "UR": "uran uranaise",
+    "VD": "vaud vaudoise vodese", "VS": "val valais valaisanne vall vallesana", "ZG": "zoug zougoise",
+    "ZH": "zur zurich zurichoise zurighese",
 }  # fmt: skip
+_CANTONAL_NAMES = {name: f"KV/{canton}" for canton, names in _ADJECTIVES.items() for name in names.split()} | {
+    "cant": "KV",
+    "cantonale": "KV",
+}
+_CANTONAL = re.compile(
+    r"(?:Cst|Const|Cost)\.\s(?P<adjective>"
+    + "|".join(sorted(_CANTONAL_NAMES, key=len, reverse=True))
+    + r")(?:\.|(?<=[eoa])(?!\w))"
+)
 _NUMBERED_ORDINANCE = re.compile(r"(?:Ord|Vo|VO|Verordnung|[Oo]rdonnance)\.?\s(?P<number>[IVX]{1,4})(?!\w)")
 
 
@@ -145,20 +154,12 @@ def read_act(text: str, start: int, usage: Usage, known: bool = False) -> tuple[
         kind = "RL" if european["directive"] else "VO"
         return f"{kind} {''.join(european['number'].split())}", european.end()
     cantonal = _CANTONAL.match(text, start)
-    if cantonal and (name := _constitution(cantonal)):
-        return name, cantonal.end()
+    if cantonal:
+        return _CANTONAL_NAMES[cantonal["adjective"]], cantonal.end()
     ordinance = _NUMBERED_ORDINANCE.match(text, start)
     if ordinance:  # of the law on health insurance of 1911, which had ten
         return f"Vo {ordinance['number']}", ordinance.end()
     return _long(text, start, usage) or _single(text, start, usage, known)
-
-
-def _constitution(cantonal: re.Match[str]) -> str | None:
-    """`KV/LU` for `Cst. lucern.`, `KV` for `Cst. cant.`, None where the adjective is no canton's."""
-    if cantonal["cant"]:
-        return "KV"
-    adjective = cantonal["adjective"]
-    return next((f"KV/{canton}" for name, canton in _ADJECTIVES.items() if adjective.startswith(name)), None)
 
 
 def _long(text: str, start: int, usage: Usage) -> tuple[str, int] | None:

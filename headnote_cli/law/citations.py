@@ -36,7 +36,7 @@ _AGAIN = (
 )
 _DOCKET = (
     r"\d[A-Z](?:_\s?|\.)\d{1,4}/\d{4}|[BCEHIKMPU] \d{1,4}/\d{2}|[A-F]-[1-9]\d{0,4}/20\d{2}"
-    r"|[A-Z]\.\s?\d{1,4}/(?:19|20)\d{2}"
+    r"|[ABCEKP]\.\s?\d{1,4}/(?:19|20)\d{2}"
     r"|(?:BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d{2}\.\d{1,4}"
 )
 # The official collections: the court's own, those of the Federal Administrative and the Federal Criminal Court.
@@ -261,7 +261,7 @@ class Cited:
 
     def __init__(self, decision: str, language: str | None = None, year: int | None = None) -> None:
         self.decision = decision
-        marks = page_marks(decision)
+        marks = page_marks(decision, year)
         self.year = year if year is not None else year_of(marks)
         self._plain = plain(without(decision, marks))
         text = self._plain.text

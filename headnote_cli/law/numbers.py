@@ -15,10 +15,11 @@ _PART = r"(?:[IVX]{1,4}\s?[/.]\s?)"
 BEGINS = rf"(?:{_PART}?\d{{1,2}}(?![\d°]|\w{{3}})|[IVX]{{1,4}}(?![\w.'’/]))"
 WHERE = r"(?:E\.|[Cc]ons(?:id)?\.|c\.|Erw\.|Erwägung(?:en)?|[Cc]onsidérants?|[Cc]onsiderand[oi])"
 
-# A letter that a blank parts from its number, `3 a`: before anything else it is a word, as in `consid. 3 a été`.
+# A letter that a blank parts from its number, `3 a`: before anything else it is a word (`consid. 3 a été`) or an
+# abbreviation (`E. 3 i. V. m.`). `f` and `s` are what follows: `E. 3 f.`
 _APART = (
-    r"\s(?P<apart>[a-z])(?=\s?[)\];,:–-]|\.(?=\s+[A-ZÀ-Ý]|\s*$|\))|\s(?:und|et|bis|à)\s(?:[a-z](?![\w'’.])|\d)"
-    r"|\s?/?(?P<one>[a-z])(?P=one)(?!\w)|$)"
+    r"\s(?P<apart>[a-eg-rt-z])(?=\s?[)\];,:–-]|\.?\s*$|\s(?:und|et|bis|à)\s(?:[a-z](?![\w'’.])|\d)"
+    r"|\s?/?(?P<one>[a-z])(?P=one)(?!\w))"
 )
 _NUMBER = re.compile(
     rf"(?:(?P<part>[IVX]{{1,4}})\s?[/.]\s?)?(?P<digits>{_DIGITS})"

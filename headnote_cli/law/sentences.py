@@ -19,15 +19,19 @@ ABBREVIATIONS = frozenset(
     "prof prot publ randnr randnrn rec recte réf reg rem rep req resp risp rn rs rz s sc seg segg sel sen slg sog spéc "
     "ss st stén sten suiv sv tit trad u usw v vb vgl vo vorbem z zit ziff zürch zzgl".split()
 )
-_END = re.compile(r"([\w.)»\]]*)[.!?][»\")\]]*(?=\s)|(?=\n)")
+_END = re.compile(r"[.!?][»\")\]]*(?=\s)|(?=\n)")
+_WORD = re.compile(r"[\w.)»\]]*$")
+LONGEST_WORD = 40
 _INITIALS = re.compile(r"[^\W\d]|(?:[^\W\d]{1,4}\.)+[^\W\d]{1,4}")  # `A`, `d.h`, `a.a.O`, `op.cit`
-_GOES_ON = re.compile(r"\s*(?:[a-zà-ÿ]{2}|[a-zà-ÿ](?!\))|[,;:)])")  # a letter with a bracket is a heading
+_GOES_ON = re.compile(r"\s{0,20}(?:[a-zà-ÿ]{2}|[a-zà-ÿ](?!\))|[,;:)])")  # a letter with a bracket is a heading
 
 
 def sentence_ends(text: str, start: int, stop: int) -> Iterator[int]:
     """Positions in `[start, stop]` just behind a sentence, or at the end of a line that ends one."""
     for match in _END.finditer(text, max(0, start), min(len(text), stop + 1)):
-        if match.end() <= stop and not _is_abbreviation(match[1] or "") and not _GOES_ON.match(text, match.end()):
+        before = _WORD.search(text[max(0, match.start() - LONGEST_WORD) : match.start()]) if match[0] else None
+        ends = before is None or not _is_abbreviation(before[0])
+        if match.end() <= stop and ends and not _GOES_ON.match(text, match.end()):
             yield match.end()
 
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from headnote_cli.errors import ExitCode, Interrupted, SldsError
@@ -74,7 +75,10 @@ def _ended(context: PContext) -> tuple[Mapping[int, ProcessFailure], list[signal
     while True:
         try:
             if signals:
-                context.close(signals[-1], timeout=SAVING)
+                for pid in context.pids().values():  # alone: torch's own signal goes to its data loaders, too
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signals[-1])
+                context.close(signal.SIGCONT, timeout=SAVING)  # which changes nothing in a running process
             return context.wait(period=0.05).failures, signals
         except SignalException as caught:
             signals.append(caught.sigval)

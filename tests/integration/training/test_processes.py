@@ -97,12 +97,17 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_training: Callable
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+    ("number", "code", "loaders"),
+    [
+        pytest.param(signal.SIGINT, 130, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.slow),  # data loaders are processes, too
+        (signal.SIGTERM, 143, 0),
+    ],
 )
 def test_a_signal_to_the_parent_saves_once_and_every_process_stops(
-    number: int, code: int, tiny_training: Callable[..., Path], tmp_path: Path
+    number: int, code: int, loaders: int, tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:
-    config = tiny_training(max_steps=1000, save_steps=1000, load_in_4bit=False)
+    config = tiny_training(max_steps=1000, save_steps=1000, load_in_4bit=False, dataloader_num_workers=loaders)
     run = tmp_path / "run"
     process = start(config, *TWO)
     wait_for_step(run, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -117,3 +118,10 @@ def test_any_text_and_budget_gives_text_with_a_mark(parts: list[str], budget: in
     tokens = words(text)
     if len(tokens) > budget:
         assert CUT_MARK in shorten(text, tokens, budget, cut)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["." * 40_000, "1.1.1." * 7_000, "a" * 40_000, "\n" * 40_000])
+def test_sentences_of_any_text_are_found_in_linear_time(text: str) -> None:
+    started = time.monotonic()
+    list(sentence_ends(text, 0, len(text)))
+    assert time.monotonic() - started < 2

@@ -649,6 +649,13 @@ def test_a_citation_has_places_unless_it_is_missing() -> None:
         ("ATFA 1969 p. 151 consid. 5", "fr", ["EVGE 1969 S. 151 E. 5"]),
         ("Urteil vom 9. Oktober 1953 i.S. Muster Erw. 4", "de", []),
         ("arrêt P.1234/1986 consid. 2", "fr", ["P.1234/1986 E. 2"]),
+        (
+            "BGE 899 III 86 E. 3 f. und E. 4 i. V. m. E. 5 z. B. (E. 6 m. H.)",
+            "de",
+            ["BGE 899 III 86 E. 3 f.", "E. 4", "E. 5", "E. 6"],
+        ),
+        ("art. 9 Cost. generalmente; art. 29 Cst. valablement", "fr", ["Art. 9 BV", "Art. 29 BV"]),
+        ("plädoyer S. 12/2010; RIW H. 3/2005", "de", []),
     ],
 )
 def test_older_forms_are_read(text: str, language: str, expected: list[str]) -> None:
@@ -663,6 +670,16 @@ def test_page_marks_inside_a_citation_are_passed_over() -> None:
     cited = Cited(decision, "de")
     assert [citation.text for citation in cited.citations] == ["Art. 48 OR", "BGE 898 II 12 S. 15"]
     assert [number for number, _ in cited.counted] == ["1", "2", "2a", "2b"]
+
+
+def test_a_cited_decision_is_no_page_mark() -> None:
+    decision = "Erwägungen 1. Das Gericht hat in BGE 80 II 100 S. 101 entschieden, dass Art. 12 LA gilt."
+    for year in (None, 2015):
+        checked = check("BGE 80 II 100; art. 12 LA", decision, "fr", "fr", year)
+        assert [(one.citation.text, one.status) for one in checked] == [
+            ("BGE 80 II 100", "found"),
+            ("Art. 12 LFG", "found"),
+        ]
 
 
 def test_the_year_of_a_decision_is_that_of_its_volume() -> None:
