@@ -102,3 +102,9 @@ def test_the_five_commands_work_as_they_stand(
     run(merge)
     assert (output / "checkpoint-1364-merged" / "config.json").is_file()
     run(f"{generate} --max-new-tokens 4")
+    reading = README.partition("## Read and score")[2].partition("\n## ")[0]
+    whole_split, page, scores = re.findall(r"^(slds .*)$", reading, re.M)
+    run(f"{whole_split} --max-new-tokens 4")
+    run(page)
+    run(scores)
+    assert Path("review.html").is_file()
