@@ -35,7 +35,7 @@ def checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
     from headnote_cli.runs.folders import Run, output_dir
 
     names = ["latest", "best"]
-    with suppress(SldsError, OSError):  # nothing to offer is no error
+    with suppress(SldsError, OSError):  # nothing to offer is not an error
         config = ctx.params.get("config")
         run = output_dir(load_config(Path(config) if config else None, list(ctx.params.get("set_") or [])))
         names += [checkpoint.path.name for checkpoint in Run(run).checkpoints()]

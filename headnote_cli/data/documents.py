@@ -91,8 +91,8 @@ def read_decision(path: Path, raw: bytes | None = None, language: str | None = N
     if not text:
         raise DataError("the decision is empty", str(path))
     if len(text) > MAX_CHARACTERS:
-        raise DataError(f"{len(text):,} characters are no decision", str(path))
-    name = path.stem.encode(errors="backslashreplace").decode()  # some names of files are no text
+        raise DataError(f"{len(text):,} characters are too long for a decision", str(path))
+    name = path.stem.encode(errors="backslashreplace").decode()  # some file names are not text
     return Decision(name, text, language or detect_language(text), note and f"{path}: {note}")
 
 

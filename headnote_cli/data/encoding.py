@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENCODING_VERSION = 6  # raise it whenever the same row and settings would give other ids or counts
 IGNORED = -100  # the label that the loss leaves out
-LONG = 2  # characters a token that a text has at least, unless it is no prose
+LONG = 2  # characters a token that a text has at least, unless it is not prose
 KEPT_TEXTS = 8
 SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
 PROBE = "\uf8ff"  # a character that no chat template writes by itself

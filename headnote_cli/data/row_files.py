@@ -44,7 +44,7 @@ def stem(file: Path) -> str:
 
 
 def stream_rows(*files: Path) -> Iterator[Located]:
-    """The rows of files, one after the other, each with its place; a line that is no row comes with its fault.
+    """The rows of files, one after the other, each with its place; a line that is not a row comes with its fault.
 
     Raises:
         UsageError: There is no such file.
@@ -157,7 +157,7 @@ def _lines(file: Path) -> Iterator[str]:
                 if not is_encodable(line):  # bytes that cannot be decoded come as halves of surrogate pairs
                     raise DataError(f"is not {name}", f"{file}:{number}", "save the file as UTF-8")
                 if "\0" in line:
-                    raise DataError("holds a zero byte, so it is no text", f"{file}:{number}", "write the file anew")
+                    raise DataError("holds a zero byte, so it is not text", f"{file}:{number}", "write the file anew")
                 yield line
         except UnicodeDecodeError as error:
             raise DataError(f"is not {name}", f"{file}:{number + 1}", "save the file as UTF-8") from error

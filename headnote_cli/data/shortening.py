@@ -82,7 +82,7 @@ def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Cons
     left = _fill(sizes, kept, room - _size(sizes, kept))
     if not any(kept):
         return None
-    # What is left over goes to the facts' beginning: who quarrels about what.
+    # What is left over goes to the facts' beginning: the parties and their claims.
     facts = tokens(0, parts[0].start)
     opening = _cut_before(text, offsets[min(left, len(offsets) - 1)][0]) if facts > left > 40 else 0
     if facts <= left:

@@ -110,7 +110,7 @@ class Answer:
     text: str
     is_cut_off: bool
     tokens: int
-    has_thoughts: bool = False  # which were taken off the text
+    has_thoughts: bool = False  # which were removed
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class Chat:
             except openai.OpenAIError as error:
                 raise ServerFailed(f"the server failed: {_cause(error)}", self.address) from error
             except ValueError as error:
-                raise DataError(f"the server's answer is no JSON: {error}") from error
+                raise DataError(f"the server's answer is not JSON: {error}") from error
             else:
                 failure = _failure(created)
                 if failure is not None:
@@ -323,7 +323,7 @@ class Chat:
             return UnreachableError(f"the server does not serve the model {self.model} {answer}", self.address, hint)
         if refusal.status == 404:
             hint = "name the address of its API, which mostly ends in /v1"
-            return UnreachableError(f"there is no chat at this address {answer}", self.address, hint)
+            return UnreachableError(f"no chat is served at this address {answer}", self.address, hint)
         parameter = refusal.parameter(form.parameters(request))
         if parameter is not None:
             option = OPTIONS.get(parameter.replace("max_completion_tokens", "max_tokens"))
@@ -350,9 +350,9 @@ def read(answer: Any) -> Answer:
         message, reason = choice.message, getattr(choice, "finish_reason", None)
         written = _joined(message.content)
     except (AttributeError, IndexError, KeyError, TypeError):
-        raise DataError("the server's answer is no chat completion") from None
+        raise DataError("the server's answer is not a chat completion") from None
     if reason in BROKEN_OFF:
-        raise DataError(f"the server broke the answer off (finish_reason {reason})")
+        raise DataError(f"the server ended the answer early (finish_reason {reason})")
     text = without_thoughts(written)
     has_thoughts = text != written
     if not text.strip():
@@ -373,7 +373,7 @@ def _without_text(has_thoughts: bool) -> DataError:
 
 
 def _joined(content: Any) -> str:
-    """An answer's text, which may come in parts; half a surrogate pair, which is no text, is replaced."""
+    """An answer's text, which may come in parts; half a surrogate pair, which is not text, is replaced."""
     if isinstance(content, list):
         parts = (
             part if isinstance(part, str) else part.get("text") for part in content if isinstance(part, str | dict)
@@ -513,7 +513,7 @@ def _require_no_better(client: Any, address: str) -> None:
 def _url(address: str) -> SplitResult:
     """
     Raises:
-        UsageError: It is no address of a server.
+        UsageError: It is not a server address.
     """
     try:
         url = urlsplit(address)
@@ -521,7 +521,7 @@ def _url(address: str) -> SplitResult:
     except ValueError:
         is_one = False
     if not is_one:
-        raise UsageError("is no address of a server", address, "write one such as http://localhost:8000/v1")
+        raise UsageError("is not a server address", address, "write one such as http://localhost:8000/v1")
     return url
 
 

@@ -102,7 +102,7 @@ def prompts_beside(folder: Path) -> Path:
     for candidate in (folder / PROMPTS, folder.parent / PROMPTS):
         if candidate.is_dir():
             return candidate
-    raise DataError("the prompts that the model was trained with are gone", str(folder / PROMPTS))
+    raise DataError("the prompts that the model was trained with are missing", str(folder / PROMPTS))
 
 
 def _newest_whole_model(config: Config) -> Path:

@@ -186,7 +186,7 @@ def _there(journal: Journal) -> dict[Key, dict[str, Any]]:
         return {_key(line): line for line in journal.lines()}
     except (TypeError, ValueError, OverflowError) as error:
         hint = "correct the line or remove it; the same command then writes its headnote again"
-        raise DataError(f"a `candidate` is no whole number: {error}", str(journal.path), hint) from error
+        raise DataError(f"a `candidate` is not a whole number: {error}", str(journal.path), hint) from error
 
 
 def _key(line: dict[str, Any]) -> Key:

@@ -96,8 +96,8 @@ def read_predictions(path: Path) -> list[Prediction]:
     """The lines of a file of predictions, as they stand there.
 
     Raises:
-        DataError: The file cannot be read; a line is no object, names no sample or language, or has neither a headnote
-            nor an error.
+        DataError: The file cannot be read; a line is not an object, names no sample or language, or has neither a
+            headnote nor an error.
     """
     predictions = []
     for where, row in stream_rows(path):
@@ -119,7 +119,7 @@ def _fault(prediction: Prediction) -> str | None:
     if not isinstance(prediction.get("headnote"), str) and "error" not in prediction:
         return "has neither a `headnote` nor an `error`"
     if not isinstance(prediction.get("candidate", 1), int | None):
-        return "`candidate` is no whole number"
+        return "`candidate` is not a whole number"
     return None
 
 
@@ -182,7 +182,7 @@ def _by_sample(rows: Iterable[Row]) -> dict[str, dict[str | None, Row]]:
         name, language = sample_name(row, place), row.get("headnote_language")
         own = language if isinstance(language, str) else None
         if own in table.setdefault(name, {}):
-            raise DataError(f"the sample {name} in {own or 'no language'} stands there twice", f"row {place + 1}")
+            raise DataError(f"the sample {name} in {own or 'no language'} appears twice", f"row {place + 1}")
         table[name][own] = row
     return table
 

@@ -83,7 +83,7 @@ def requests_of(rows: Iterable[tuple[str, Row]], field: str, options: GenerateOp
     """The headnotes to write, in the order of the rows.
 
     Raises:
-        DataError: A row without text, language or a name of its own.
+        DataError: A row without text, language or a unique name.
     """
     requests: dict[Key, HeadnoteRequest] = {}
     for place, (where, row) in enumerate(rows):
@@ -97,7 +97,7 @@ def requests_of(rows: Iterable[tuple[str, Row]], field: str, options: GenerateOp
         for language, number in itertools.product(languages, range(options.candidates)):
             key = (name, language, number + 1)
             if key in requests:
-                raise DataError(f"the sample {name} in {language} stands there twice", where)
+                raise DataError(f"the sample {name} in {language} appears twice", where)
             seed = options.sampling.seed + place * options.candidates + number
             candidate = number + 1 if options.candidates > 1 else None
             requests[key] = HeadnoteRequest(where, key, {**row, "headnote_language": language}, text, seed, candidate)

@@ -188,7 +188,7 @@ def _number(number: str) -> str:
 
 
 def _pinpoints(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -> tuple[list[Citation], int]:
-    """A judgment with each consideration or the page named right after it, which are no considerations of ours."""
+    """A judgment with each consideration or the page named right after it, which are not considerations of ours."""
     second = _SECOND_PAGE.match(text, at) if whole[0] == "BGE" else None
     at = second.end() if second else at
     pinpoint = _PINPOINT.match(text, at)

@@ -169,7 +169,7 @@ def adapted_modules(
     (peft/tuners/tuners_utils.py, `check_target_module_exists`); the output layer only where it is named.
 
     Raises:
-        ConfigError: None does, or the targets are no regular expression.
+        ConfigError: None does, or the targets are not a regular expression.
     """
     names = [module for module in shapes.module_names() if vision or not re.fullmatch(VISION_MODULES, module[0])]
     embeddings = [
@@ -181,7 +181,7 @@ def adapted_modules(
     try:
         adapted = tuple(module for module in (*names, *embeddings) if _matches(targets, module[0]))
     except re.error as error:
-        raise ConfigError(f"`lora_target_modules: {targets}` is no regular expression: {error}") from error
+        raise ConfigError(f"`lora_target_modules: {targets}` is not a regular expression: {error}") from error
     if not adapted:
         ends = dict.fromkeys(name.rsplit(".", 1)[-1] for name, _, _ in (*names, *embeddings))
         asked = targets if isinstance(targets, str) else ", ".join(targets)

@@ -28,11 +28,11 @@ def check_merged(folder: Path) -> CheckReport:
     """Compare every file of a merged folder with the hash in its `merge.json`, and read each weight file's header.
 
     Raises:
-        UnreachableError: The folder is no merged model of slds.
+        UnreachableError: The folder is not a merged model of slds.
     """
     manifest = read_json(folder / MERGED)
     if manifest is None:
-        raise UnreachableError(f"the folder is no merged model of slds (no {MERGED})", str(folder))
+        raise UnreachableError(f"the folder is not a merged model of slds (no {MERGED})", str(folder))
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise DataError("names no files", str(folder / MERGED))

@@ -66,7 +66,7 @@ def _stop_as_trained(folder: Path, record: Mapping[str, Any], prompts: Path | No
     """Let any server stop at the token that ends a turn, and at the `eos_token` of training.
 
     transformers and vLLM stop at the ids of generation_config.json, others at those of config.json, llama.cpp at the
-    tokenizer's `eos_token`. In a base that is no chat model these end a text, which is not what training taught.
+    tokenizer's `eos_token`. In a base that is not a chat model these end a text, which is not what training taught.
     """
     from headnote_cli.models.base import BaseModel, eos_ids, load_tokenizer
 

@@ -48,7 +48,7 @@ def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) ->
     local = config.locate(str(name))
     if _is_gone(config, str(name), record):
         hint = f"name the folder where it lies now: `{KEY}: FOLDER`, or --set {KEY}=FOLDER"
-        raise UnreachableError("the base model that the adapter was trained on is gone", str(name), hint)
+        raise UnreachableError("the base model that the adapter was trained on is missing", str(name), hint)
     return AdapterBase(str(local) if local else str(name))
 
 

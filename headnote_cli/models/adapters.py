@@ -346,7 +346,7 @@ def _require_patterns_used(adapter: Adapter, modules: Iterable[str]) -> None:
                 used = any(_fits(pattern, module) for module in modules)
             except re.error as error:
                 where = str(adapter.folder / ADAPTER_CONFIG)
-                raise DataError(f"`{patterns}`: {pattern} is no regular expression: {error}", where) from error
+                raise DataError(f"`{patterns}`: {pattern} is not a regular expression: {error}", where) from error
             if not used:
                 raise NeedsPeft(f"`{patterns}: {pattern}`, which fits no adapted module")
 

@@ -63,7 +63,7 @@ def read_header(file: Path) -> list[Stored]:
     """The tensors of a safetensors file in the order of their bytes. Nothing of their data is read.
 
     Raises:
-        DataError: It is no whole safetensors file: cut short, ranges that overlap or reach beyond it, odd dtypes.
+        DataError: It is not a complete safetensors file: cut short, ranges that overlap or reach beyond it, odd dtypes.
     """
     stored = []
     try:

@@ -30,7 +30,7 @@ WORST: tuple[Status, ...] = ("missing", "partly", "found")
 Place = tuple[int, int]  # start and end character in the decision
 Segment = str | dict[str, Any]  # plain text, or text that cites
 
-# Markup, characters that change the direction of writing, and code points that are no characters.
+# Markup, characters that change the direction of writing, and code points that are not characters.
 _UNSAFE = re.compile(
     "[<>&\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )

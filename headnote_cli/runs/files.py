@@ -32,7 +32,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same for a text, in UTF-8; names of files that are no text are escaped."""
+    """The same for a text, in UTF-8; file names that are not text are escaped."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 

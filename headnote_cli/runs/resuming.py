@@ -50,7 +50,7 @@ def changes_since(
 ) -> Changes:
     """The changes of a config, a plan and a number of processes since a run's record was written.
 
-    Values that are in effect are compared: a default that is now written out is no change.
+    Values that are in effect are compared: a default that is now written out is not a change.
 
     Args:
         same_base: Whether the base's weights are those of the record, wherever they lie.

@@ -47,7 +47,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 
 def printable(text: str) -> str:
-    """Text without anything that a terminal would obey; of a file's name, bytes that are no text are escaped."""
+    """Text without anything that a terminal would obey; of a file's name, bytes that are not text are escaped."""
     return encoded(_CONTROLS.sub("", text.replace("\r\n", "\n"))).decode()
 
 

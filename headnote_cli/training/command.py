@@ -101,7 +101,7 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
     if record:
         same = require_same_run(config, plan, target.base, record, folder, options.force, emit)
         if same and not options.dry_run and is_finished(record, folder, emit):
-            emit(Note("this run is finished; --no-resume sets it aside and starts afresh"))
+            emit(Note("this run is finished; --no-resume sets it aside and starts again"))
             return report_of(folder, record, plan.rows)
     arguments = check_arguments(config.settings, plan, folder)
     if options.samples:

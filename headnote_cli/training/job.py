@@ -285,7 +285,7 @@ def _telling_of_a_full_disk(run: Run) -> Iterator[None]:
         whole = run.newest_whole()
         kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
         hint = "make room, then the same command goes on from there; `save_total_limit: 1` keeps the best and the last"
-        raise SldsError(f"nothing more can be written: {error}; {kept}", str(run.folder), hint) from error
+        raise SldsError(f"writing failed: {error}; {kept}", str(run.folder), hint) from error
 
 
 def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:

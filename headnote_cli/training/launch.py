@@ -102,5 +102,5 @@ def _error(rank: int, failure: ProcessFailure, signals: Sequence[signal.Signals]
             "the newest whole checkpoint",
         )
     return error_from(failure.error_file_data) or SldsError(
-        f"process {rank} ended with exit code {code} without a word"
+        f"process {rank} ended with exit code {code} without a message"
     )

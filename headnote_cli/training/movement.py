@@ -54,7 +54,7 @@ class AdaptersMove(TrainerCallback):  # type: ignore[misc]
     """Ends a run as soon as adapters get no gradient any more, and one at whose end they are what they were.
 
     An adapter that no forward uses has no gradient at all (the vision tower's, experts that were never chosen). It is
-    counted as unused and is no fault.
+    counted as unused and is not a fault.
     """
 
     def __init__(self, trainer: CompletionTrainer) -> None:

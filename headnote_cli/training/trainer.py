@@ -181,7 +181,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             f"{what}, at step {self.state.global_step + 1}; rows of this step: {rows}",
             f"last healthy checkpoint: {whole.path if whole else 'none yet'}",
             "look at those rows (`slds preview-prompts --sample-id ID`), then try a lower `learning_rate`, more "
-            "`warmup_steps`, a smaller `max_grad_norm`, or bf16 in place of fp16; --no-resume starts afresh",
+            "`warmup_steps`, a smaller `max_grad_norm`, or bf16 in place of fp16; --no-resume starts again",
         )
 
     def rows_of_step(self) -> list[str]:

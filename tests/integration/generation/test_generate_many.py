@@ -160,7 +160,7 @@ def test_a_candidate_that_is_null_is_the_first(config: Callable[..., Path], mode
     save_lines(part, [rows[0] | {"candidate": "first"}])
     refused = slds(*command(config(), model, output))
     assert refused.exit_code == 5, refused.stderr
-    assert "out.jsonl.part: a `candidate` is no whole number" in refused.stderr
+    assert "out.jsonl.part: a `candidate` is not a whole number" in refused.stderr
 
 
 def test_a_server_may_answer_at_another_address_when_the_run_goes_on(
@@ -368,7 +368,7 @@ def test_rows_that_are_not_asked_for_again_stay_in_the_file(
     assert (limited["headnotes"], limited["before"]) == (1, 1)
     assert output.read_bytes() == before
     result = slds(*command(config(), model, output, "--limit", 1, "--lang", "it"))
-    assert "lines of other rows or languages stay in" in result.stderr
+    assert "of other rows or languages kept in" in result.stderr
     assert {line["lang"] for line in lines(output)[:1]} == {"it"}
     assert set(before.splitlines()) <= set(output.read_bytes().splitlines())
 

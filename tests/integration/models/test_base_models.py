@@ -58,7 +58,7 @@ def test_a_base_that_is_gone_is_named_with_the_key_that_says_where_it_is(
     for command in (("merge", "--checkpoint", "latest"), generate):
         refused = slds(*command, *elsewhere)
         assert refused.exit_code == 4, refused.stderr
-        assert f"{tmp_path / 'cluster'}: the base model that the adapter was trained on is gone" in refused.stderr
+        assert f"{tmp_path / 'cluster'}: the base model that the adapter was trained on is missing" in refused.stderr
         assert "peft_base_model_path" in refused.stderr
         assert "gated" not in refused.stderr
         assert "repo" not in refused.stderr.lower()
@@ -100,7 +100,7 @@ def test_a_relative_base_that_is_gone_is_no_hub_id(
     (tmp_path / "base").rename(tmp_path / "elsewhere")
     refused = slds("merge", "--checkpoint", "latest", "--config", config)
     assert refused.exit_code == 4
-    assert "base: the base model that the adapter was trained on is gone" in refused.stderr
+    assert "base: the base model that the adapter was trained on is missing" in refused.stderr
     wrong = slds("merge", "--checkpoint", "latest", "--config", config, "--set", "peft_base_model_path=/nowhere")
     assert wrong.exit_code == 4
     assert "/nowhere: the `peft_base_model_path` is not there" in wrong.stderr

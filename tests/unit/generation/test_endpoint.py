@@ -163,8 +163,8 @@ def test_parts_of_an_answer_are_joined_and_its_thinking_left_out() -> None:
         (b'{"error": {"message": "CUDA out of memory", "code": 3}}', "CUDA out of memory"),
         (b'{"object": "error", "message": "the model is loading"}', "the model is loading"),
         (b'{"detail": "no room", "choices": []}', "no room"),
-        (b'{"error": {}}', "no chat completion"),
-        (b"<html>", "no JSON|no chat completion"),
+        (b'{"error": {}}', "not a chat completion"),
+        (b"<html>", "not JSON|not a chat completion"),
     ],
 )
 def test_an_answer_without_a_whole_text_is_a_failure(body: bytes, told: str) -> None:
@@ -179,7 +179,7 @@ def test_an_answer_without_a_whole_text_is_a_failure(body: bytes, told: str) -> 
         (403, "Forbidden", UnreachableError, "OPENAI_API_KEY"),
         (404, "model 'm' not found, try pulling it first", UnreachableError, "does not serve the model m"),
         (400, "Invalid model name passed in model=m", UnreachableError, "does not serve the model m"),
-        (404, "Not Found", UnreachableError, "no chat at this address"),
+        (404, "Not Found", UnreachableError, "no chat is served at this address"),
         (400, "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000", DataError, "longer than the server"),
         (400, "the request exceeds the available context size", DataError, "longer than the server"),
         (400, "'max_tokens' is too large: 512. This model's maximum context length is 256", DataError, "longer than"),
@@ -286,7 +286,7 @@ def test_why_a_server_cannot_be_reached_is_said_in_words(monkeypatch: pytest.Mon
     "address", ["localhost:8000/v1", "", "ftp://x/v1", "http://", "http://x:port", "http://[::1/v1"]
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match="no address of a server"):
+    with pytest.raises(UsageError, match="not a server address"):
         connect(address)
 
 

@@ -75,7 +75,7 @@ def test_lines_are_read_as_they_stand(tmp_path: Path) -> None:
         ('{"sample_id": "a", "lang": "", "headnote": "x"}', "has no `lang`"),
         ('{"sample_id": "a", "lang": "de"}', "neither a `headnote` nor an `error`"),
         ('{"sample_id": "a", "lang": "de", "headnote": 3}', "neither a `headnote` nor an `error`"),
-        ('{"sample_id": "a", "lang": "de", "headnote": "x", "candidate": "two"}', "`candidate` is no whole number"),
+        ('{"sample_id": "a", "lang": "de", "headnote": "x", "candidate": "two"}', "`candidate` is not a whole number"),
     ],
 )
 def test_a_line_with_a_fault_is_named(line: str, told: str, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_row_whose_prediction_failed_is_not_one_that_nobody_tried() -> None:
 
 
 def test_two_rows_of_one_sample_and_language_are_refused() -> None:
-    with pytest.raises(DataError, match="row 2: the sample a in de stands there twice"):
+    with pytest.raises(DataError, match="row 2: the sample a in de appears twice"):
         join([], [row(), row()])
 
 

@@ -256,7 +256,7 @@ def test_targets_that_match_nothing_are_an_error_that_names_what_is_there(target
 
 
 def test_a_broken_expression_is_named() -> None:
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         adapted(gemma(), r".*(q_proj")
 
 
