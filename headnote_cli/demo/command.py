@@ -20,7 +20,8 @@ from headnote_cli.events import Listener, Note
 from headnote_cli.runs.folders import Run, output_dir
 
 CONFIG = "configs/demo.yaml"
-WORDS = ("--lang", "de", "--max-new-tokens", "112")
+# A model this small repeats itself without the penalty.
+WORDS = ("--lang", "de", "--max-new-tokens", "112", "--repetition-penalty", "1.1")
 
 
 @dataclass(frozen=True)
