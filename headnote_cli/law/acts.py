@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -67,22 +68,33 @@ class Usage(NamedTuple):
     year: int | None = None
 
 
+class Act(NamedTuple):
+    """A row of the table: an act, its abbreviations by language, and the decisions in which they mean it."""
+
+    number: str
+    name: str
+    abbreviations: dict[str, list[str]]
+    years: str
+
+
 @cache
-def _rows() -> list[dict[str, str]]:
+def acts() -> list[Act]:
+    """The table."""
     with TABLE.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [
+            Act(
+                row["sr"],
+                row["de"].split("|")[0],
+                {language: [name for name in row[language].split("|") if name] for language in LANGUAGES},
+                row["years"],
+            )
+            for row in csv.DictReader(file)
+        ]
 
 
-@cache
-def _names(language: str, year: int | None) -> dict[str, str]:
-    """The name of each act by its abbreviation in a language: of two acts the one of that year, else of any year."""
-    names: dict[str, str] = {}
-    if language not in LANGUAGES:
-        return names
-    for row in sorted(_rows(), key=lambda row: _precedence(row["years"], year)):
-        for name in filter(None, row[language].split("|")):
-            names[name] = row["de"].split("|")[0]
-    return names
+def _names(language: str, some: Iterable[Act]) -> dict[str, str]:
+    """The names of acts by their abbreviations in a language; of one that means several, the last."""
+    return {name: act.name for act in some for name in act.abbreviations.get(language, [])}
 
 
 def _precedence(years: str, year: int | None) -> int:
@@ -95,7 +107,7 @@ def _precedence(years: str, year: int | None) -> int:
 
 @cache
 def _known() -> frozenset[str]:
-    return frozenset(row["de"].split("|")[0] for row in _rows())
+    return frozenset(act.name for act in acts())
 
 
 def base(act: str) -> str:
@@ -115,18 +127,16 @@ def is_known(act: str) -> bool:
 @cache
 def treaties() -> frozenset[str]:
     """The names of the treaties: their numbers begin with a zero."""
-    return frozenset(row["de"].split("|")[0] for row in _rows() if row["sr"].startswith("0."))
+    return frozenset(act.name for act in acts() if act.number.startswith("0."))
 
 
 @cache
 def _all_names(usage: Usage) -> dict[str, str]:
-    """Every abbreviation: as this language means it, else as another does today."""
-    merged: dict[str, str] = {}
-    for language in reversed(LANGUAGES):
-        merged |= {
-            name: row["de"].split("|")[0] for row in _rows() if row["sr"] for name in row[language].split("|") if name
-        }
-    return merged | _names(usage.language, usage.year)
+    """Every abbreviation: as this language means it in that year, else as another does today."""
+    in_force = [act for act in acts() if act.number]
+    by_year = sorted(acts(), key=lambda act: _precedence(act.years, usage.year))
+    others = [_names(language, in_force) for language in reversed(LANGUAGES)]
+    return {name: act for names in (*others, _names(usage.language, by_year)) for name, act in names.items()}
 
 
 @cache

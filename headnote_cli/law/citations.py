@@ -331,35 +331,33 @@ class Cited:
         return "partly" if named or any(_perhaps(citation.act, other.act) for other in same) else "missing"
 
     @cached_property
+    def _parts(self) -> list[Consideration]:
+        """The decision's numbered considerations, each at its place in the decision."""
+        read = plain(self.decision)  # with its page marks, behind which a heading may stand
+        parts = [part for part in structure(read.text).considerations if part.number]
+        return [replace(part, start=read.place(part.start, part.start + 1)[0]) for part in parts]
+
+    @property
     def counted(self) -> list[tuple[str, int]]:
         """The numbers of the considerations, each with its place."""
-        read = plain(self.decision)  # with its page marks, behind which a heading may stand
-        parts = structure(read.text).considerations
-        return [(part.number, read.place(part.start, part.start + 1)[0]) for part in parts if part.number]
+        return [(part.number, part.start) for part in self._parts]
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        """Where the considerations begin, by each name of theirs."""
-        places: dict[str, int] = {}
-        for number, start in self.counted:
-            for name in Consideration(number, start, start).names:
-                places.setdefault(name, start)
-        return places
+    def _by_name(self) -> dict[str, Consideration]:
+        """The considerations by what they are cited by; of two of one name, the first."""
+        return {name: part for part in reversed(self._parts) for name in part.names}
 
     def _heading(self, number: str) -> tuple[int, int] | None:
         """Where a consideration begins, else the one that it lies in."""
-        for name in (*_spellings(number), *map(_above, _spellings(number))):
-            if name in self._places:
-                start = self._places[name]
-                heading = next(heading for heading, place in self.counted if place == start)
-                return start, start + len(heading)
-        return None
+        names = (*_spellings(number), *map(_above, _spellings(number)))
+        part = next((self._by_name[name] for name in names if name in self._by_name), None)
+        return (part.start, part.start + len(part.number)) if part else None
 
     def _consideration(self, citation: Citation) -> Status:
         spellings = _spellings(citation.path[0][1])
-        if any(name in self._places for name in spellings):
+        if any(name in self._by_name for name in spellings):
             return "found"
-        return "partly" if any(_above(name) in self._places for name in spellings) else "missing"
+        return "partly" if any(_above(name) in self._by_name for name in spellings) else "missing"
 
 
 def _with_parts(text: str, cited: list[Span], usage: Usage) -> list[Span]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from headnote_cli.law.headings import (
@@ -72,7 +73,7 @@ class Structure:
     """
 
     law: int | None
-    considerations: list[Consideration]
+    considerations: tuple[Consideration, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class _Heading:
     end: int  # where its text begins
 
 
+@lru_cache(maxsize=8)  # a row is cut in several tries, and a decision has headnotes in three languages
 def structure(text: str) -> Structure:
     """Where a decision's law begins, and its considerations.
 
@@ -97,7 +99,7 @@ def structure(text: str) -> Structure:
     ]
     if law is not None and text[law : bounds[0]].strip():
         parts.insert(0, Consideration("", law, bounds[0]))
-    return Structure(law, parts)
+    return Structure(law, tuple(parts))
 
 
 def _law(text: str) -> int | None:

@@ -13,7 +13,7 @@ from headnote_cli.screen.console import duration, facts_table
 if TYPE_CHECKING:
     from headnote_cli.demo.command import DemoReport
 
-CONFIG = "--config configs/demo.yaml"
+CONFIG = ("--config", "configs/demo.yaml")
 
 
 def demo_view(report: DemoReport) -> RenderableType:
@@ -39,7 +39,7 @@ def after_demo(report: DemoReport) -> list[str]:
     headnotes, page = folder / "headnotes.jsonl", folder / "review.html"
     following = (
         ("runs", str(folder)),
-        ("generate", "--split", "test", "--limit", "2", "--lang", "de", *CONFIG.split(), "--output", str(headnotes)),
-        ("review", "--predictions", str(headnotes), *CONFIG.split(), "--output", str(page)),
+        ("generate", "--split", "test", "--limit", "2", "--lang", "de", *CONFIG, "--output", str(headnotes)),
+        ("review", "--predictions", str(headnotes), *CONFIG, "--output", str(page)),
     )
     return [f"slds {shlex.join(words)}" for words in following]

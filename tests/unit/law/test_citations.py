@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headnote_cli.law.acts import Usage, _names, _rows, name_of
+from headnote_cli.law.acts import Usage, acts, name_of
 from headnote_cli.law.citations import Cited, check, citations, spans, unsupported
 from headnote_cli.law.language import LANGUAGES, detect_language
 from tests.conftest import ROOT, every_real_row, examples, real_rows, sample_rows
@@ -174,11 +174,16 @@ def test_without_a_language_the_text_tells_it() -> None:
 
 
 def test_the_table_names_each_act_once_in_each_language() -> None:
-    numbers = {row["de"].split("|")[0]: row["sr"] for row in _rows() if row["sr"]}
+    numbers = {act.name: act.number for act in acts() if act.number}
     assert len(numbers) > 250
     assert len(set(numbers.values())) > 250
     for language in LANGUAGES:
-        for abbreviation, name in _names(language, None).items():
+        meant = {
+            name: act.name
+            for act in sorted(acts(), key=lambda act: not act.years)
+            for name in act.abbreviations[language]
+        }
+        for abbreviation, name in meant.items():
             assert name_of(abbreviation, Usage(language)) == name
     assert {name_of(name, Usage("de")) for name in numbers} == set(numbers)
 
