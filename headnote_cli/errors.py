@@ -38,6 +38,9 @@ class SldsError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
 
+    def to_json(self) -> dict[str, str | None]:
+        return {"type": type(self).__name__, "message": self.message, "where": self.where, "hint": self.hint}
+
 
 class UsageError(SldsError):
     """Options or arguments that cannot be followed."""

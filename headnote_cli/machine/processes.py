@@ -69,14 +69,7 @@ def is_to_show(error: SldsError) -> bool:
     if world_size() == 1:
         return True
     if PARENT in os.environ:
-        record = {
-            "type": type(error).__name__,
-            "message": error.message,
-            "where": error.where,
-            "hint": error.hint,
-            "exit_code": int(error.exit_code),
-            "timestamp": time.time(),
-        }
+        record = error.to_json() | {"exit_code": int(error.exit_code), "timestamp": time.time()}
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(record), encoding="utf-8")
         return False
     return _is_first(Path(tempfile.gettempdir()) / f"slds-{os.getppid()}-failed.json")

@@ -144,8 +144,7 @@ class Screen:
 
     def _error(self, error: SldsError) -> None:
         if self.json_mode:
-            kind = type(error).__name__
-            self.line({"error": {"type": kind, "message": error.message, "where": error.where, "hint": error.hint}})
+            self.line({"error": error.to_json()})
             return
         body = Text(printable(str(error)))
         if error.hint:
