@@ -25,17 +25,18 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from headnote_cli.data.row_files import stream_rows
 from headnote_cli.law.citations import Citation, check, citations, cited_by
 from headnote_cli.law.document import structure
-from headnote_cli.law.language import LANGUAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ROOT.parent / "shared" / "data" / "bge"
 LABELS = ROOT / "tests" / "data" / "headnote_citations.jsonl"
+DECADES = ROOT / "tests" / "data" / "citations_by_decade.jsonl"
 FILES = ("train.jsonl", "validation.jsonl", "test.jsonl", "extra.jsonl.gz")
 OLD, OLD_FILES = DEFAULT.with_name("bge_old"), ("decisions.jsonl.gz", "volume.jsonl.gz")
 LAST = 60  # the highest consideration that is looked up
@@ -52,16 +53,56 @@ AFTER, APART = 400, 25  # characters from an article to its subdivisions; from `
 
 def against_labels(rows: Rows) -> None:
     headnotes = {(row["decision_id"], row["headnote_language"]): row["headnote"] for row in rows}
-    print("labels by hand   listed  precision  recall")
-    labels = [json.loads(line) for line in LABELS.read_text(encoding="utf-8").splitlines()]
-    for language in LANGUAGES:
-        right, named, listed = 0, 0, 0
-        for label in (label for label in labels if label["headnote_language"] == language):
-            parsed = {citation.text for citation in citations(headnotes[label["decision_id"], language], language)}
-            right += len(parsed & set(label["citations"]))
-            named += len(parsed)
-            listed += len(label["citations"])
-        print(f"{language:15}  {listed:6}  {100 * right / named:7.1f} %  {100 * right / listed:4.1f} %")
+    scores = Scores()
+    for line in LABELS.read_text(encoding="utf-8").splitlines():
+        label = json.loads(line)
+        language = label["headnote_language"]
+        parsed = {cited.text for cited in citations(headnotes[label["decision_id"], language], language)}
+        scores.add((language,), parsed, set(label["citations"]))
+    scores.print("labels, 2020-2026")
+
+
+def against_labels_by_decade(rows: Rows, old: Path) -> None:
+    """Labels of 150 headnotes and, where there are no old headnotes in a language, 68 passages of decisions."""
+    texts = {(row["decision_id"], row["headnote_language"]): row["headnote"] for row in rows}
+    texts |= {(r["decision_id"], r["language"]): r["headnote"] for _, r in stream_rows(old / "headnotes.jsonl.gz")}
+    decisions = {}
+    for _, row in stream_rows(old / "decisions.jsonl.gz"):
+        texts.setdefault((row["decision_id"], row["headnote_language"]), row["headnote"])
+        decisions[row["decision_id"]] = row["decision"]
+    scores = Scores()
+    for line in DECADES.read_text(encoding="utf-8").splitlines():
+        label = json.loads(line)
+        named, language, year, wanted = (label[key] for key in ("decision_id", "language", "year", "citations"))
+        if "passage" in label:
+            start, end = label["passage"]
+            spans = cited_by(decisions[named], language, year).spans
+            read = [cited for span in spans if start <= span.start and span.end <= end for cited in span.citations]
+        else:
+            read = citations(texts[named, language], language, year)
+        read = [cited for cited in read if cited.kind != "act"]
+        if "cut" in label and read and read[-1].text not in wanted:
+            del read[-1]  # the headnote ends in the middle of it
+        for group in ((f"{year // 10 * 10}s",), (language,), ("together",)):
+            scores.add(group, {cited.text for cited in read}, set(wanted))
+    scores.print("labels by decade")
+
+
+class Scores:
+    """Precision and recall by group."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, group: tuple[str, ...], parsed: set[str], wanted: set[str]) -> None:
+        self.counts[" ".join(group)] += Counter(right=len(parsed & wanted), parsed=len(parsed), listed=len(wanted))
+
+    def print(self, title: str) -> None:
+        print(f"{title:18}  listed  precision  recall")
+        for group, count in sorted(self.counts.items()):
+            precision, recall = 100 * count["right"] / count["parsed"], 100 * count["right"] / count["listed"]
+            print(f"{group:18}  {count['listed']:6}  {precision:7.1f} %  {recall:5.1f} %")
+        print()
 
 
 def across_languages(rows: Rows, sample: int) -> None:
@@ -71,7 +112,7 @@ def across_languages(rows: Rows, sample: int) -> None:
         cited[row["decision_id"]][row["headnote_language"]] = {citation.key for citation in found}
     differ = [name for name, sets in cited.items() if len({frozenset(found) for found in sets.values()}) > 1]
     share = 100 * (1 - len(differ) / len(cited))
-    print(f"\nthe same in all three headnotes: {share:.1f} % of {len(cited)} decisions; of the others:")
+    print(f"the same in all three headnotes: {share:.1f} % of {len(cited)} decisions; of the others:")
     for name in random.Random(0).sample(differ, min(sample, len(differ))):
         common = set.intersection(*cited[name].values())
         print(f"  {name}: " + "; ".join(f"{lang} {sorted(found - common)}" for lang, found in cited[name].items()))
@@ -128,19 +169,26 @@ def impossible(decision: str) -> list[str]:
     return [str(number) for number in range(last + 1, LAST + 1)] + behind
 
 
-def own_considerations(name: str, rows: Iterable[dict[str, Any]]) -> None:
-    named, imagined = Counter[str](), Counter[str]()
+def own_considerations(rows: Iterable[dict[str, Any]]) -> None:
+    """How many of the considerations that headnotes name are found, by decade of the decision, and how many of those
+    that the decision cannot have."""
+    named, imagined = defaultdict[str, Counter[str]](Counter), defaultdict[str, Counter[str]](Counter)
     seen = set()
     for row in rows:
+        decade = f"{int(row['year']) // 10 * 10}s"
         cited = cited_by(row["decision"], row["decision_language"], int(row["year"]))
         for citation in citations(row["headnote"], row["headnote_language"], int(row["year"])):
-            named[cited.status(citation)] += citation.kind == "consideration"
+            named[decade][cited.status(citation)] += citation.kind == "consideration"
         if row["decision_id"] not in seen:
             seen.add(row["decision_id"])
+            named[decade]["decisions"] += 1
             for number in impossible(row["decision"]):
-                imagined[cited.status(Citation("consideration", (("E.", number),)))] += 1
-    shares = (100 * counts["found"] / counts.total() for counts in (named, imagined))
-    print(f"{name:10}  {len(seen):9}  {named.total():6}  " + "  ".join(f"{share:5.2f} %" for share in shares))
+                imagined[decade][cited.status(Citation("consideration", (("E.", number),)))] += 1
+    print("\nconsiderations  decisions   cited    found  found of those that the decision cannot have")
+    for decade, counts in sorted(named.items()):
+        cited = sum(counts[status] for status in STATUSES)
+        wrong = imagined[decade]["found"] / max(1, imagined[decade].total())
+        print(f"{decade:14}  {counts['decisions']:9}  {cited:6}  {100 * counts['found'] / cited:5.2f} %  {wrong:6.2%}")
 
 
 def main() -> None:
@@ -151,12 +199,13 @@ def main() -> None:
     options = parser.parse_args()
     rows = [row for name in FILES for _, row in stream_rows(options.folder / name)]
     against_labels(rows)
+    has_old = options.old.is_dir()
+    if has_old:
+        against_labels_by_decade(rows, options.old)
     across_languages(rows, options.sample)
     in_the_decision(rows, options.sample)
-    print("\nconsiderations  decisions   cited    found  found of those that the decision cannot have")
-    own_considerations("2020-2026", rows)
-    if options.old.is_dir():
-        own_considerations("1954-2019", (row for name in OLD_FILES for _, row in stream_rows(options.old / name)))
+    old = (row for name in OLD_FILES for _, row in stream_rows(options.old / name)) if has_old else ()
+    own_considerations(chain(old, rows))
 
 
 if __name__ == "__main__":

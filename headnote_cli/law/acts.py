@@ -2,8 +2,9 @@
 
 `acts.csv` holds number, German, French and Italian abbreviations as the Classified Compilation of Federal Legislation
 (SR/RS, fedlex.admin.ch) and the court use them; the first of several is the common one. The German one names the act.
-Former acts have no number. `years` bounds the decisions in which an abbreviation means this act: `LA` was the law on
-motor vehicles until 1962 and is that on aviation since.
+Most former acts have no number. `years` bounds the decisions in which an abbreviation means this act: `LA` was the law
+on motor vehicles until 1962 and is that on aviation since. `-` stands for none: an abbreviation of three letters, or of
+several acts, may mean a cantonal one, and is read only where the text says what it means: `(OMO; RS 211.432.2)`.
 """
 
 from __future__ import annotations
@@ -35,29 +36,37 @@ _EUROPEAN = re.compile(
     r"(?P<directive>Richtlinie|RL|[Dd]irective|[Dd]irettiva)?(?:Verordnung|VO|[Rr]èglement|[Rr]egolamento)?"
     r"\s?(?:[(\[](?:EG|EU|EWG|CE|UE|CEE)[)\]]\s)?(?:(?:Nr\.|n°|n\.|no)\s?)?(?P<number>\d{1,4}\s?/\s?\d{1,4})\b"
 )
-_FINAL_TITLE = re.compile(r"(?:SchlT|SchlTit\.?|[Tt]it\. fin(?:al\b|\.))\s(?=ZGB|CC)")
+_FINAL_TITLE = re.compile(
+    r"(?:SchlT|SchlTit\.?|Schlusstitels?\s(?:des|zum)|[Tt]it\. fin(?:al\b|\.)|[Tt]itre final(?: du)?"
+    r"|[Tt]itolo finale(?: del)?)\s(?=ZGB|CC)"
+)
 _PART = re.compile(r"^(?:Anhang \S+|SchlT|SchlB|ÜBest) ")
 _TRANSITION = re.compile(r"(?:ÜBest|ÜbBest\.?|[Dd]isp\. tr(?:ans)?\.)\s(?=[A-Z])")
 _FINAL = re.compile(r"(?:SchlB|SchlBest\.?|[Dd]isp\. fin\.)\s(?=[A-Z])")
-# A cantonal constitution with the canton as an adjective, mostly abbreviated: `Cst. lucern.`, `Cost. ticinese`.
+# A canton as an adjective, often abbreviated, behind an act in French and Italian, before it in German: `Cst. lucern.`,
+# `CPC vaudois`, `Obwaldner KV`. Those of Basel, and `cantonal`, do not say which canton.
 _ADJECTIVES = {
-    "AG": "argov argovienne", "BE": "bern bernoise bernese", "FR": "frib fribourg fribourgeoise friborghese",
-    "GE": "gen genev genevoise ginev ginevrina", "GL": "glar glaron glaronaise", "GR": "gris grisonne grig grigionese",
-    "JU": "jur jura jurassienne", "LU": "luc lucern lucernoise lucernese", "NE": "neuch neuchâtel neuchâteloise",
-    "NW": "nidw", "OW": "obw", "SH": "schaffh", "SO": "sol soleur soleuroise", "SZ": "schw schwyz schwytz schwyzoise",
-    "TG": "thurg thurgovienne turg", "TI": "tess tessinoise tic ticin ticinese", "UR": "uran uranaise",
-    "VD": "vaud vaudoise vodese", "VS": "val valais valaisanne vall vallesana", "ZG": "zoug zougoise",
-    "ZH": "zur zurich zurichoise zurighese",
+    "AG": "argovienne argoviese", "BE": "bernoise bernese", "FR": "fribourgeoise friborghese",
+    "GE": "genevoise ginevrina ginevrino", "GL": "glaronaise glaronese", "GR": "grisonne grigionese",
+    "JU": "jurassienne giurassiana giurassiano", "LU": "lucernoise lucernese", "NE": "neuchâteloise neocastellana",
+    "NW": "nidwaldienne nidwaldese", "OW": "obwaldienne obwaldese", "SG": "saint-galloise sangallese",
+    "SH": "schaffhousoise sciaffusana", "SO": "soleuroise solettese", "SZ": "schwyzoise schwytzoise svittese",
+    "TG": "thurgovienne turgoviese", "TI": "tessinoise ticinese", "UR": "uranaise urana", "VD": "vaudoise vodese",
+    "VS": "valaisanne vallesana vallesano", "ZG": "zougoise zugana", "ZH": "zurichoise zurighese",
+    "": "bâloise basilese cantonale",
 }  # fmt: skip
-_CANTONAL_NAMES = {name: f"KV/{canton}" for canton, names in _ADJECTIVES.items() for name in names.split()} | {
-    "cant": "KV",
-    "cantonale": "KV",
-}
-_CANTONAL = re.compile(
-    r"(?:Cst|Const|Cost)\.\s(?P<adjective>"
-    + "|".join(sorted(_CANTONAL_NAMES, key=len, reverse=True))
-    + r")(?:\.|(?<=[eoa])(?!\w))"
+_GERMAN_ADJECTIVES = {
+    "AG": "aargau", "AI": "innerrhod", "AR": "ausserrhod", "BE": "bern", "BL": "basellandschaft", "BS": "baselstädt",
+    "FR": "freiburg", "GE": "genf", "GL": "glarn", "GR": "bündn", "JU": "jurass", "LU": "luzern", "NE": "neuenburg",
+    "NW": "nidwald", "OW": "obwald", "SG": "st. gall", "SH": "schaffhaus", "SO": "solothurn", "SZ": "schwyz",
+    "TG": "thurgau", "TI": "tessin", "UR": "urn", "VD": "waadtländ", "VS": "wallis", "ZG": "zug", "ZH": "zürch",
+}  # fmt: skip
+_CANTON_BEFORE = re.compile(
+    rf"(?P<stem>{'|'.join(_GERMAN_ADJECTIVES.values())})(?:n?er|er?isch\w{{0,2}}|n?isch\w{{0,2}}|lich\w{{0,2}})\s(?=[A-Z]\w*[A-Z])",
+    re.IGNORECASE,
 )
+_CANTON_BEHIND = re.compile(r"\s(?P<word>[a-zà-ÿ-]{3,14})(?P<dot>\.)?(?!\w)")
+_CONSTITUTION = re.compile(r"(?:[Cc]o?n?st\.|[Cc]ost\.|[Cc]onstitution|[Cc]ostituzione)(?=\s)")
 _NUMBERED_ORDINANCE = re.compile(r"(?:Ord|Vo|VO|Verordnung|[Oo]rdonnance)\.?\s(?P<number>[IVX]{1,4})(?!\w)")
 
 
@@ -84,7 +93,7 @@ def acts() -> list[Act]:
         return [
             Act(
                 row["sr"],
-                row["de"].split("|")[0],
+                _name(row["de"].split("|")[0], row["sr"] if row["years"] == "-" else ""),
                 {language: [name for name in row[language].split("|") if name] for language in LANGUAGES},
                 row["years"],
             )
@@ -92,17 +101,33 @@ def acts() -> list[Act]:
         ]
 
 
+def _name(german: str, number: str) -> str:
+    """`VAV (SR 211.432.2)` for an act whose abbreviation may be a canton's, too."""
+    return f"{german} (SR {number})" if number and not german.startswith("SR ") else german
+
+
 def _names(language: str, some: Iterable[Act]) -> dict[str, str]:
     """The names of acts by their abbreviations in a language; of one that means several, the last."""
     return {name: act.name for act in some for name in act.abbreviations.get(language, [])}
 
 
-def _precedence(years: str, year: int | None) -> int:
-    """0 for an act of other years, 1 for one of all years, 2 for one of this year."""
-    if not years:
+def _precedence(act: Act, year: int | None) -> int:
+    """-1 for an act that its abbreviation cannot mean, 0 for one of earlier years, 1 for one of all years, 2 for one of
+    this year."""
+    if not act.years:
         return 1
-    first, _, last = years.partition("-")
-    return 2 if year is not None and int(first or 0) <= year <= int(last or 9999) else 0
+    first, _, last = act.years.partition("-")
+    if act.years == "-" or (first and year is not None and year < int(first)):
+        return -1
+    return 2 if year is not None and year <= int(last or 9999) else 0
+
+
+@cache
+def abbreviations(act: str) -> frozenset[str]:
+    """What an act is called in any of the languages."""
+    return frozenset(
+        name for row in acts() if row.name == act for names in row.abbreviations.values() for name in names
+    )
 
 
 @cache
@@ -133,8 +158,9 @@ def treaties() -> frozenset[str]:
 @cache
 def _all_names(usage: Usage) -> dict[str, str]:
     """Every abbreviation: as this language means it in that year, else as another does today."""
-    in_force = [act for act in acts() if act.number]
-    by_year = sorted(acts(), key=lambda act: _precedence(act.years, usage.year))
+    possible = [act for act in acts() if _precedence(act, usage.year) >= 0]
+    in_force = [act for act in possible if act.number and not act.years]
+    by_year = sorted(possible, key=lambda act: _precedence(act, usage.year))
     others = [_names(language, in_force) for language in reversed(LANGUAGES)]
     return {name: act for names in (*others, _names(usage.language, by_year)) for name, act in names.items()}
 
@@ -163,13 +189,50 @@ def read_act(text: str, start: int, usage: Usage, known: bool = False) -> tuple[
     if european:
         kind = "RL" if european["directive"] else "VO"
         return f"{kind} {''.join(european['number'].split())}", european.end()
-    cantonal = _CANTONAL.match(text, start)
-    if cantonal:
-        return _CANTONAL_NAMES[cantonal["adjective"]], cantonal.end()
+    constitution = _CONSTITUTION.match(text, start)
+    canton = _canton_behind(text, constitution.end()) if constitution else None
+    if canton:
+        return _of_canton("KV", canton[0]), canton[1]
     ordinance = _NUMBERED_ORDINANCE.match(text, start)
     if ordinance:  # of the law on health insurance of 1911, which had ten
         return f"Vo {ordinance['number']}", ordinance.end()
-    return _long(text, start, usage) or _single(text, start, usage, known)
+    before = _CANTON_BEFORE.match(text, start)
+    if before:
+        act = _single(text, before.end(), usage, known=False)
+        canton_of = {stem: canton for canton, stem in _GERMAN_ADJECTIVES.items()}
+        return (_of_canton(act[0], canton_of[before["stem"].lower()]), act[1]) if act else None
+    act = _long(text, start, usage) or _single(text, start, usage, known)
+    behind = _canton_behind(text, act[1]) if act and "/" not in act[0] else None
+    return (_of_canton(act[0], behind[0]), behind[1]) if act and behind else act
+
+
+@cache
+def _adjectives() -> dict[str, str]:
+    """The cantons by their adjectives, in both genders, and by all that these can be abbreviated to."""
+    cantons: dict[str, str] = {}
+    for canton, words in _ADJECTIVES.items():
+        for word in words.split():
+            masculine = re.sub(r"nn?e$", "n", word) if word.endswith("ne") else re.sub(r"e$", "", word)
+            cantons |= {word: canton, masculine: canton, word[:-1] + "o": canton}
+            cantons |= {f"{word[:length]}.": canton for length in range(3, len(word))}
+    return cantons
+
+
+def _canton_behind(text: str, at: int) -> tuple[str, int] | None:
+    """The canton that an adjective behind an act names, empty if it is any, and where the adjective ends."""
+    word = _CANTON_BEHIND.match(text, at)
+    if word is None:
+        return None
+    for name, end in ((word["word"] + (word["dot"] or ""), word.end()), (word["word"], word.end("word"))):
+        if name in _adjectives():
+            return _adjectives()[name], end
+    return None
+
+
+def _of_canton(act: str, canton: str) -> str:
+    """The canton's act of this name: `KV/VD` for `Cst. vaud.`; of a canton that is not named, none, but `KV`."""
+    name = "KV" if act == CONSTITUTION else act
+    return f"{name}/{canton}" if canton else "KV" if name == "KV" else ""
 
 
 def _long(text: str, start: int, usage: Usage) -> tuple[str, int] | None:
@@ -208,7 +271,7 @@ def name_of(abbreviation: str, usage: Usage) -> str | None:
     *first, last = re.split(r"[/-]", abbreviation)
     if last in CANTONS and len(first) == 1:
         name = names.get(first[0], first[0])
-        return f"{'KV' if name in (CONSTITUTION, 'KV', 'Const.') else name}/{last}"
+        return _of_canton("KV" if name == "Const." else name, last)
     parts = [names.get(part) for part in abbreviation.split("/")]
     return "/".join(part for part in parts if part) if len(parts) > 1 and all(parts) else None
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from headnote_cli.law.acts import CANTONS, Usage, base, is_known, read_act, treaties
+from headnote_cli.law.titles import DATE, day_of, read_title
 
 CitationPath = tuple[tuple[str, str], ...]  # (("Art.", "29"), ("Abs.", "2"))
 
@@ -27,7 +28,7 @@ _LETTER = rf"[a-z](?:{_LATIN}|\s{_LATIN}(?!\w)(?!{_NEXT_LEVEL}))?(?![\w'’])"
 _GAP = r"\s{0,3}"
 
 ANCHOR = (
-    r"(?<!\w)[an]?[Aa]rt(?:[ts]?\.|ikeln?s?|icles?|icol[oi])\s{0,3}(?=\d)|(?<!\w)Art\s(?=\d)|(?<!\w)§{1,2}\s{0,3}(?=\d)"
+    r"(?<!\w)[an]?[Aa]rt(?:[ts]?\.|ikeln?s?|icles?|icol[oi])\s{0,3}(?=\d)|(?<!\w)[Aa]rt\s(?=\d)|(?<!\w)§{1,2}\s{0,3}(?=\d)"
     r"|(?<!\w)(?:Anhang|Anh\.|[Aa]nnexe|[Aa]llegato)\s(?=[IVX]{1,4}\b|\d)"
 )
 
@@ -61,8 +62,9 @@ _AND = (
     r"|respectivement|rispettivamente|oder|ou|o|i\.\s?V\.\s?m\.|iVm|in Verbindung mit|in Verb\. mit"
     r"|en relation avec|en rel\. avec"
     r"|en lien avec|en liaison avec|en corrélation avec|in relazione(?: con)?|par renvoi|su rinvio"
-    r"|in combinato disposto con|in combinazione con|in rel\. con|unitamente|combinés? avec|combinat[oi] con"
-    r"|cum|mit|wie auch|als auch|con|insb\.|insbesondere|namentlich|en partic(?:\.|ulier)|notamment|spéc(?:\.|ialement)"
+    r"|in combinato disposto con|con rimando|in combinazione con|in rel\. con|unitamente|combinés? avec"
+    r"|combinat[oi] con|cum|mit|wie auch|als auch|con|insb\.|insbesondere|namentlich|en partic(?:\.|ulier)"
+    r"|notamment|spéc(?:\.|ialement)"
     r"|in particolare|segnatamente|je in Verbindung mit"
 )
 _FILLER = (
@@ -89,14 +91,6 @@ _ANNEX = re.compile(
 # An act by its title: "Art. 4 der Verordnung vom 10. März 1976 über … (VXY; SR 1.2)".
 _TITLE = re.compile(r"(?:[^;()\[\].]|(?<=\d)\.|(?<=\bst)\.|\[[a-zà-ü….][^;,()\[\]\d]{0,40}\]){5,160}[(\[](?=\w)")
 _SHORT_TITLE = re.compile(r"[^;()\[\]]{3,80},\s|(?:COVID|Covid)-19(?:\)\s\(|;\s)")
-MONTHS = (
-    "Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|janvier|février|mars|avril|mai"
-    "|juin|juillet|août|septembre|octobre|novembre|décembre|gennaio|febbraio|marzo|aprile|maggio|giugno|luglio|agosto"
-    "|settembre|ottobre|novembre|dicembre"
-)
-_DATE = re.compile(
-    rf"(?:vom|du|del|dell['’])\s?(?P<day>\d{{1,2}})(?:\.|\s?er|°)?\s?(?P<month>{MONTHS})\s(?P<year>\d{{4}})(?!\d)"
-)
 _UP_TO_DATE = re.compile(r"[^;()\[\].]{0,160}?(?<!\w)(?=(?:vom|du|dell?['’]?)\s?\d)")
 _PAGE = re.compile(r"\s?[A-Z]?\s?\d")  # of a gazette or a cantonal collection: `BBl 2010 1234`, `LS 713.11`
 # Which wording is meant: "Art. 24 (in der bis 2016 geltenden Fassung), Art. 24a BVV 2".
@@ -128,6 +122,15 @@ _OF_OTHERS = re.compile(
     r"(?!\s?(?:(?:genannten|gleichen|cette|la|même|dite|questa|tale|stessa|medesima)\s){0,2}"
     r"(?:Bestimmung|Norm|Artikels|Gesetzesbestimmung|disposition|norme|article|disposizione|norma|articolo)(?!\w)(?!\s\d))"
 )
+# Subdivisions that stand before their article: `Abs. 2 von Art. 5`, `il capoverso secondo dell'art. 5`.
+_ABOVE = re.compile(
+    rf"(?:(?:Abs\.|Absatz|al\.|alinéa|cpv\.|capoverso)\s(?P<paragraph>\d{{1,2}}{_LATIN}?|primo|secondo|terzo|quarto)"
+    rf"|(?P<nth>[1-9])\s?(?:er|e|ème)\s(?:al\.|alinéa))?"
+    rf"(?:(?(paragraph)\s)(?:lit\.|Bst\.|let\.|lett\.|lettre|lettera)\s(?P<letter>[a-z]))?"
+    r"\s(?:von|des|(?:de l|dell)['’])\s?$"
+)
+# An act by one German word, which needs no article before it: `Art. 85 Versicherungsaufsichtsgesetz (VAG)`.
+_NOUN = re.compile(r"[A-ZÄÖÜ][\w-]*(?:gesetz|ordnung|buch|recht|konvention)(?!\w)")
 DEEPEST = 8  # levels of a citation
 
 
@@ -351,12 +354,25 @@ def read_articles(text: str, start: int, anchor: str, usage: Usage) -> tuple[lis
         if sentence:  # `art. 80 cpv. 4 LPP, seconda frase`
             chain.done[-1] += (_sentence(sentence["ordinal"]),)
             act_end = sentence.end()
+        if len(chain.done) == 1 and len(chain.done[0]) == 1 and not articles:
+            chain.done[0] += _above(text, at - len(anchor))
         articles += [(_form(path, act), act) for path in chain.done if act or path[0][0] != "Anhang"]
         end = act_end
         join = _JOIN.match(text, end) if act else None
         if join is None or join["article"]:
             return articles, end
         at = join.end()
+
+
+def _above(text: str, at: int) -> CitationPath:
+    """The subdivisions that stand right before an article."""
+    before = _ABOVE.search(text[max(0, at - 50) : at])
+    if before is None:
+        return ()
+    paragraph = before["paragraph"] or before["nth"] or ""
+    number = _ORDINALS.get(paragraph[:3], paragraph)
+    parts = (("Abs.", "".join(number.split())), ("lit.", before["letter"] or ""))
+    return tuple((level, value) for level, value in parts if value)
 
 
 def read_parts(
@@ -393,7 +409,10 @@ def _act(text: str, at: int, usage: Usage, after_sentence: bool) -> tuple[str, i
     of = _OF.match(text, start)
     act = read_act(text, of.end(), usage, known=bool(of["of"] or of["comma"])) if of else None
     if of is None or act is None or (of["comma"] and not after_sentence):
-        return _titled(text, at, usage) if of and of["of"] else ("", at)
+        if of is None or not (of["of"] or _NOUN.match(text, of.end())):
+            return "", at
+        act = _titled(text, at, usage)
+        return (None if act[0] else read_title(text, of.end(), usage)) or act
     return (f"Anhang {annex['number']} {act[0]}" if annex else act[0]), act[1]
 
 
@@ -417,24 +436,19 @@ def read_date(text: str, at: int) -> str:
     empty if none does."""
     of = _OF.match(text, at)
     title = _UP_TO_DATE.match(text, of.end()) if of and of["of"] else None
-    date = _DATE.match(text, title.end()) if title else None
-    return _day(date) if date else ""
+    date = DATE.match(text, title.end()) if title else None
+    return day_of(date) if date else ""
 
 
 def acts_by_date(text: str, usage: Usage) -> dict[str, str]:
     """The acts that a text introduces by title, date and abbreviation, `Verordnung vom 12. Mai 2010 über … (PSMV)`, by
     their date; not two of one day."""
     by_date: dict[str, set[str]] = {}
-    for date in _DATE.finditer(text):
+    for date in DATE.finditer(text):
         act, _ = _titled(text, date.start(), usage)
         if act:
-            by_date.setdefault(_day(date), set()).add(act)
+            by_date.setdefault(day_of(date), set()).add(act)
     return {date: acts.pop() for date, acts in by_date.items() if len(acts) == 1}
-
-
-def _day(date: re.Match[str]) -> str:
-    month = MONTHS.split("|").index(date["month"]) % 12 + 1
-    return f"{date['year']}-{month:02}-{int(date['day']):02}"
 
 
 def _form(path: CitationPath, act: str) -> CitationPath:

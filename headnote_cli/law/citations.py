@@ -13,12 +13,13 @@ from functools import cached_property, lru_cache
 from itertools import zip_longest
 from typing import Literal
 
-from headnote_cli.law.acts import Usage, base, is_known
+from headnote_cli.law.acts import Usage, abbreviations, base, is_known
 from headnote_cli.law.articles import ANCHOR, CitationPath, acts_by_date, read_articles, read_date, read_parts
 from headnote_cli.law.document import Consideration, structure
 from headnote_cli.law.numbers import BEGINS, FOLLOWING, WHERE, read_numbers
 from headnote_cli.law.pages import page_marks, without, year_of
 from headnote_cli.law.plain import plain
+from headnote_cli.law.titles import defined
 
 CitationKind = Literal["article", "consideration", "decision", "docket", "act"]
 Status = Literal["found", "partly", "missing"]
@@ -41,7 +42,7 @@ _DOCKET = (
 )
 # The official collections: the court's own, those of the Federal Administrative and the Federal Criminal Court.
 _COLLECTIONS = {
-    "BGE": ("BGE|ATF|DTF|RO|RU", r"\d{1,3}\s(?:I\s?[ab]|III|II|IV|I|V)\s\d{1,4}(?!\w)"),
+    "BGE": ("BGE|ATF|DTF|RO|RU", r"\d{1,3}\s(?:I\s?[ab]|III|II|IV|I|V)\s\d{1,4}(?!\d)"),
     "EVGE": ("EVGE|ATFA|STFA", r"19\d{2}\s(?:S|p|pag)\.\s\d{1,4}(?!\w)"),
     "BVGE": ("BVGE|ATAF|DTAF", r"20\d{2}(?:\s(?:VI{0,2}|IV|I{1,3}))?\s?/\s?\d{1,3}(?![\w/])"),
     "TPF": ("TPF", r"20\d{2}\s\d{1,3}(?!\w)"),
@@ -51,13 +52,13 @@ _JUDGMENT = "|".join(
     + [rf"(?<![/.-])(?P<docket>{_DOCKET})(?!\w)"]
 )
 _CITED = re.compile(
-    r"(?<!\w)(?=[§A-IKMPR-U\dacn])(?:"  # the first letters spare most of the time
+    r"(?:(?<!\w)|(?<=[a-z])(?=BGE\s))(?=[§A-IKMPR-U\dacn])(?:"  # the first letters spare most of the time
     rf"(?P<article>{ANCHOR})"
     rf"|{WHERE}\s{{0,2}}(?={BEGINS})"
     rf"|{_JUDGMENT}"
     r"|(?:SR|RS)\s?(?P<act>0\.\d{2,3}(?:\.\d{1,3}){0,5}|\d{3}(?:\.\d{1,4}){0,5})(?!\w))"
 )
-_PINPOINT = re.compile(rf"(?:\s?{FOLLOWING})?{_AGAIN}{_DATE}{_AGAIN}\s?,?\s{WHERE}\s{{0,2}}(?={BEGINS})")
+_PINPOINT = re.compile(rf"(?:\s?{FOLLOWING})?{_AGAIN}{_DATE}{_AGAIN}\s?,?\s?{WHERE}\s{{0,2}}(?={BEGINS})")
 _PAGE = re.compile(rf"\s(?:S\.|p\.|pag\.)\s?(?P<page>\d{{1,4}})(?:\s?{FOLLOWING})?")
 # Whose considerations they are, if another judgment's: `consid. 3.2.2 de l'ATF 140 V 543`. With a page it is where the
 # official collection turns one: `E. 4 des BGE 151 II 687 S. 698 angefochtenen Urteils`.
@@ -66,10 +67,16 @@ _OF_JUDGMENT = re.compile(
     r"(?:(?:[a-zéè.]{1,12}\s){0,2}(?:Urteils?|Entscheids?|arrêts?|sentenza)\s)?"
     rf"(?:{_JUDGMENT})(?!{_PAGE.pattern})"
 )
+_LITERATURE = re.compile(r"(?:\s[IVX]+)?,?\s(?:pagg?\.|pp?\.|S\.|N\.)\s?\d")  # of a book: `§ 13 VI, pag. 210`
 _SECOND_PAGE = re.compile(r"\s?/\s?\d{1,4}(?!\w)")  # `108 Ib 170/71`
 # Another one of the volume: `105 Ia 285 consid. 2, 447 consid. 2`.
 _NEXT_PAGE = re.compile(
     rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<page>\d{{1,4}})(?=(?:\s?{FOLLOWING})?\s?,?\s{WHERE}\s{{0,2}}{BEGINS})"
+)
+# Another page without a consideration: `89 I 209 und 279`, `79 I 44 e segg., 153`; not a number of something else.
+_BARE_PAGE = re.compile(
+    rf"(?:\s?(?:et?\s)?{FOLLOWING}|\sin fine)?(?:\s?[;,]\s|\s(?:und|et|ed?|sowie)\s)(?P<page>\d{{2,3}})"
+    rf"(?=(?:\s?(?:et?\s)?{FOLLOWING})?(?:[);]|[.,]\s?(?!\w*\d)|,\s\d{{2,3}}\sI|\s(?:und|et|e|sowie)\s))"
 )
 # A judgment that goes by its date and parties: `Urteil vom 9. Oktober 1953 i.S. Spillmann Erw. 4`.
 _UNNUMBERED = re.compile(
@@ -77,7 +84,7 @@ _UNNUMBERED = re.compile(
     r"[^;()]{0,80}$"
 )
 _NEXT_DECISION = {
-    name: re.compile(rf"(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<number>{number})")
+    name: re.compile(rf"(?:\s?(?:et?\s)?{FOLLOWING}|\sin fine)?(?:\s?[;,]\s|\s(?:und|et|ed?)\s)(?P<number>{number})")
     for name, (_, number) in _COLLECTIONS.items()
 }
 _FF = 10  # `ff.` names no end
@@ -133,8 +140,12 @@ class Span:
 def spans(text: str, language: str | None = None, year: int | None = None) -> list[Span]:
     """Where a text cites, in order and without overlap; language and year as for `citations`."""
     read = plain(text)
-    read_spans = _spans(read.text, Usage(language or _guess(read.text), year))
-    return [Span(*read.place(span.start, span.end), span.citations) for span in read_spans]
+    usage = Usage(language or _guess(read.text), year)
+    acts = defined(read.text, usage)
+    return [
+        Span(*read.place(span.start, span.end), tuple(replace(c, act=acts.get(c.act, c.act)) for c in span.citations))
+        for span in _spans(read.text, usage)
+    ]
 
 
 def _guess(text: str) -> str:
@@ -155,6 +166,8 @@ def _read(text: str, match: re.Match[str], usage: Usage) -> tuple[list[Citation]
     at = match.end()
     if match["article"]:
         articles, at = read_articles(text, at, match["article"], usage)
+        if "§" in match["article"] and _LITERATURE.match(text, at):
+            return [], at
         dated = "" if all(act for _, act in articles) else read_date(text, at)  # all have one, or none
         return [Citation("article", path, act, dated) for path, act in articles], at
     if match["docket"]:
@@ -209,13 +222,20 @@ def _decisions(text: str, at: int, kind: CitationKind, whole: tuple[str, str]) -
         more, at = _pinpoints(text, at, kind, whole)
         cited += more
         following = _NEXT_DECISION[whole[0]].match(text, at)
-        same_volume = _NEXT_PAGE.match(text, at) if whole[0] == "BGE" else None
+        same_volume = _next_page(text, at, whole[1]) if whole[0] == "BGE" else None
         if following:
             whole, at = (whole[0], _number(following["number"])), following.end()
         elif same_volume:
             whole, at = (whole[0], f"{whole[1].rpartition(' ')[0]} {same_volume['page']}"), same_volume.end()
         else:
             return cited, at
+
+
+def _next_page(text: str, at: int, number: str) -> re.Match[str] | None:
+    """Another decision of the same volume, by its page alone."""
+    bare = _BARE_PAGE.match(text, at)
+    further = bare if bare and int(bare["page"]) > int(number.rpartition(" ")[2]) else None
+    return _NEXT_PAGE.match(text, at) or further
 
 
 @dataclass(frozen=True)
@@ -267,6 +287,8 @@ class Cited:
         text = self._plain.text
         usage = Usage(language or _guess(text), self.year)
         self._dates = acts_by_date(text, usage)
+        self._defined = defined(text, usage)
+        self._defined |= {name: act for act in self._defined.values() for name in abbreviations(act)}
         self.spans = [
             Span(*self._plain.place(span.start, span.end), tuple(self._named(citation) for citation in span.citations))
             for span in _with_parts(text, list(_spans(text, usage)), usage)
@@ -309,7 +331,9 @@ class Cited:
         return near[True] or near[False]
 
     def _named(self, citation: Citation) -> Citation:
-        """With the act's abbreviation, where the decision gives it to an act of that date."""
+        """With the act that the decision gives this abbreviation, or this date."""
+        if citation.act in self._defined and not is_known(citation.act):
+            return replace(citation, act=self._defined[citation.act])
         return replace(citation, act=self._dates[citation.dated]) if citation.dated in self._dates else citation
 
     def _judgment(self, citation: Citation) -> Status:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from headnote_cli.law.articles import MONTHS
+from headnote_cli.law.titles import MONTHS
 
 # Words before a number that is an article's, a page's or another consideration's.
 CITING = frozenset("art abs al cpv ziff ch nr consid e vgl cf cfr".split())

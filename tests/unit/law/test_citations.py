@@ -89,7 +89,7 @@ def texts(text: str, language: str | None = None) -> list[str]:
         ("art. 23 LAN/ TI, art. 3 KRG /GR", ["Art. 23 LAN/TI", "Art. 3 KRG/GR"]),
         ("Art. 5 Abs. 2 der genannten Verordnung", ["Art. 5 Abs. 2"]),
         ("Art. 2 ff. der KG-Sanktionsverordnung vom 12. März 2004 (SVKG; SR 251.5)", ["Art. 2 ff. SVKG", "SR 251.5"]),
-        ("Art. 3 der KG-Sanktionsverordnung", ["Art. 3"]),
+        ("Art. 3 der KG-Sanktionsverordnung", ["Art. 3 SVKG"]),
         ("Art. 2 der Verordnung vom 20. März 2020 über den Ausfall (Covid-19; Covid-19-Verordnung Erwerbsausfall)",
          ["Art. 2 Covid-19-Verordnung Erwerbsausfall"]),
         ("art. 12 let. a et j LLCA", ["Art. 12 lit. a BGFA", "Art. 12 lit. j BGFA"]),
@@ -178,14 +178,15 @@ def test_the_table_names_each_act_once_in_each_language() -> None:
     assert len(numbers) > 250
     assert len(set(numbers.values())) > 250
     for language in LANGUAGES:
+        named = [act for act in acts() if act.years != "-"]  # the others only where a text says what they mean
         meant = {
             name: act.name
-            for act in sorted(acts(), key=lambda act: not act.years)
+            for act in sorted(named, key=lambda act: not act.years)
             for name in act.abbreviations[language]
         }
         for abbreviation, name in meant.items():
             assert name_of(abbreviation, Usage(language)) == name
-    assert {name_of(name, Usage("de")) for name in numbers} == set(numbers)
+        assert {name_of(act.name, Usage("de")) for act in named} == {act.name for act in named}
 
 
 @pytest.mark.parametrize(
