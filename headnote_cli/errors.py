@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with its exit code."""
+"""The errors that a user can see, each with its exit code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SldsError(Exception):
 
 
 class UsageError(SldsError):
-    """Options or arguments that cannot be followed."""
+    """Options or arguments that cannot be used."""
 
     exit_code = ExitCode.USAGE
 
@@ -53,7 +53,7 @@ class ConfigError(UsageError):
 
 
 class DoesNotFitError(SldsError):
-    """The memory needed is more than there is."""
+    """More memory is needed than is available."""
 
     exit_code = ExitCode.DOES_NOT_FIT
 
@@ -71,30 +71,30 @@ class DataError(SldsError):
 
 
 class DivergedError(SldsError):
-    """A step that must not be learnt from: its loss or gradient is NaN, infinite or far beyond chance."""
+    """A step that must not update the weights: its loss or gradient is NaN, infinite or far too large."""
 
 
 class UnsoundTrainingError(SldsError):
-    """A run that does not learn what it should: adapters that do not move, or a library's warning that says so."""
+    """A run that does not train as it should: adapters do not change, or a library warns about it."""
 
 
 @dataclass
 class Interrupted(SldsError):
-    """The user or the system asked the run to stop; its state is saved."""
+    """The user or the system stopped the run; its state is saved."""
 
     exit_code: ExitCode = ExitCode.INTERRUPTED
 
 
 @contextmanager
 def package(name: str, extra: str, what: str = "this", where: str | None = None, otherwise: str = "") -> Iterator[None]:
-    """An import of a package that comes with an extra of this one.
+    """Import a package that an extra of slds installs.
 
     Args:
-        what: What takes it.
-        otherwise: What one could do instead.
+        what: What needs the package.
+        otherwise: An alternative, added to the hint.
 
     Raises:
-        UsageError: It is not installed.
+        UsageError: The package is not installed.
     """
     try:
         yield
@@ -104,8 +104,8 @@ def package(name: str, extra: str, what: str = "this", where: str | None = None,
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a failure is one of memory: Python's own, the GPU's, that of its libraries (cuBLAS, cuDNN), or the
-    CPU allocator's plain RuntimeError."""
+    """Whether an error means out of memory: from Python, the GPU, its libraries (cuBLAS, cuDNN), or the CPU allocator,
+    which raises a plain RuntimeError."""
     words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
     return (
         isinstance(error, MemoryError)
@@ -115,7 +115,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_words(error: Exception) -> SldsError:
-    """Any failure as one of these errors: out of memory or disk space, not permitted, or unexpected."""
+    """Any error as an `SldsError`: out of memory, disk full, permission denied, or unexpected."""
     if isinstance(error, SldsError):
         return error
     if is_out_of_memory(error):
@@ -130,7 +130,7 @@ def in_words(error: Exception) -> SldsError:
 
 
 def is_of_the_network(error: BaseException) -> bool:
-    """Whether a failure comes from an HTTP client: a download that was cut off is no OSError."""
+    """Whether an error comes from an HTTP client: an interrupted download does not raise an OSError."""
     library = type(error).__module__.partition(".")[0]
     return library in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 

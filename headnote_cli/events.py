@@ -1,4 +1,4 @@
-"""What the work reports while it goes on. The screen listens; the work knows no screen."""
+"""Progress events. The work emits them and does not depend on the screen, which shows them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # else a help text would load the whole configuration
+if TYPE_CHECKING:  # otherwise `--help` would load the whole configuration
     from headnote_cli.machine.plan import Plan
 
 
 class Event:
-    """Something that the work reports."""
+    """Base class of all events."""
 
 
 Listener = Callable[[Event], None]
@@ -28,14 +28,14 @@ class Note(Event):
 
 @dataclass(frozen=True)
 class PlanResolved(Event):
-    """What this machine will do of what was asked; nothing is loaded yet."""
+    """The settings that this machine will use. Nothing is loaded yet."""
 
     plan: Plan
 
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """The model is loaded and counted."""
+    """The model is loaded and its parameters are counted."""
 
     parameters: int
     trainable: int
@@ -48,14 +48,14 @@ class ModelLoaded(Event):
 
 @dataclass(frozen=True)
 class RunDescribed(Event):
-    """What is about to be trained: a few facts by name."""
+    """Facts about the training that is about to start, by name."""
 
     facts: dict[str, str]
 
 
 @dataclass(frozen=True)
 class TrainingStarted(Event):
-    """The first step is next."""
+    """The first step is about to start."""
 
     total_steps: int
     first_step: int
@@ -77,7 +77,7 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class Evaluating(Event):
-    """How far an evaluation is, in batches, or the headnotes that are written at it."""
+    """Progress of an evaluation, in batches, or of the headnotes written during it."""
 
     step: int
     done: int
@@ -104,7 +104,7 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Movement:
-    """How many adapters training changed, of how many. The others are in parts that text does not use."""
+    """How many of the adapters training changed. The others are in parts that text does not use."""
 
     moved: int
     adapters: int
@@ -112,7 +112,7 @@ class Movement:
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """What the model in training writes for a row of the evaluation split, beside the official headnote."""
+    """The headnote that the model in training writes for an evaluation row, and the official one."""
 
     step: int
     name: str
@@ -129,7 +129,7 @@ class TextWritten(Event):
 
 @dataclass(frozen=True)
 class WeightsWritten(Event):
-    """How far a merge is: bytes of the output, and the tensors that adapters change."""
+    """Progress of a merge: bytes of the output, and tensors that adapters change."""
 
     bytes: int
     total_bytes: int
@@ -140,7 +140,7 @@ class WeightsWritten(Event):
 
 @dataclass(frozen=True)
 class RowWritten(Event):
-    """How far a run over many rows is; `tokens` were written in `seconds`, for all rows but those from before."""
+    """Progress of a run over many rows; `tokens` and `seconds` leave out the rows from `before`."""
 
     rows: int
     total_rows: int

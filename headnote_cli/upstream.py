@@ -1,7 +1,7 @@
-"""Every private name of another library that slds touches, in one place.
+"""All private names of other libraries that slds uses.
 
-None of them is promised to stay. `tests/unit/test_upstream.py` asserts that each is there, with the parameters that we
-rely on, so that an upgrade fails here first. Nothing is imported: the objects come from whoever has them.
+They may change in any release. `tests/unit/test_upstream.py` checks that each exists with the parameters that slds
+relies on, so an upgrade fails there first. Nothing is imported at the top: callers pass the objects.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-# Methods of transformers' Trainer that `training.trainer.CompletionTrainer` overrides, with their parameters. There is
-# no public way to order the rows, or to leave the rest of an evaluation.
+# Methods of transformers' Trainer that `training.trainer.CompletionTrainer` overrides, with their parameters. No public
+# method orders the rows or ends an evaluation early.
 OVERRIDDEN: dict[str, tuple[str, ...]] = {
     "_get_train_sampler": ("self", "train_dataset"),
     "_maybe_log_save_evaluate": (
@@ -18,13 +18,13 @@ OVERRIDDEN: dict[str, tuple[str, ...]] = {
         "learning_rate",
     ),
 }  # fmt: skip
-# The module of bitsandbytes that asks the hub for a kernel while it is imported, on a CPU with AVX512-BF16 where the
-# `kernels` package is installed: a start would wait for the network. It goes on with its own C function.
+# A module of bitsandbytes. On a CPU with AVX512-BF16 and with `kernels` installed, its import looks for a kernel on the
+# hub, so startup would wait for the network. Without that kernel it uses its own C function.
 ASKS_THE_HUB = "bitsandbytes.backends.cpu.ops"
 
 
 def attention_of(model: Any) -> str:
-    """The attention that a transformers model computes with, such as `sdpa`."""
+    """The attention implementation of a transformers model, such as `sdpa`."""
     return str(getattr(model.config, "_attn_implementation", "unknown"))
 
 
@@ -35,7 +35,7 @@ def train_on_one_gpu(arguments: Any) -> None:
 
 
 def begin_token_count(trainer: Any, tokens: int) -> None:
-    """Let TRL's count of trained tokens begin at what an earlier part of the run came to."""
+    """Start TRL's count of trained tokens at the total of the run's earlier parts."""
     trainer._total_train_tokens = tokens
 
 
@@ -46,11 +46,11 @@ def count_tokens(trainer: Any, tokens: int) -> None:
 
 
 def keep_differentiable(model: Any) -> None:
-    """Keep the 4-bit layers of bitsandbytes in the layout that has a backward, and that computes in the inputs' dtype.
+    """Keep the 4-bit layers of bitsandbytes in the layout that has a backward pass and computes in the inputs' dtype.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer at its first forward without gradients
-    (`Linear4bit.forward`). From then on the layer multiplies in bfloat16 by a kernel without autograd: every adapter
-    below it gets a gradient of zero.
+    (`Linear4bit.forward`). From then on the layer uses a bfloat16 kernel without autograd, and every adapter below it
+    gets a gradient of zero.
     """
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
@@ -63,28 +63,28 @@ def compute_without_casts(layer: Any) -> None:
 
 
 def linear_by_onednn(states: Any, weights: Any, bias: Any) -> Any:
-    """The operator that PyTorch's compiler writes for linear layers on a CPU; it has no gradient."""
+    """The operator that PyTorch's compiler uses for linear layers on a CPU; it has no gradient."""
     import torch
 
     return torch.ops.mkldnn._linear_pointwise(states, weights, bias, "none", [], "")
 
 
 def corpus_statistics(metric: Any, texts: Sequence[str], references: Sequence[str]) -> Any:
-    """The statistics of each text, of which sacrebleu adds up a corpus's score, for bootstrap."""
+    """The statistics of each text, which sacrebleu sums into a corpus score; for the bootstrap."""
     return metric._extract_corpus_statistics(list(texts), [list(references)])
 
 
 def corpus_score(metric: Any, statistics: Sequence[int]) -> float:
-    """The score of statistics that were added up."""
+    """The corpus score of summed statistics."""
     return float(metric._compute_score_from_stats(list(statistics)).score)
 
 
 def share_weights(scorer: Any, other: Any, longest: int) -> None:
-    """Let one scorer of bert-score use another's model, and texts of at most so many tokens."""
+    """Let one bert-score scorer use another's model, and limit texts to `longest` tokens."""
     scorer._model = other._model
     scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, longest)
 
 
 def fingerprint_of(dataset: Any) -> str:
-    """What `datasets` knows a data set's content by."""
+    """The fingerprint by which `datasets` identifies a data set's content."""
     return str(dataset._fingerprint)

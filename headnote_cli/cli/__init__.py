@@ -1,1 +1,1 @@
-"""Faces of the commands: options, help, and what to show."""
+"""The command line: options, help, and what to show."""

@@ -1,4 +1,4 @@
-"""The Typer app: its commands, in the order in which one needs them."""
+"""The Typer app: its commands in the usual order."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], tuple[str, str]], ...] = (
 
 
 def epilog(name: str, *examples: str) -> str:
-    """Examples, each on a line to copy, and where the command's page is."""
+    """Examples to copy, one per line, and the command's page."""
     return "\n\n".join(["Examples:", *examples, f"Page: docs/commands/{name}.md"])
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     """The console entry point."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? instead of a traceback
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? instead of failing
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # a file or a program gets every character
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # files and programs get every character
     app()

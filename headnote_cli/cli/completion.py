@@ -1,4 +1,4 @@
-"""What the shell offers after an option: keys, cards, presets, checkpoints."""
+"""Shell completion: keys, cards, presets, checkpoints."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def presets(incomplete: str) -> list[str]:
 
 
 def checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The checkpoints of the config's run, and the words that stand for one."""
+    """The checkpoints of the config's run, and the words that select one."""
     from headnote_cli.config.layers import load_config
     from headnote_cli.runs.folders import Run, output_dir
 
     names = ["latest", "best"]
-    with suppress(SldsError, OSError):  # nothing to offer is not an error
+    with suppress(SldsError, OSError):  # without a run, there is nothing to offer
         config = ctx.params.get("config")
         run = output_dir(load_config(Path(config) if config else None, list(ctx.params.get("set_") or [])))
         names += [checkpoint.path.name for checkpoint in Run(run).checkpoints()]

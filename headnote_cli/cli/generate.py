@@ -146,7 +146,7 @@ def generate(
 
 
 def _preset(name: str, sampling: Sampling) -> tuple[Sampling, Path]:
-    """How a published protocol draws, and its prompts."""
+    """The sampling settings and prompts of a published protocol."""
     from headnote_cli.config.assets import assets_root
     from headnote_cli.generation.sampling import PRESETS, Sampling, require_preset
 
@@ -165,7 +165,7 @@ def _is_rows(decision: str | None) -> bool:
 
 
 def _decisions(screen: Screen, name: str, language: str | None) -> list[Decision]:
-    """The decision of a file or of stdin, or all of a folder."""
+    """The decision in a file or on stdin, or all decisions in a folder."""
     from headnote_cli.data.documents import SUFFIXES, read_decision
 
     path = Path(name).expanduser()
@@ -181,7 +181,7 @@ def _decisions(screen: Screen, name: str, language: str | None) -> list[Decision
         screen.note(f"left out of {name}: {', '.join(left_out)}; read are {' '.join(SUFFIXES)}", warning=True)
     stems = Counter(file.stem for file in read)
     decisions = [read_decision(file, language=language) for file in read]
-    return [  # `urteil.txt` and `urteil.pdf` go by their whole names
+    return [  # `urteil.txt` and `urteil.pdf` are told apart by their full names
         decision if stems[file.stem] == 1 else replace(decision, name=file.name)
         for file, decision in zip(read, decisions, strict=True)
     ]

@@ -13,7 +13,7 @@ from headnote_cli.screen.console import Screen
 
 
 class _ListByDefault(TyperGroup):
-    """`slds runs FOLDER` is `slds runs list FOLDER`."""
+    """Makes `slds runs FOLDER` mean `slds runs list FOLDER`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)

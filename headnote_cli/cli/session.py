@@ -1,4 +1,4 @@
-"""What the faces share: options by their types, and how a command runs."""
+"""Shared by all commands: options by type, and how a command runs."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ SkipBadOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out 
 
 
 def with_screen(**groups: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A face with the options --json, --quiet and --debug, called with the screen that they describe.
+    """Add the options --json, --quiet and --debug to a command, and call it with a screen made from them.
 
-    Typer reads options from a signature, so the one that it sees has these three in place of the screen.
+    Typer reads options from a signature, so the signature that it sees has these three in place of the screen.
 
     Args:
-        groups: Titles of the help, with `_` for spaces, and the parameters that stand under each, in this order; what
-            all commands share comes last.
+        groups: Help panel titles, with `_` for spaces, and the parameters in each, in this order; shared ones come
+            last.
     """
 
     def decorated(face: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +75,7 @@ def with_screen(**groups: str) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 def _shown(parameter: inspect.Parameter, title: str | None) -> inspect.Parameter:
-    """A parameter under a title of the help, its value called by what it is."""
+    """A parameter in a help panel, with a metavar for its type."""
     kind, info = parameter.annotation.__origin__, copy(parameter.annotation.__metadata__[0])
     info.rich_help_panel = title
     info.metavar = info.metavar if info.metavar is not None else _metavar(kind)
@@ -83,7 +83,7 @@ def _shown(parameter: inspect.Parameter, title: str | None) -> inspect.Parameter
 
 
 def _metavar(kind: Any) -> str:
-    """`FILE` for a path, `[de|fr|it]` for choices, nothing for a switch; of a list, what one value is."""
+    """`FILE` for a path, `[de|fr|it]` for choices, nothing for a switch; for a list, that of its values."""
     if get_origin(kind) is Literal:
         return f"[{'|'.join(get_args(kind))}]"
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -93,7 +93,7 @@ def _metavar(kind: Any) -> str:
 
 
 class Commands(TyperGroup):
-    """What Typer refuses is an error like any other: in the same style, an object with `--json`, and with a hint."""
+    """Reports Typer's errors like all others: same style, with a hint, as an object with `--json`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         self._arguments = list(args)
@@ -117,9 +117,9 @@ class Commands(TyperGroup):
 
 
 def as_error(refused: Any, context: Any, arguments: Sequence[str]) -> UsageError:
-    """What Typer refuses in our words, with what to write instead.
+    """Typer's error in our words, with what to write instead.
 
-    The habits of the workshop's scripts get a hint: a config without --config, and a key as an option.
+    Two habits from the workshop's scripts get a hint: a config without --config, and a key as an option.
     """
     from headnote_cli.config.keys import kinds
 

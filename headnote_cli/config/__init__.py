@@ -1,1 +1,1 @@
-"""One flat YAML file: its keys, their ranges, its layers and what older names became."""
+"""The configuration: a flat YAML file, its keys, ranges and layers, and old key names."""

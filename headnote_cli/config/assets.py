@@ -1,4 +1,4 @@
-"""The place of the shipped configs, prompts and samples: inside the wheel, or in the checkout."""
+"""Where the shipped configs, prompts and samples are: in the wheel or in the checkout."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def assets_root() -> Path:
 
 
 def locate(name: str, beside: Path | None = None) -> Path | None:
-    """An existing file or folder called `name`: in the working directory, beside a file, or shipped."""
-    # Unlike pathlib, os.path raises neither for an unknown user nor for a name that is too long.
+    """An existing file or folder called `name`: in the working directory, in the folder `beside`, or shipped."""
+    # Unlike pathlib, os.path does not raise for an unknown user or for a name that is too long.
     path = os.path.expanduser(name)
     candidates = [folder / path for folder in (Path(), beside, assets_root()) if folder]
     return next((candidate for candidate in candidates if os.path.exists(candidate)), None)

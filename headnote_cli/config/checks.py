@@ -1,4 +1,4 @@
-"""Faults of keys and values, in words."""
+"""Checks of keys and values, with their messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = {
 
 
 def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
-    """The settings. All faults of keys and values are added to `problems`; faulty keys keep their defaults."""
+    """The settings. Invalid keys and values are added to `problems`; such keys keep their defaults."""
     values = {key: _yaml_1_1(key, entry.value) for key, entry in entries.items()}
     faults: dict[str, str] = {}
     try:
@@ -47,7 +47,7 @@ def checked(entries: dict[str, Entry], problems: Problems) -> Settings:
 
 
 def _value_fault(key: str, value: Any) -> str | None:
-    """What is wrong with a value of the right type, None if nothing is."""
+    """What is wrong with a value of the right type, or None."""
     rule = RULES.get(key, Rule())
     if isinstance(value, int | float) and rule.range:
         low, high = rule.range
@@ -63,14 +63,14 @@ def _value_fault(key: str, value: Any) -> str | None:
 
 
 def _yaml_1_1(key: str, value: object) -> object:
-    """`yes`, `on`, `no` and `off` where a key takes nothing but a boolean."""
+    """The boolean for `yes`, `on`, `no` and `off`, if the key takes only a boolean."""
     if isinstance(value, str) and kinds(key) in ({bool}, {bool, NoneType}):
         return YAML_1_1_BOOLEANS.get(value.lower(), value)
     return value
 
 
 def _validation_messages(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """One message a key, in the file's order."""
+    """One message per key, in file order."""
     seen: set[str] = set()
     for fault in error.errors(include_url=False):
         key = str(fault["loc"][0])
@@ -85,12 +85,12 @@ def _validation_messages(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def _nearest(key: str) -> str | None:
-    """The known key that a misspelt one is nearest to."""
+    """The known key most similar to a misspelt one."""
     return next(iter(difflib.get_close_matches(key, [*Settings.model_fields, *RENAMED], n=1, cutoff=0.6)), None)
 
 
 def _allowed(key: str, given: object) -> str:
-    """What a key takes, in words; of a long list of choices, those near to what was given."""
+    """What a key accepts, in words; from a long list of choices, those most similar to the given value."""
     types = kinds(key)
     parts = {part for kind in types for part in (kind, *get_args(kind)) if get_origin(part) is Literal}
     choices = [str(choice) for part in parts for choice in get_args(part)]
@@ -103,7 +103,7 @@ def _allowed(key: str, given: object) -> str:
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys that contradict each other, the one to report first, and the message."""
+    """Conflicting keys, the one to report first, and a message."""
     if settings.load_in_4bit and settings.load_in_8bit:
         yield ("load_in_8bit", "load_in_4bit"), "`load_in_4bit` and `load_in_8bit` exclude each other"
     if (settings.load_in_4bit or settings.load_in_8bit) and not settings.use_peft:

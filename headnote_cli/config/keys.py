@@ -1,4 +1,4 @@
-"""The keys that a config may hold: their types, ranges and forms, and what slds sets where a file does not."""
+"""The keys of a config: their types, ranges and formats, and slds's own defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from headnote_cli.config.upstream_keys import UpstreamKeys
 
 Overflow = Literal["structure", "middle", "end", "drop", "error"]
-# Never written to a record, a screen or an error.
+# Never written to records, the screen or error messages.
 SECRETS = frozenset({"hub_token"})
 
 
@@ -40,11 +40,11 @@ class Settings(UpstreamKeys):
     extends: str | None = None
     overflow: Overflow = "structure"
     overflow_field: str = "decision"
-    early_stopping: int | None = None  # evaluations without improvement after which a run ends
+    early_stopping: int | None = None  # stop after this many evaluations without improvement
 
 
 def kinds(key: str) -> set[Any]:
-    """The types that a key takes (`str`, `list[str]`, `Literal[…]`, `NoneType` …); none where there is no such key."""
+    """The types that a key accepts (`str`, `list[str]`, `Literal[…]`, `NoneType` …); empty for an unknown key."""
     info = Settings.model_fields.get(key)
     if info is None:
         return set()
@@ -53,9 +53,9 @@ def kinds(key: str) -> set[Any]:
 
 
 def own_defaults(settings: Settings) -> dict[str, object]:
-    """Values in place of the libraries' defaults, for keys that were not set."""
+    """slds's defaults, which replace those of the libraries, for keys that were not set."""
     values: dict[str, object] = {
-        "train_sampling_strategy": "group_by_length",  # rows of like length together: little padding
+        "train_sampling_strategy": "group_by_length",  # batches of similar lengths need little padding
         "per_device_eval_batch_size": settings.per_device_train_batch_size,
     }
     if settings.eval_strategy != "no":
@@ -64,24 +64,24 @@ def own_defaults(settings: Settings) -> dict[str, object]:
 
 
 def effective_values(settings: Settings) -> dict[str, object]:
-    """The value of every key, whether a file, a library or slds decided it."""
+    """The value of every key, whether from a file, a library or slds."""
     return settings.model_dump() | own_defaults(settings)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What slds asks of a key's value beside its type, and what a resumed run may do with it."""
+    """What slds requires of a key's value besides its type, and whether a resumed run may change it."""
 
-    range: tuple[float, float] | None = None  # smallest and largest number that makes sense, both included
-    is_share_or_steps: bool = False  # below 1 a share of all steps, from 1 on a number of steps
-    form: tuple[str, str] | None = None  # a pattern for all of a text, and words for it
-    is_located: bool = False  # names a file or folder which `locate` looks for in several places
-    # "free" decides what is shown and kept, not what is learnt; "evaluation" when a run is evaluated. Any other key
-    # makes another run.
+    range: tuple[float, float] | None = None  # smallest and largest allowed number, both included
+    is_share_or_steps: bool = False  # below 1: a share of all steps; from 1: a number of steps
+    form: tuple[str, str] | None = None  # a pattern for the whole text, and its description
+    is_located: bool = False  # names a file or folder that `locate` searches for
+    # "free": changes what is shown and kept, not what is learned. "evaluation": changes when a run is evaluated. A
+    # change of any other key makes another run.
     resume: Literal["free", "evaluation"] | None = None
 
 
-# Every key that takes a number has a range.
+# Every numeric key has a range.
 RULES = {
     "adam_beta1": Rule((0, 1)),
     "adam_beta2": Rule((0, 1)),

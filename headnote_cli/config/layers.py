@@ -1,4 +1,4 @@
-"""A config from its files and overrides, each value with its origin."""
+"""Read a config from its files and overrides, each value with its origin."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Config:
 
     @property
     def options(self) -> str:
-        """What a command line says to read this config again."""
-        shipped = assets_root()  # whose files are found by their names everywhere
+        """The command-line options that read this config again."""
+        shipped = assets_root()  # shipped files are found by name from any folder
         path = self.path.relative_to(shipped) if self.path.is_relative_to(shipped) else self.path
         return shlex.join(["--config", str(path), *(word for text in self.overrides for word in ("--set", text))])
 
     def is_set(self, key: str) -> bool:
-        """Whether a file or `--set` gave this key (and not the library's default)."""
+        """Whether a file or `--set` gave this key."""
         return key in self.origins
 
     def written(self) -> dict[str, object]:
-        """The keys that were set, with their values; secrets stay out."""
+        """The keys that were set, with their values, without secrets."""
         return {key: getattr(self.settings, key) for key in self.origins if key not in SECRETS}
 
     def to_yaml(self) -> str:
-        """Each effective value and where it came from; defaults as comments, so that the text is the same config."""
+        """All effective values with their origins; defaults are comments, so that the text loads as the same config."""
         lines = [f"# {self.path}"]
         for key in Settings.model_fields:
             if key in SECRETS and self.is_set(key):
@@ -68,14 +68,14 @@ class Config:
         return str(self.origins.get(key, self.path))
 
     def locate(self, name: str) -> Path | None:
-        """An existing local path meant by `name`, see `assets.locate`."""
+        """The existing local path that `name` means; see `assets.locate`."""
         return locate(name, self.path.parent)
 
     def path_of(self, key: str) -> Path:
         """The existing path that `key` names.
 
         Raises:
-            ConfigError: The key is empty, or nothing lies there.
+            ConfigError: The key is not set, or the path does not exist.
         """
         name = getattr(self.settings, key)
         if name is None:
@@ -112,7 +112,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         overrides: `key=value` and `key.sub=value`, the value in YAML.
 
     Raises:
-        ConfigError: Unreadable files, and every key or value that cannot be used, all at once.
+        ConfigError: A file cannot be read, or keys or values are invalid; the message lists all of them.
     """
     file = _find(path or default_config_path())
     problems = Problems()
@@ -140,7 +140,7 @@ def _find(path: Path) -> Path:
 
 
 def _layers(file: Path, problems: Problems, inside: tuple[Path, ...] = ()) -> Iterator[dict[str, Entry]]:
-    """The entries of the files that `extends` names, the outermost file last."""
+    """The entries of each file in the `extends` chain, the base first."""
     chain = (*inside, file.resolve())
     entries = read_entries(file, problems)
     base = entries.get("extends")
@@ -171,7 +171,7 @@ def _with_overrides(
             loader = Loader(written)
             node = loader.get_single_node()
             value = None if node is None else value_of(loader, node, name)
-        except Exception as error:  # a YAML constructor raises what it likes
+        except Exception as error:  # YAML constructors may raise anything
             reason = getattr(error, "problem", None) or error
             problems.add(origin, f"not valid YAML: {brief(written)}: {brief(str(reason))}")
             continue
@@ -185,7 +185,7 @@ def _with_overrides(
 
 
 def _nested(outer: object, subs: list[str], value: object) -> object:
-    """The mapping `outer` with a value at the path `subs`; the value itself where there is no path."""
+    """`outer` with `value` at the path `subs`; just `value` if the path is empty."""
     if not subs:
         return value
     mapping = outer if isinstance(outer, dict) else {}

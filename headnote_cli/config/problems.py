@@ -1,4 +1,4 @@
-"""Values with the places they were written at, and the faults of a config, reported all at once."""
+"""Config values with their origins, and faults that are collected and reported at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Entry:
-    """One key's value as written, and where."""
+    """One key's value as written, and its origin."""
 
     value: Any
     origin: Origin

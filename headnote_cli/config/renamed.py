@@ -1,11 +1,11 @@
-"""Old names and values of keys, and keys whose work slds does in another way."""
+"""Old names and values of keys, and keys that slds handles in another way."""
 
 from __future__ import annotations
 
 from headnote_cli.config.keys import Settings
 from headnote_cli.config.problems import Entry, Problems, brief
 
-# Upstream's old names and the new ones.
+# Old upstream names and their new names.
 RENAMED = {
     "bnb_4bit_use_double_quant": "use_bnb_nested_quant",
     "dataset_config": "dataset_subset",
@@ -25,7 +25,7 @@ TRANSLATED: dict[tuple[str, object], tuple[str, object]] = {
     ("adafactor", True): ("optim", "adafactor"),
     ("group_by_length", True): ("train_sampling_strategy", "group_by_length"),
 }
-# Removed keys: the values that are ignored because they change nothing (ANY: all), and why other values are refused.
+# Removed keys: values that change nothing and are ignored (ANY: every value), and why others are rejected.
 ANY = object()
 GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "adafactor": ((False,), "write `optim: adafactor`"),
@@ -62,7 +62,7 @@ GONE: dict[str, tuple[tuple[object, ...], str]] = {
     "use_mps_device": ((ANY,), "Apple's GPU is found by itself"),
     "xpu_backend": ((None,), "write `ddp_backend`"),
 }
-# Keys of the libraries that slds does not use: the values that change nothing, and why others are ignored.
+# Library keys that slds does not use: values that change nothing, and why other values are ignored.
 DONE_OTHERWISE: dict[str, tuple[tuple[object, ...], str]] = {
     "assistant_only_loss": ((False,), "the loss is taken on the headnote alone"),
     "batch_eval_metrics": ((False,), "the evaluation loss needs no other metrics"),
@@ -79,7 +79,7 @@ DONE_OTHERWISE: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 def done_otherwise(settings: Settings) -> list[str]:
-    """The keys that were set to what slds does not do."""
+    """The keys set to values that slds ignores."""
     return [
         key
         for key, (harmless, _) in DONE_OTHERWISE.items()
@@ -88,7 +88,7 @@ def done_otherwise(settings: Settings) -> list[str]:
 
 
 def translated(entries: dict[str, Entry], problems: Problems, notes: list[str]) -> dict[str, Entry]:
-    """The entries under today's names, with a note for each old one."""
+    """The entries under their current names, with a note for each old one."""
     result: dict[str, Entry] = {}
     for key, entry in entries.items():
         new, value = RENAMED.get(key), entry.value
@@ -119,5 +119,5 @@ def translated(entries: dict[str, Entry], problems: Problems, notes: list[str]) 
 
 
 def _is_share(value: object) -> bool:
-    """Whether `warmup_steps` would mean the same: from 1 on it counts steps."""
+    """Whether the value means the same as `warmup_steps`, where 1 and more count steps."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1

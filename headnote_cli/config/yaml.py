@@ -1,4 +1,4 @@
-"""A YAML file: YAML 1.2, each key once, each value with its place."""
+"""Read a YAML 1.2 file without duplicate keys, each value with its position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headnote_cli.errors import ConfigError
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars (2e-4 is a number, `no` is a word), and no key twice."""
+    """YAML 1.2 scalars (2e-4 is a number, `no` is text); duplicate keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         for mark, message in self.repeated_keys(node):
@@ -25,7 +25,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def repeated_keys(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Mark, str]]:
-        """The place of each key that is given again in the mapping itself, and a message."""
+        """The position of each key repeated in the mapping itself, and a message."""
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
@@ -62,7 +62,7 @@ Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def read_entries(file: Path, problems: Problems) -> dict[str, Entry]:
-    """The top-level keys of one file, with their places."""
+    """The top-level keys of one file, with their positions."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -72,7 +72,7 @@ def read_entries(file: Path, problems: Problems) -> dict[str, Entry]:
         node = loader.get_single_node()
         if node is None or isinstance(node, yaml.MappingNode):
             return _entries_of(loader, node, file, problems) if node else {}
-    except Exception as error:  # a YAML constructor raises what it likes
+    except Exception as error:  # YAML constructors may raise anything
         mark = getattr(error, "problem_mark", None)
         origin = Origin(str(file), mark.line + 1, mark.column + 1) if mark else Origin(str(file))
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', None) or error}", str(origin)) from error
@@ -96,7 +96,7 @@ def _entries_of(loader: Loader, node: yaml.MappingNode, file: Path, problems: Pr
 
 
 def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
-    """The value of a key; if it takes text, the text as written: the commit 7e44914 is not a number."""
+    """The value of a key. Keys of text keep the text as written: the commit 7e44914 is not a number."""
     value = loader.construct_object(node, deep=True)
     types = kinds(RENAMED.get(key, key))
     if not types or not types <= {str, list[str], NoneType}:
@@ -107,7 +107,7 @@ def value_of(loader: Loader, node: yaml.Node, key: str) -> Any:
 
 
 def _spelling(node: yaml.Node, value: Any) -> Any:
-    """A scalar as it is written; null stays null."""
+    """A scalar as written; null stays null."""
     return node.value if isinstance(node, yaml.ScalarNode) and value is not None else value
 
 

@@ -1,4 +1,4 @@
-"""Rows: where they come from, their prompts, their token ids, and where a long decision is cut."""
+"""Rows: their sources, prompts and token ids, and how long decisions are shortened."""
 
 from headnote_cli.machine.libraries import quieten
 

@@ -1,4 +1,4 @@
-"""Which rows train together."""
+"""Group rows of similar length into batches."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-MEGA_BATCH = 50  # batches whose rows are sorted by length together, transformers' own number
+MEGA_BATCH = 50  # batches sorted by length together, as in transformers
 
 
 class GroupedByLength(Sampler[int]):  # type: ignore[misc]
-    """Rows of like length together, in batches of random order, the longest batch first.
+    """Rows of similar length together, in batches of random order, the longest batch first.
 
-    As transformers' `group_by_length`, with two differences. Its order within 50 batches is from long to short, which
-    shows in the loss; here whole batches are shuffled. It draws from the global random state, so that a run resumed in
-    its second epoch would see other batches; here seed and epoch alone decide. The longest batch comes first: what does
-    not fit in memory shows at once. A last batch with fewer rows stays last, so every step has the rows it should.
+    Like transformers' `group_by_length`, with three differences. It sorts 50 batches from long to short, which shows in
+    the loss; here whole batches are shuffled. It draws from the global random state, so a run resumed in its second
+    epoch would see other batches; here only seed and epoch matter. The longest batch comes first, so a lack of memory
+    shows immediately. A last batch with fewer rows stays last, so every step has its full number of rows.
 
     Args:
         lengths: Tokens of each row.
@@ -31,7 +31,7 @@ class GroupedByLength(Sampler[int]):  # type: ignore[misc]
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader, after a resume too."""
+        """Called by accelerate's data loader, also after a resume."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -42,13 +42,13 @@ class GroupedByLength(Sampler[int]):  # type: ignore[misc]
         batches = self._batches(torch.randperm(len(self), generator=dice).tolist())
         short = [batches.pop()] if len(self) % self.batch else []
         batches = [batches[index] for index in torch.randperm(len(batches), generator=dice).tolist()]
-        if batches:  # each begins with its longest row
+        if batches:  # each starts with its longest row
             longest = max(range(len(batches)), key=lambda index: self.lengths[batches[index][0]])
             batches.insert(0, batches.pop(longest))
         return itertools.chain.from_iterable(batches + short)
 
     def _batches(self, rows: list[int]) -> list[list[int]]:
-        """Rows in a random order, cut into batches of like length; a shorter one is the last."""
+        """Rows in random order, split into batches of similar length; a shorter batch comes last."""
         size = self.batch * max(1, min(len(rows) // (self.batch * 4), MEGA_BATCH))
         mega = [rows[start : start + size] for start in range(0, len(rows), size)]
         longest_first = [row for part in mega for row in sorted(part, key=self.lengths.__getitem__, reverse=True)]

@@ -1,4 +1,4 @@
-"""Read a decision from plain text, HTML or a PDF. Other formats are refused by name."""
+"""Read a decision from plain text, HTML or PDF. Other formats are rejected by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headnote_cli.law.language import detect_language
 
 MAX_CHARACTERS = 5_000_000  # the longest real decision has about 0.5 million
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
-SUFFIXES = (".txt", ".pdf", *HTML_SUFFIXES)  # what is read of a folder
+SUFFIXES = (".txt", ".pdf", *HTML_SUFFIXES)  # read from a folder
 SAVE = "save it as plain text or PDF"
 # Other formats: their first bytes, bytes anywhere in the file, and what to call them.
 OTHER_FORMATS = (
@@ -33,7 +33,7 @@ OTHER_FORMATS = (
     (b"MM\0*", b"", "a picture"),
     (b"\x1f\x8b", b"", "a gzip archive"),
 )
-# UTF-32 first: its little-endian mark begins with that of UTF-16.
+# UTF-32 first: its little-endian mark starts with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -64,20 +64,20 @@ class Decision:
     name: str
     text: str
     language: str | None
-    note: str | None = None  # how it was read, if that is worth saying
+    note: str | None = None  # how it was read, if not as plain UTF-8
 
 
 def read_decision(path: Path, raw: bytes | None = None, language: str | None = None) -> Decision:
-    """A decision from a text file, an HTML page or a PDF, or from bytes already read.
+    """Read a decision from a text file, an HTML page or a PDF, or from bytes already read.
 
-    Text is UTF-8, UTF-16 or UTF-32, or Windows-1252 if it is none of them.
+    Text is UTF-8, UTF-16 or UTF-32, or else Windows-1252.
 
     Args:
-        language: de, fr or it; None looks at the text.
+        language: de, fr or it; None detects it.
 
     Raises:
-        UsageError: There is no such file, or a PDF cannot be read here.
-        DataError: It is empty, damaged, far too long or no text.
+        UsageError: There is no such file, or a package for PDFs is missing.
+        DataError: It is empty, damaged, far too long or not text.
     """
     if raw is None:
         try:
@@ -98,7 +98,7 @@ def read_decision(path: Path, raw: bytes | None = None, language: str | None = N
 
 def _read(raw: bytes, path: Path) -> tuple[str, str | None]:
     """The text, and a note if it is not plain UTF-8."""
-    # Some PDFs have a few bytes before their mark.
+    # Some PDFs have a few bytes before this mark.
     if raw.startswith(b"%PDF-") or (path.suffix.lower() == ".pdf" and b"%PDF-" in raw[:1024]):
         return _pdf_text(raw, path)
     unmarked = raw.removeprefix(codecs.BOM_UTF8).lstrip()
@@ -116,7 +116,7 @@ def _read(raw: bytes, path: Path) -> tuple[str, str | None]:
 
 
 def _decoded(raw: bytes, path: Path) -> tuple[str, str | None]:
-    """The characters of a file, and a note if it is not sound UTF-8."""
+    """The characters of a file, and a note if it is not valid UTF-8."""
     wide = _wide_encodings(raw)
     for encoding in wide:
         with suppress(UnicodeDecodeError):
@@ -132,7 +132,7 @@ def _decoded(raw: bytes, path: Path) -> tuple[str, str | None]:
 
 
 def _wide_encodings(raw: bytes) -> list[str]:
-    """UTF-16 or UTF-32 by its mark; without one, UTF-16 has a NUL in most second bytes of Latin text."""
+    """UTF-16 or UTF-32 by its mark; unmarked UTF-16 has a NUL in most second bytes of Latin text."""
     marked = [encoding for mark, encoding in MARKS if raw.startswith(mark)]
     if marked:
         return marked
@@ -142,13 +142,13 @@ def _wide_encodings(raw: bytes) -> list[str]:
 
 
 def _not_utf8(raw: bytes) -> tuple[str, str]:
-    """A text that is not valid UTF-8: with few invalid bytes it is damaged, with many it has an older encoding."""
+    """Decode text that is not valid UTF-8: a few invalid bytes mean damage, many mean an older encoding."""
     text = raw.decode("utf-8-sig", errors="replace")
     damaged = text.count("\ufffd")
     if sum(character > "\x7f" for character in text) > 2 * damaged:
         return text, f"{damaged} characters are damaged: not UTF-8"
     declared = _CHARSET.search(raw[:4096])
-    if declared and declared[1].lower() != b"iso-8859-1":  # which browsers take for Windows-1252
+    if declared and declared[1].lower() != b"iso-8859-1":  # browsers read this as Windows-1252
         with suppress(LookupError, ValueError):
             name = declared[1].decode()
             return raw.decode(name), f"read as {name}"
@@ -160,7 +160,7 @@ def _pdf_text(raw: bytes, path: Path) -> tuple[str, str]:
     with package("pypdf", "pdf", "reading a PDF", str(path), ", or save the decision as plain text"):
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, FileNotDecryptedError
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it repairs does not concern the user
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its repairs do not concern the user
     try:
         pages = [page.extract_text() for page in PdfReader(io.BytesIO(raw)).pages]
     except DependencyError as error:
@@ -169,7 +169,7 @@ def _pdf_text(raw: bytes, path: Path) -> tuple[str, str]:
     except FileNotDecryptedError as error:
         hint = "save a copy without a password, or the decision as plain text"
         raise DataError("the PDF needs a password", str(path), hint) from error
-    except Exception as error:  # a damaged file breaks the reader in any way
+    except Exception as error:  # a damaged file may raise anything
         reason = str(error) or type(error).__name__
         raise DataError(f"the PDF cannot be read: {reason}", str(path), "save the decision as plain text") from error
     blank = sum(not page.strip() for page in pages)
@@ -179,15 +179,15 @@ def _pdf_text(raw: bytes, path: Path) -> tuple[str, str]:
 
 
 class _Page(HTMLParser):
-    """The text of an HTML page, its blocks on lines of their own.
+    """The text of an HTML page, each block on its own line.
 
-    Text of an element that is not to be read goes when the element ends: one that is never closed drops nothing.
+    The text of a skipped element is removed when the element ends, so an unclosed one removes nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.pieces: list[str] = []
-        self.unread: list[tuple[str, int]] = []  # open elements whose text does not count, and where it begins
+        self.unread: list[tuple[str, int]] = []  # open skipped elements, and where each starts
         self.preformatted = 0
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
@@ -204,7 +204,7 @@ class _Page(HTMLParser):
             self._break_at(tag)
 
     def handle_data(self, data: str) -> None:
-        if self.cdata_elem is None:  # a script or style, closed or not
+        if self.cdata_elem is None:  # not in a script or style, closed or not
             self.pieces.append(data if self.preformatted else re.sub(r"[ \t\r\n\f]+", " ", data))
 
     def _drop(self, tag: str) -> None:
@@ -222,12 +222,12 @@ class _Page(HTMLParser):
 
 
 def _html_text(text: str, path: Path) -> str:
-    """The text of a page without its menus and scripts."""
+    """The text of a page, without its menus and scripts."""
     page = _Page()
     try:
         page.feed(text)
         page.close()
-    except AssertionError as error:  # so html.parser says that it does not know a declaration
+    except AssertionError as error:  # raised by html.parser for an unknown declaration
         raise DataError(f"the HTML cannot be read: {error}", str(path), SAVE) from error
     lines = re.sub(r" *\n *", "\n", re.sub(r" {2,}", " ", "".join(page.pieces)))
     return re.sub(r"\n{3,}", "\n\n", lines)

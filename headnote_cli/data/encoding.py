@@ -1,4 +1,4 @@
-"""Rows → token ids: one encoding for preview, training, generation and evaluation."""
+"""Rows → token ids: the same encoding for preview, training, generation and evaluation."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from headnote_cli.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ENCODING_VERSION = 6  # raise it whenever the same row and settings would give other ids or counts
-IGNORED = -100  # the label that the loss leaves out
-LONG = 2  # characters a token that a text has at least, unless it is not prose
+ENCODING_VERSION = 6  # raise it when the same row and settings would give other ids or counts
+IGNORED = -100  # the loss skips this label
+LONG = 2  # prose has at least this many characters per token
 KEPT_TEXTS = 8
-SEAM_TOKENS = 64  # more than a text's size can change by where it meets the template
-PROBE = "\uf8ff"  # a character that no chat template writes by itself
+SEAM_TOKENS = 64  # more than a text's token count can change where it meets the template
+PROBE = "\uf8ff"  # a character that chat templates do not contain
 OTHER_TEMPLATE = "name another template with `chat_template_path`"
 JOINED = "the chat template takes no system message: its text goes before the user message"
-UNUSED = 0.02  # of `max_length`: a cut that leaves more empty is tried again
+UNUSED = 0.02  # share of `max_length`: a cut that leaves more unused is retried
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row as the model sees it. The loss is taken on `completion_ids` alone."""
+    """One row as the model sees it. The loss is taken only on `completion_ids`."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
     prompt_text: str
     completion_text: str
     conversation: Conversation
-    control_spans: tuple[tuple[int, int], ...] = ()  # of `text`: control tokens, not text that reads like one
-    cut: int = 0  # tokens that were removed, give or take one where the text meets the template
-    cut_spans: tuple[tuple[int, int], ...] = ()  # of `prompt_text`: the marks that stand for them
+    control_spans: tuple[tuple[int, int], ...] = ()  # in `text`: control tokens, but not text that looks like one
+    cut: int = 0  # removed tokens, within one where the text meets the template
+    cut_spans: tuple[tuple[int, int], ...] = ()  # in `prompt_text`: the marks for removed text
 
     @property
     def text(self) -> str:
@@ -53,20 +53,20 @@ class Encoded:
         return len(self.prompt_ids) + len(self.completion_ids)
 
     def messages(self) -> list[dict[str, str]]:
-        """The prompt for a server, which renders it with the model's own chat template."""
+        """The prompt for a server, which applies the model's own chat template."""
         return [dict(message) for message in self.conversation.prompt]
 
     def example(self) -> dict[str, list[int]]:
-        """The row for the trainer: `input_ids` and `labels`, equally long, prompt labels ignored."""
+        """The row for the trainer: `input_ids` and `labels` of equal length; prompt labels are IGNORED."""
         labels = [IGNORED] * len(self.prompt_ids) + self.completion_ids
         return {"input_ids": self.prompt_ids + self.completion_ids, "labels": labels}
 
 
 class Encoder:
-    """`encode(row)` → prompt ids and completion ids, at most `max_length` of them together.
+    """`encode(row)` → prompt ids and completion ids, together at most `max_length`.
 
-    Text of a row that reads like a control token (`<end_of_turn>`, `<|im_end|>` …) reaches the model as
-    ordinary text: the message is broken inside such a string, and the pieces are encoded apart.
+    Text in a row that looks like a control token (`<end_of_turn>`, `<|im_end|>` …) reaches the model as ordinary text:
+    the message is split inside such a string, and the pieces are encoded separately.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class Encoder:
         self.control_tokens = sorted(controls, key=len, reverse=True)
         self.control_ids = frozenset(controls.values())
         self._control = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
-        # One decision often stands in several rows, one for each language of the headnote.
+        # One decision often occurs in several rows, one per headnote language.
         self._offsets = lru_cache(KEPT_TEXTS)(self._token_offsets)
-        self.joins_system = False  # as long as the template is being tried
+        self.joins_system = False  # while the template is tested
         takes_system = self._shows({"role": "system", "content": PROBE}, {"role": "user", "content": "?"})
         self.joins_system = not takes_system and self._shows({"role": "user", "content": PROBE})
         self.notes = (JOINED,) if self.joins_system and templates.has_system else ()
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides a row's ids: templates, chat template, tokenizer, settings, this encoding."""
+        """SHA-256 of everything that determines a row's ids: templates, tokenizer, settings, encoding version."""
         parts = {
             "version": ENCODING_VERSION,
             "templates": self.templates.hashes(),
@@ -116,18 +116,18 @@ class Encoder:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def encode(self, row: RowFields) -> Encoded | None:
-        """The training sequence of a row, None if `overflow: drop` leaves it out.
+        """The training sequence of a row, or None if `overflow: drop` drops it.
 
         Raises:
-            DataError: The row does not fit and must not or cannot be cut.
+            DataError: The row is too long and must not or cannot be cut.
         """
         encoded = self.encode_or_measure(row)
         return None if isinstance(encoded, int) else encoded
 
     def encode_prompt(self, row: RowFields, room: int = 0) -> Encoded | None:
-        """The prompt alone, with `room` tokens left below `max_length` for what the model will write.
+        """The prompt alone, with `room` tokens left below `max_length` for the completion.
 
-        With `room` equal to the completion's length this is exactly the prompt of `encode`.
+        If `room` is the completion's length, this is exactly the prompt of `encode`.
         """
         encoded = self.encode_or_measure(row, with_completion=False, room=room)
         return None if isinstance(encoded, int) else encoded
@@ -136,7 +136,7 @@ class Encoder:
         """The token that ends the assistant's turn: the first control token after the answer, so it is in the loss.
 
         Raises:
-            ConfigError: The chat template ends a turn with no control token, so nothing would stop generation.
+            ConfigError: The chat template ends a turn without a control token, so generation would never stop.
         """
         answer = "Regeste"
         probe = Conversation([{"role": "user", "content": "?"}], [{"role": "assistant", "content": answer}])
@@ -148,8 +148,8 @@ class Encoder:
         return ends[0]
 
     def encode_or_measure(self, row: RowFields, with_completion: bool = True, room: int = 0) -> Encoded | int:
-        """As `encode` or `encode_prompt`; of a row that `overflow: drop` leaves out, how many tokens it has."""
-        row = {name: canonical(value) for name, value in row.items()}  # what is cut is what the templates write
+        """Like `encode` or `encode_prompt`, but for a row that `overflow: drop` drops, its number of tokens."""
+        row = {name: canonical(value) for name, value in row.items()}  # cut the same text that templates render
         limit = sys.maxsize if self.max_length is None else self.max_length - room
         if self.cut is None or not self._surely_longer(row, limit):
             whole = self._encode_row(row, with_completion)
@@ -168,7 +168,7 @@ class Encoder:
         return isinstance(text, str) and len(text) > LONG * limit and len(self._offsets(text)) > limit + SEAM_TOKENS
 
     def _cut(self, row: RowFields, with_completion: bool, limit: int, cut: Cut) -> Encoded:
-        """The row with its long field shortened until everything fits."""
+        """The row with its long field shortened until all fits."""
         text = row.get(self.overflow_field)
         if not isinstance(text, str):
             message = f"it is longer than {limit} tokens and has no text `{self.overflow_field}` to cut"
@@ -191,7 +191,7 @@ class Encoder:
                 best = candidate
             elif best is not None:
                 return best
-            budget += room  # marks take fewer tokens than they may, or a seam more
+            budget += room  # marks may take fewer tokens than reserved, or seams more
         if best is not None:
             return best
         message = f"without any `{self.overflow_field}` it is still longer than {limit} tokens"
@@ -231,7 +231,7 @@ class Encoder:
         )
 
     def _shows(self, *prompt: Message) -> bool:
-        """Whether the chat template takes these messages and writes the probe that is in them."""
+        """Whether the chat template accepts these messages and writes the probe in them."""
         try:
             encoded = self._encoded(Conversation(list(prompt), [{"role": "assistant", "content": "!"}]))
         except ConfigError:
@@ -239,7 +239,7 @@ class Encoder:
         return PROBE in encoded.prompt_text
 
     def _turns(self, prompt: list[Message]) -> list[Message]:
-        """The messages for the chat template; where it takes no system message, that one opens the user's."""
+        """Messages for the chat template; if it has no system message, its text goes before the user message."""
         if not self.joins_system or prompt[0]["role"] != "system":
             return prompt
         system, user = prompt
@@ -253,7 +253,7 @@ class Encoder:
         return {**message, "content": content}
 
     def _control_spans(self, text: str, seam: str) -> tuple[tuple[int, int], ...]:
-        """Spans of the control tokens after the seams are removed; a broken one no longer matches."""
+        """Spans of the control tokens after the seams are removed; broken ones no longer match."""
         spans, seams, position = [], 0, 0
         for match in self._control.finditer(text):
             seams += text.count(seam, position, match.start())
@@ -266,26 +266,26 @@ class Encoder:
             text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # templates may raise anything
             message = f"the chat template refuses the messages: {error}"
             raise ConfigError(message, hint="see `chat_template_path`") from error
         return str(text)
 
     def _ids(self, text: str, seam: str) -> list[int]:
-        """Token ids; `encode_batch_fast` lets other threads work, `encode` does not."""
+        """Token ids. `encode_batch_fast` releases Python's lock, `encode` does not."""
         pieces = [piece for piece in text.split(seam) if piece]
         encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         return [token for encoding in encodings for token in encoding.ids]
 
 
 def encoder_for(config: Config, templates: PromptTemplates, tokenizer: PreTrainedTokenizerFast) -> Encoder:
-    """The encoder that a config describes; training and preview take it, generation the one of the model's record."""
+    """The encoder of a config, for training and preview; generation uses the model's record."""
     settings = config.settings
     return Encoder(tokenizer, templates, settings.max_length, settings.overflow, settings.overflow_field)
 
 
 def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], ...]:
-    """Spans of the marks that stand for removed text; of all marks if the template changed the text itself."""
+    """Spans of the marks for removed text; of all marks if the template changed the text."""
     start = prompt.find(shorter)
     if start < 0:
         marks = [match.start() for match in re.finditer(re.escape(CUT_MARK), prompt)]
@@ -295,13 +295,13 @@ def _mark_spans(prompt: str, text: str, shorter: str) -> tuple[tuple[int, int], 
 
 
 def _name(row: RowFields) -> str:
-    """The name of a row in messages."""
+    """A row's name in messages."""
     keys = ("sample_id", "decision_id", "id")
     return next((f"row with {key} {row[key]}" for key in keys if key in row), "a row")
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Special tokens, and other added tokens that the chat template writes, with their ids."""
+    """Special tokens, and other added tokens that the chat template contains, with their ids."""
     template = str(tokenizer.chat_template)
     return {
         token.content: index

@@ -1,4 +1,4 @@
-"""The fields of a row: its ids, its languages, and what is wrong with them."""
+"""The fields of a row: its ids, its languages, and their faults."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ CHAT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "completi
 
 
 def language_pair(row: Mapping[str, Any]) -> str | None:
-    """`fr_de` for a French decision with a German headnote, SLDS's name for its subsets."""
+    """`fr_de` for a French decision with a German headnote, like SLDS's subsets."""
     pair = [row.get(name) for name in LANGUAGES]
     return f"{pair[0]}_{pair[1]}" if all(isinstance(part, str) for part in pair) else None
 
 
 def decision_id(row: Row) -> str | None:
-    """The `decision_id` of a row as text, None where it has none."""
+    """The `decision_id` of a row as text, or None."""
     return _identifier(row.get("decision_id"))
 
 
 def sample_id(row: Row) -> str | None:
-    """The `sample_id` of a row as text, None where it has none."""
+    """The `sample_id` of a row as text, or None."""
     return _identifier(row.get("sample_id"))
 
 
 def year_of_row(row: Mapping[str, Any]) -> int | None:
-    """The `year` of a decision, None where the row names none."""
+    """The `year` of a decision, or None."""
     year = _identifier(row.get("year"))
     return int(year) if year is not None and re.fullmatch(r"\d{4}", year) else None
 
 
 def _identifier(value: object) -> str | None:
-    """Text or a whole number as an id; blanks and NaN are none. pandas writes 12.0 for 12 if others are missing."""
+    """Text or a whole number as an id, None for blanks and NaN. pandas writes 12.0 for 12 if others are missing."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
@@ -46,14 +46,14 @@ def _identifier(value: object) -> str | None:
 def row_fault(
     row: Row, used: Iterable[str], text_fields: Iterable[str], overflow_field: str = "decision"
 ) -> str | None:
-    """What is wrong with the fields that the templates use, None if nothing is.
+    """What is wrong with the fields that the templates use, or None.
 
-    A field that is missing, None or empty is left to the templates, which may not need it; but there is no row without
-    the text that may be cut, and a language is named.
+    A field that is missing, None or empty is left to the templates, which may not need it. Only the text that may be
+    cut and the languages must not be empty.
 
     Args:
         used: Fields of the templates.
-        text_fields: Fields that must be text, as `overflow_field` must; others may be numbers.
+        text_fields: Fields that must be text, like `overflow_field`; others may be numbers.
     """
     text_fields = {*text_fields, overflow_field}
     chat = _chat_column(row)
@@ -79,6 +79,6 @@ def row_fault(
 
 
 def _chat_column(row: Row) -> str | None:
-    """The column that holds a list of chat messages, None if there is none."""
+    """The column with a list of chat messages, or None."""
     columns = (name for name in CHAT_COLUMNS if isinstance(row.get(name), list))
     return next((name for name in columns if row[name] and all(isinstance(turn, dict) for turn in row[name])), None)

@@ -1,4 +1,4 @@
-"""The files of each split of a folder that comes from the hub, by the rules of `datasets`."""
+"""The files of each split in a folder from the hub, by the rules of `datasets`."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class Subset:
     """A subset that a data set's README.md declares."""
 
     files: dict[str, list[str]] = field(default_factory=dict)  # patterns by split
-    folder: str = "."  # where no patterns are given
+    folder: str = "."  # used without patterns
     is_default: bool = False
 
 
 def layout(files: Mapping[str, Path], where: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """The files of each split, and of each name that the files have where it is not the split's.
+    """The files of each split, and those of each file name that is not its split's name.
 
-    A folder's or file's name means a split if it holds one of the split's keywords. Of several names for one split,
-    the split's own is that split, and the others are splits of their own. If no name means a split, all is `train`.
+    A folder's or file's name means a split if it contains one of the split's keywords. If several names mean one split,
+    the split's own name is that split; the others are splits of their own. If no name means a split, all is `train`.
 
     Args:
-        files: By their path in the folder, without what says their kind: `data/train-00000-of-00002`.
+        files: By their path in the folder, without suffixes: `data/train-00000-of-00002`.
         where: The folder, for messages.
 
     Raises:
@@ -85,12 +85,12 @@ def _meaning(name: str) -> str | None:
 
 
 def _all_in_data(paths: list[str]) -> bool:
-    """Whether the files are shards in `data/`, where the hub writes them: there a name is the split itself."""
+    """Whether all are shards in `data/`, where the hub writes them: there, a name is the split itself."""
     return all(path.startswith("data/") and SHARD.fullmatch(path.removeprefix("data/")) for path in paths)
 
 
 def _uppermost(paths: list[str]) -> list[str]:
-    """The files with the shortest path: a sub-folder may hold a subset or an older copy."""
+    """The files with the shortest path; a subfolder may hold a subset or an older copy."""
     depth = min(path.count("/") for path in paths)
     return [path for path in paths if path.count("/") == depth]
 
@@ -104,10 +104,10 @@ def _check_shards(paths: list[str], where: str) -> None:
 
 
 def declared_subsets(folder: Path) -> dict[str, Subset]:
-    """The subsets that the YAML at the head of a folder's README.md declares as `configs`, by name.
+    """The subsets declared as `configs` in the YAML header of a folder's README.md, by name.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The header cannot be read.
     """
     readme = folder / "README.md"
     if not readme.is_file():
@@ -133,7 +133,7 @@ def _subset(config: Mapping[str, Any]) -> Subset:
 
 
 def default_subset(subsets: Mapping[str, Subset]) -> str | None:
-    """The subset that is read if none is named: the only one, the one marked so, or the one called `default`."""
+    """The subset to read if none is named: the only one, the one marked as default, or `default`."""
     marked = [name for name, subset in subsets.items() if subset.is_default or len(subsets) == 1]
     return next(iter(marked), "default" if "default" in subsets else None)
 
@@ -142,7 +142,7 @@ def declared_files(folder: Path, subset: Subset) -> dict[str, list[Path]]:
     """The files of each split of a declared subset.
 
     Raises:
-        DataError: A pattern finds none.
+        DataError: A pattern matches no file.
     """
     by_split: dict[str, list[Path]] = {}
     root = folder / subset.folder

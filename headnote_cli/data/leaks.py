@@ -1,4 +1,4 @@
-"""Decisions that are in more than one split, so that evaluation would see what training saw."""
+"""Find decisions in more than one split, which evaluation would see after training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from headnote_cli.data.sources import ROLES, Rows, load_split
 from headnote_cli.errors import ConfigError, UnreachableError, counted
 from headnote_cli.runs.files import read_json, write_json
 
-VERSION = "2"  # raise it whenever the same rows would give another answer
+VERSION = "2"  # raise it when the same rows would give another answer
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Decisions that two splits share: by `decision_id`, and by the text itself."""
+    """Decisions that two splits share, by `decision_id` and by text."""
 
     splits: tuple[str, str]
     ids: list[str]
@@ -32,7 +32,7 @@ class Leak:
 
 
 def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
-    """The shared decisions of each pair of splits that has any."""
+    """The shared decisions of each pair of splits, where there are any."""
     decisions = {role: _decisions(rows, text_field) for role, rows in splits.items()}
     pairs = []
     for (first, (ids, texts)), (second, (other_ids, other_texts)) in itertools.combinations(decisions.items(), 2):
@@ -41,9 +41,9 @@ def leaks(splits: dict[str, Rows], text_field: str) -> list[Leak]:
 
 
 def _decisions(rows: Rows, text_field: str) -> tuple[set[str], set[bytes]]:
-    """The ids of the decisions of a split, and the hashes of their texts."""
+    """The decision ids of a split, and the hashes of the decisions' texts."""
     ids, texts = set(), set()
-    with suppress(UnreachableError):  # no row of the language pair in this split
+    with suppress(UnreachableError):  # no row of this language pair in this split
         for row in (row for _, row in rows.stream() if isinstance(row, dict)):
             identifier, text = decision_id(row), row.get(text_field)
             if identifier is not None:
@@ -54,7 +54,7 @@ def _decisions(rows: Rows, text_field: str) -> tuple[set[str], set[bytes]]:
 
 
 def leak_warnings(config: Config) -> list[str]:
-    """One line for each pair of splits that shares decisions; cached by content."""
+    """One line for each pair of splits that share decisions; cached by content."""
     from headnote_cli.data.preparation import cached_json
 
     splits = {}

@@ -1,4 +1,4 @@
-"""Lengths of the rows of a split, and counts of what was cut or left out."""
+"""Lengths of a split's rows, and counts of what was cut or dropped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headnote_cli.errors import DataError, counted
 
 @dataclass
 class Lengths:
-    """Tokens of each row that was kept, and counts of the others."""
+    """Tokens of each kept row, and counts of the others."""
 
     prompt: list[int] = field(default_factory=list)
     completion: list[int] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Lengths:
     tokens_dropped: int = 0
 
     def add(self, encoded: Encoded | int | DataError) -> None:
-        """Count one row; a number is the tokens of one that `overflow: drop` left out, an error one that is skipped."""
+        """Count one row: an int is the size of a row that `overflow: drop` dropped, an error is a skipped row."""
         if isinstance(encoded, DataError):
             self.rows_bad += 1
         elif isinstance(encoded, int):
@@ -38,7 +38,7 @@ class Lengths:
             self.rows_cut += encoded.cut > 0
 
     def summary(self) -> dict[str, Any]:
-        """Counts and quantiles, ready for JSON."""
+        """Counts and quantiles, for JSON."""
         return {
             "rows": len(self.prompt) + self.rows_dropped + self.rows_bad,
             "rows_cut": self.rows_cut,
@@ -66,14 +66,14 @@ class LengthReport:
             self.pairs.setdefault(pair, Lengths()).add(encoded)
 
     def summary(self) -> dict[str, Any]:
-        """The whole, with `pairs` and a `histogram` of sequence lengths in eight equal steps, ready for JSON."""
+        """All rows' summary, with `pairs` and a `histogram` of sequence lengths in eight equal steps, for JSON."""
         totals = [prompt + completion for prompt, completion in zip(self.all.prompt, self.all.completion, strict=True)]
         pairs = {pair: lengths.summary() for pair, lengths in sorted(self.pairs.items())}
         return self.all.summary() | {"pairs": pairs, "histogram": histogram(totals)}
 
 
 def histogram(values: Sequence[int], steps: int = 8) -> list[tuple[int, int]]:
-    """Upper bound and count of equal steps from 0 to the largest value."""
+    """Upper bound and count of each of `steps` equal steps from 0 to the largest value."""
     if not values:
         return []
     width = -(-max(values) // steps) or 1
@@ -93,7 +93,7 @@ def quantiles(values: Sequence[int]) -> dict[str, int] | None:
 
 
 def lengths_lines(rows: Rows, summary: Mapping[str, Any], cached: bool = False) -> list[str]:
-    """Rows, their lengths, how much was removed: of the split and, where there are several, of each language pair."""
+    """Rows, lengths and removed tokens of the split and, if there are several, of each language pair."""
     again = " (taken from the cache)" if cached else ""
     lines = [f"{rows.split}: {_lengths_line(summary, f'rows from {rows.source}')}{again}"]
     pairs = summary["pairs"]

@@ -1,4 +1,4 @@
-"""Rows → an Arrow file of token ids: encoded in parallel, streamed, and cached by content."""
+"""Encode rows into an Arrow file of token ids: in parallel, streamed, and cached by content."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from headnote_cli.errors import DataError
 from headnote_cli.runs.files import read_json, write_json
 
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "name": pa.string()})
-CHUNK = 16  # rows that a thread takes at a time
+CHUNK = 16  # rows per task
 SHOWN_FAULTS = 10
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One split, encoded. `summary` is a `LengthReport`'s; `fingerprint` names rows and settings."""
+    """One encoded split. `summary` is from a `LengthReport`; `fingerprint` identifies rows and settings."""
 
     dataset: Dataset
     summary: dict[str, Any]
@@ -42,21 +42,21 @@ class Prepared:
 
 
 def cache_root() -> Path:
-    """Where prepared splits are kept: `$SLDS_CACHE`, else `slds` in the user's cache folder."""
+    """The folder of prepared splits: `$SLDS_CACHE`, else `slds` in the user's cache folder."""
     own = os.environ.get("SLDS_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(base) / "slds"
 
 
 def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) -> Prepared:
-    """Encode a split, or take it from the cache if rows, templates, tokenizer and settings are the same.
+    """Encode a split, or read it from the cache if rows, templates, tokenizer and settings are the same.
 
     Args:
-        workers: Threads; the tokenizer works outside Python's lock.
-        skip_bad: Leave out rows with faults and count them, instead of refusing them all at once.
+        workers: Threads; the tokenizer runs outside Python's lock.
+        skip_bad: Skip and count rows with faults instead of raising an error.
 
     Raises:
-        DataError: Rows with faults, the first ones named with their place.
+        DataError: Rows have faults; the first ones are listed with their place.
     """
     parts = [rows.identity(), encoder.fingerprint(), str(skip_bad), str(SCHEMA)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -78,7 +78,7 @@ def prepare(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool = False) 
 
 
 def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Path) -> dict[str, Any]:
-    """Stream a split into an Arrow file; returns the summary."""
+    """Stream a split into an Arrow file; return the summary."""
     report = LengthReport()
     faults: list[str] = []
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
@@ -101,11 +101,11 @@ def _write(rows: Rows, encoder: Encoder, workers: int, skip_bad: bool, file: Pat
     return summary
 
 
-Result = Encoded | DataError | int  # a row, its fault, or the tokens of one that is left out
+Result = Encoded | DataError | int  # a row, its fault, or the size of a dropped one
 
 
 def _encoded_chunks(rows: Rows, encoder: Encoder, workers: int) -> Iterator[list[tuple[Located, Result]]]:
-    """Chunks in the order of the rows; only a few are in flight, so memory stays flat."""
+    """Chunks in row order; only a few are in flight, so memory use stays constant."""
     textual = encoder.templates.fields("assistant")
     used = encoder.templates.fields()
 
@@ -140,7 +140,7 @@ def cached_json(name: str, *identities: str) -> Path:
 
 
 def lengths_of(rows: Dataset) -> tuple[list[int], list[int]]:
-    """Tokens of each prepared row, and how many of them the loss is taken on."""
+    """Tokens of each prepared row, and how many of them are in the loss."""
     lengths, labelled = [], []
     for batch in rows.with_format("arrow").iter(1000):
         lengths += pc.list_value_length(batch["input_ids"]).to_pylist()

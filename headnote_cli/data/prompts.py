@@ -1,4 +1,4 @@
-"""Jinja templates → chat messages. Only the templates know the data set."""
+"""Render rows with Jinja templates to chat messages. Only the templates depend on the data set."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from headnote_cli.data.timeout import OutOfTimeError, time_limit
 from headnote_cli.errors import ConfigError, DataError
 
 ROLES = ("system", "user", "assistant")
-REQUIRED = ("user", "assistant")  # a conversation without a system message is one, too
+REQUIRED = ("user", "assistant")  # the system message is optional
 RENDER_SECONDS = 10.0  # a real row takes less than a millisecond
-# What a template may raise on a row: Jinja's own errors, and those of the Python beneath.
+# What rendering a row may raise: Jinja's errors, and those of the Python code beneath.
 FAILURES = (
     TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError,
     OutOfTimeError,
@@ -46,14 +46,14 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Conversation:
-    """A row as chat messages: `prompt` (system, unless it is blank, and user) and `completion` (assistant)."""
+    """A row as chat messages: `prompt` (system, unless blank, and user) and `completion` (assistant)."""
 
     prompt: list[Message]
     completion: list[Message]
 
 
 class _Null(str):
-    """A null field of a row: renders as nothing and equals both none and the empty text."""
+    """A null field of a row: renders as nothing; equals none and the empty text."""
 
     __hash__ = str.__hash__
 
@@ -65,7 +65,7 @@ class _Null(str):
 
 
 class _Environment(SandboxedEnvironment):
-    """Jinja's sandbox, in which sums, products and powers stay small enough to be computed at once."""
+    """Jinja's sandbox, with limits on the size of sums, products and powers."""
 
     intercepted_binops = frozenset({"+", "*", "**"})
 
@@ -92,9 +92,9 @@ def _too_large(operator: str, left: Any, right: Any) -> bool:
 
 
 def canonical(value: Any) -> Any:
-    """A text in the form that prompts have: NFC, LF line endings, no invisible characters at its start.
+    """Normalize text for prompts: NFC, LF line endings, no invisible characters at the start.
 
-    All that has a width stays, no-break spaces too: published checkpoints were trained with them.
+    All other characters stay, also no-break spaces: published checkpoints were trained with them.
     """
     if not isinstance(value, str):
         return value
@@ -103,12 +103,12 @@ def canonical(value: Any) -> Any:
 
 
 def _loader(folder: Path) -> FileSystemLoader:
-    return FileSystemLoader(folder, encoding="utf-8-sig")  # some editors put a mark before the text
+    return FileSystemLoader(folder, encoding="utf-8-sig")  # some editors add a byte order mark
 
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Turn failures to load templates into ConfigErrors. Jinja evaluates constants here, hence the time limit."""
+    """Turn errors while loading templates into ConfigErrors. Jinja evaluates constants here, hence the time limit."""
     try:
         with time_limit(RENDER_SECONDS):
             yield
@@ -126,17 +126,17 @@ def _loading(folder: Path) -> Iterator[None]:
 def template_files(folder: Path) -> list[str]:
     """The templates of a folder and the files that they include, import or extend, by name.
 
-    Where a name is only known when rendering, that is every file of the folder.
+    If a name is only known when rendering, all files of the folder.
 
     Raises:
-        ConfigError: One of them is not valid Jinja.
+        ConfigError: A file is not valid Jinja.
     """
     environment = SandboxedEnvironment()
     loader = _loader(folder)
     names: set[str] = set()
     unread = [f"{role}.jinja" for role in ROLES]
     while unread:
-        with _loading(folder), suppress(TemplateNotFound):  # some are included only where they are
+        with _loading(folder), suppress(TemplateNotFound):  # includes may ignore missing files
             name = "/".join(split_template_path(unread.pop()))
             source, file, _ = loader.get_source(environment, name)
             others = list(find_referenced_templates(environment.parse(source, name, file)))
@@ -148,21 +148,21 @@ def template_files(folder: Path) -> list[str]:
 
 
 def _as_read(raw: bytes) -> bytes:
-    """A template's bytes as Jinja reads them: without byte order mark, with LF line endings."""
+    """A template's bytes as Jinja reads them: no byte order mark, LF line endings."""
     return raw.removeprefix(BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 class PromptTemplates:
-    """The three templates of a folder, rendered in a sandbox where an unknown field is an error.
+    """The three templates of a folder, rendered in a sandbox; unknown fields are errors.
 
-    Apart from strict undefined variables, Jinja's defaults hold, so the text equals the workshop's byte for byte.
+    Otherwise Jinja's defaults apply, so the text equals the workshop's byte for byte.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Load `user.jinja`, `assistant.jinja` and, where there is one, `system.jinja`.
+        """Load `user.jinja`, `assistant.jinja` and, if present, `system.jinja`.
 
         Raises:
-            ConfigError: A template is missing or is not valid Jinja.
+            ConfigError: A template is missing or not valid Jinja.
         """
         self.folder = folder
         environment = _Environment(folder)
@@ -175,7 +175,7 @@ class PromptTemplates:
         template_files(folder)
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each file that renderings can read: the three by role, others by their name in the folder."""
+        """SHA-256 of each file that rendering may read: the three by role, others by name."""
         roles = {f"{role}.jinja": role for role in ROLES}
         return {
             roles.get(name, name): hashlib.sha256(_as_read((self.folder / name).read_bytes())).hexdigest()
@@ -183,11 +183,11 @@ class PromptTemplates:
         }
 
     def fields(self, *roles: str) -> set[str]:
-        """The row's fields that templates name, of all roles or of those given."""
+        """The row fields that the templates of these roles use; by default, of all roles."""
         return set().union(*(self._fields.get(role, set()) for role in roles or ROLES))
 
     def prompt(self, row: RowFields) -> list[Message]:
-        """The system message, unless it is blank, and the user message; neither needs a headnote."""
+        """The system message, unless blank, and the user message; neither needs a headnote."""
         return [*self._message("system", row), *self._message("user", row)]
 
     def conversation(self, row: RowFields) -> Conversation:
@@ -195,7 +195,7 @@ class PromptTemplates:
         return Conversation(self.prompt(row), self._message("assistant", row))
 
     def _message(self, role: str, row: RowFields) -> list[Message]:
-        """A role's message; none where there is nothing to say and the role may be silent."""
+        """A role's message; empty if the text is blank and the role is optional."""
         text = self._render(role, row) if role in self._templates else ""
         if text.strip():
             return [{"role": role, "content": text}]
@@ -215,12 +215,12 @@ class PromptTemplates:
             fault = DataError(f"the template writes more than {LONGEST_TEXT:,} characters", self._place(role))
         except FAILURES as error:
             fault = DataError(self._reason(error, row), self._place(role, error))
-        # Outside of the handler, so that the frames of the error go, and with them whatever filled the memory.
+        # Raised outside the handler, so that the error's frames, and the memory they hold, are freed.
         raise fault
 
     @staticmethod
     def _reason(error: Exception, row: RowFields) -> str:
-        """Why a template did not render a row."""
+        """Why a template failed on a row."""
         if isinstance(error, OutOfTimeError):
             return f"the template did not end within {RENDER_SECONDS:g} seconds on this row"
         if isinstance(error, MemoryError):
@@ -234,7 +234,7 @@ class PromptTemplates:
         return f"{message}{hint} (the row has: {', '.join(row)})"
 
     def _place(self, role: str, error: BaseException | None = None) -> str:
-        """File and line of the innermost template frame of the error."""
+        """File and line of the error's innermost template frame."""
         frames = traceback.walk_tb(error.__traceback__) if error else ()
         places = [(frame.f_code.co_filename, line) for frame, line in frames]
         in_templates = [f"{file}:{line}" for file, line in places if file.endswith(".jinja")]
@@ -242,7 +242,7 @@ class PromptTemplates:
 
 
 def copy_prompts(source: Path, target: Path) -> None:
-    """Keep the templates a model is trained with beside it, so that it can be prompted the same way later."""
+    """Copy the training templates beside a model, so that it can be prompted the same way later."""
     if source.resolve() == target.resolve():
         return
     for name in template_files(source):

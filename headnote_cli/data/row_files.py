@@ -1,4 +1,4 @@
-"""Files of rows, read one row at a time: JSON lines, JSON, CSV and parquet, as people have them."""
+"""Read files of rows one row at a time: JSON lines, JSON, CSV and parquet."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ SUFFIXES = (*KINDS, *(kind + packed for kind in KINDS if kind != ".parquet" for 
 SEPARATORS = (";", "\t", ",", "|")
 KIND_HINT = f"kinds: {' '.join(KINDS)}, all but parquet also with {' or '.join(PACKED)}"
 JSON_HINT = "a JSON file is a list of objects; JSON lines hold one object on each line"
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged or missing file raises
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error)  # raised when reading a damaged or missing file
 LFS_POINTER = b"version https://git-lfs"
 UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 Row = dict[str, Any]
-Located = tuple[str, Row | DataError]  # where a row stands (file and line), and the row, or why it cannot be read
+Located = tuple[str, Row | DataError]  # its place (file and line), and the row, or why it cannot be read
 
 
 def is_row_file(path: Path) -> bool:
-    """Whether the name of a file says that it holds rows."""
+    """Whether a file's name has a suffix for rows."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def stem(file: Path) -> str:
-    """The name of a file of rows without its suffixes: `train` of `train.jsonl.gz`."""
+    """A row file's name without suffixes: `train` of `train.jsonl.gz`."""
     return file.name[: -len("".join(_kind(file)))]
 
 
 def stream_rows(*files: Path) -> Iterator[Located]:
-    """The rows of files, one after the other, each with its place; a line that is not a row comes with its fault.
+    """The rows of all files in order, each with its place; an unreadable row comes as its fault.
 
     Raises:
         UsageError: There is no such file.
-        DataError: One of them cannot be read, or they hold no rows.
+        DataError: A file cannot be read, or there are no rows.
     """
     empty = True
     for file in files:
@@ -65,7 +65,7 @@ def stream_rows(*files: Path) -> Iterator[Located]:
 
 
 def encoding_note(file: Path) -> str | None:
-    """A note on the encoding of a file; None if it is Unicode or cannot be read."""
+    """A note on a file's encoding; None if it is Unicode or cannot be read."""
     with contextlib.suppress(*UNREADABLE):
         if _kind(file)[0] in TABLES and _encoding(file) == "cp1252":
             return f"{file.name} is not UTF-8: it is read as Windows-1252"
@@ -73,7 +73,7 @@ def encoding_note(file: Path) -> str | None:
 
 
 def plain(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
-    """A row with the names of its classes instead of their numbers, and None where a number is missing.
+    """A row with class names instead of numbers, and None instead of NaN.
 
     Args:
         classes: The names by `ClassLabel` column; `datasets` writes a missing label as -1.
@@ -89,7 +89,7 @@ def plain(row: Row, classes: Mapping[str, Sequence[str]]) -> Row | DataError:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether a text is valid Unicode: no half of a surrogate pair stands alone."""
+    """Whether a text is valid Unicode, without unpaired surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -98,7 +98,7 @@ def is_encodable(text: str) -> bool:
 
 
 def _kind(file: Path) -> tuple[str, str]:
-    """`.csv` and `.gz` of `rows.csv.gz`."""
+    """`.csv` and `.gz` for `rows.csv.gz`."""
     name = file.name.lower()
     packed = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
     kind = next((kind for kind in KINDS if name.endswith(kind + packed)), "")
@@ -118,7 +118,7 @@ def _reader(file: Path) -> Iterator[Located]:
 
 
 def _binary(file: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked."""
+    """A stream of the file's bytes, decompressed."""
     packed = _kind(file)[1]
     if packed == ".zst":
         import pyarrow
@@ -128,7 +128,7 @@ def _binary(file: Path) -> IO[bytes]:
 
 
 def _encoding(file: Path) -> str:
-    """UTF-8, -16 or -32 by the mark at the start or the zeros in the first characters; a table may be Windows-1252."""
+    """UTF-8, -16 or -32, by the mark or the zeros at the start; a table may be Windows-1252."""
     with _binary(file) as stream:
         head = stream.read(4)
         encoding = json.detect_encoding(head)
@@ -137,7 +137,7 @@ def _encoding(file: Path) -> str:
 
 
 def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
-    """Decides by the first non-ASCII character: in another encoding its bytes are hardly ever valid UTF-8."""
+    """Decide by the first non-ASCII character: in other encodings its bytes are rarely valid UTF-8."""
     chunk = head
     while chunk:
         beyond = re.search(rb"[\x80-\xff]", chunk)
@@ -148,13 +148,13 @@ def _is_utf8(head: bytes, stream: IO[bytes]) -> bool:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """The lines of a text file with their line endings."""
+    """The lines of a text file, with their line endings."""
     encoding, number = _encoding(file), 0
     name = "Windows-1252" if encoding == "cp1252" else encoding[:6].upper().rstrip("-")
     with io.TextIOWrapper(_binary(file), encoding, "surrogateescape", newline="") as stream:
         try:
             for number, line in enumerate(stream, 1):
-                if not is_encodable(line):  # bytes that cannot be decoded come as halves of surrogate pairs
+                if not is_encodable(line):  # undecodable bytes become unpaired surrogates
                     raise DataError(f"is not {name}", f"{file}:{number}", "save the file as UTF-8")
                 if "\0" in line:
                     raise DataError("holds a zero byte, so it is not text", f"{file}:{number}", "write the file anew")
@@ -164,7 +164,7 @@ def _lines(file: Path) -> Iterator[str]:
 
 
 def _read_json(file: Path) -> Iterator[Located]:
-    """Either kind of JSON under either name: a list of objects, or an object on each line."""
+    """Read either kind of JSON under either suffix: a list of objects, or one object per line."""
     numbered = ((number, line) for number, line in enumerate(_lines(file), 1) if line.strip())
     start = list(itertools.islice(numbered, 2))
     if _is_json_lines(file, [line for _, line in start]):
@@ -177,7 +177,7 @@ def _read_json(file: Path) -> Iterator[Located]:
 
 
 def _is_json_lines(file: Path, start: list[str]) -> bool:
-    """Whether a file with these first two lines holds an object on each line."""
+    """Whether a file with these first two lines has one object per line."""
     if _kind(file)[0] in LINES:
         return not (start and re.match(r"\s*\[\s*(\{|$)", start[0]))
     return len(start) == 2 and isinstance(_json_object(start[0], ""), dict)
@@ -192,7 +192,7 @@ def _json_object(text: str, where: str) -> Row | DataError:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value, with None for NaN, which libraries write where a number is missing."""
+    """A JSON value, with None for NaN, which libraries write for missing numbers."""
     return json.loads(text, object_pairs_hook=_fields, parse_constant=lambda _: None)
 
 
@@ -215,7 +215,7 @@ def _json_rows(file: Path, text: str) -> list[Row]:
 
 
 def _rows_within(file: Path, value: Row) -> list[Row]:
-    """The rows of a JSON object: the list that it holds alone or as `data`, else the object as the one row."""
+    """The rows in a JSON object: its only list or its `data`, else the object as a single row."""
     lists = {name: inner for name, inner in value.items() if inner and _is_rows(inner)}
     if len(lists) > 1 and len(lists) == len(value):
         hint = "write each into a file of its own, named by its split: train.json"
@@ -241,7 +241,7 @@ def _read_table(file: Path) -> Iterator[Located]:
         names = next(reader, [])
         _check_names(file, names)
         for number, cells in enumerate(reader, 1):
-            if any(cells):  # spreadsheets write empty rows below the last one
+            if any(cells):  # spreadsheets write empty rows at the end
                 where = f"{file}, row {number}"
                 yield where, _table_row(names, cells, where)
     except csv.Error as error:
@@ -250,10 +250,10 @@ def _read_table(file: Path) -> Iterator[Located]:
 
 
 def _header(file: Path, lines: Iterator[str]) -> tuple[str, str]:
-    """The header of a table, all lines of it, and the separator: the most frequent one outside of quotation marks."""
+    """The table's header, possibly of several lines, and the separator: the most frequent one outside quotes."""
     filled = (line for line in lines if line.strip())
     header = next(filled, "")
-    declared = re.fullmatch(r'"?sep=(.)"?\s*', header, re.IGNORECASE)  # how a table says it to Excel
+    declared = re.fullmatch(r'"?sep=(.)"?\s*', header, re.IGNORECASE)  # Excel's way to declare it
     if declared:
         header = next(filled, "")
     while header.count('"') % 2 and (more := next(lines, "")):
@@ -279,7 +279,7 @@ def _first_twice(names: Iterable[str]) -> str | None:
 
 
 def _table_row(names: list[str], cells: list[str], where: str) -> Row | DataError:
-    """The cells by column name; missing cells are None, columns without a name are left out."""
+    """Cells by column name; missing cells are None, columns without a name are dropped."""
     if any(cells[len(names) :]):
         fault = f"the row has more cells than the header: {len(cells)} instead of {len(names)}"
         return DataError(fault, where, "put a cell that holds a separator into quotation marks")
@@ -302,7 +302,7 @@ def _read_parquet(file: Path) -> Iterator[Located]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of the `ClassLabel` columns, which `datasets` notes in a parquet file's schema."""
+    """The names of `ClassLabel` columns, from a parquet schema written by `datasets`."""
     info = json.loads(metadata.get(b"huggingface", b"{}"))
     features = info.get("info", {}).get("features") or {}
     return {

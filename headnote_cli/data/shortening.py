@@ -1,4 +1,4 @@
-"""A decision in fewer tokens: where a lawyer would cut, or at least where a sentence ends."""
+"""Shorten a decision to fewer tokens: where a lawyer would cut it, or at least at sentence ends."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from headnote_cli.law.sentences import sentence_ends
 Cut = Literal["structure", "middle", "end"]
 Offsets = Sequence[tuple[int, int]]  # start and end character of each token
 CUT_MARK = "[…]"
-MARK_TOKENS = 4  # a mark and its spaces, with any tokenizer seen
+MARK_TOKENS = 4  # a mark and its spaces, with all tokenizers tested
 _OWN_MARK = re.compile(rf"\s*{re.escape(CUT_MARK)}")
 
 
 def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
-    """`text` in about `budget` tokens, a visible mark wherever something was left out.
+    """`text` in about `budget` tokens, with a visible mark for each omission.
 
     Args:
         offsets: Start and end character of each token of `text`.
-        budget: Tokens that may stay, marks included.
-        cut: `end` cuts the end off, `middle` the middle out. `structure` leaves out the facts, then sentences from
-            the inside of the longest considerations; a decision that does not say where its law begins is cut as
-            `middle`.
+        budget: Tokens to keep, including marks.
+        cut: `end` cuts off the end, `middle` cuts out the middle. `structure` omits the facts, then sentences inside
+            the longest considerations; if the decision does not show where its law begins, it is cut as `middle`.
 
-    Cuts fall on sentence ends where one is near, on spaces otherwise, never inside a word.
+    Cuts are at sentence ends if one is near, else at spaces, never inside a word.
     """
     begin = 0
     if cut == "structure":
@@ -37,7 +36,7 @@ def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
             shorter = _by_structure(text, offsets, budget, read.considerations)
             if shorter is not None:
                 return shorter
-            begin = bisect_left(offsets, (read.law, read.law))  # no sentence fits: at least the facts go
+            begin = bisect_left(offsets, (read.law, read.law))  # no sentence fits; omit at least the facts
     room = max(0, budget - MARK_TOKENS * (2 if begin else 1))
     head = room if cut == "end" else (room + 1) // 2
     tail = room - head
@@ -49,7 +48,7 @@ def shorten(text: str, offsets: Offsets, budget: int, cut: Cut) -> str:
 
 
 def inserted_marks(text: str, shorter: str) -> list[int]:
-    """Where in `shorter` marks stand for what was left out of `text`; a mark of the court's own is none."""
+    """Where `shorter` has marks for omitted parts of `text`; the court's own marks do not count."""
     places: list[int] = []
     position = start = 0
     while (mark := shorter.find(CUT_MARK, start)) >= 0:
@@ -63,7 +62,7 @@ def inserted_marks(text: str, shorter: str) -> list[int]:
 
 
 def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Consideration]) -> str | None:
-    """Facts out, then the longest considerations shortened to the one length at which all fit; None if none does."""
+    """Omit the facts, then shorten the longest considerations to a common length; None if nothing fits."""
     starts = [start for start, _ in offsets]
 
     def tokens(begin: int, end: int) -> int:
@@ -76,13 +75,13 @@ def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Cons
     def kept_under(cap: int) -> list[bool]:
         return [flag for sizes in counts for flag in _keep(sizes, cap)]
 
-    room = budget - MARK_TOKENS  # of the facts
+    room = budget - MARK_TOKENS  # for the mark in place of the facts
     longest = max((sum(sizes) for sizes in counts), default=0)
     kept = kept_under(_largest(longest, lambda cap: _size(sizes, kept_under(cap)) <= room))
     left = _fill(sizes, kept, room - _size(sizes, kept))
     if not any(kept):
         return None
-    # What is left over goes to the facts' beginning: the parties and their claims.
+    # The rest is for the beginning of the facts: the parties and their claims.
     facts = tokens(0, parts[0].start)
     opening = _cut_before(text, offsets[min(left, len(offsets) - 1)][0]) if facts > left > 40 else 0
     if facts <= left:
@@ -92,13 +91,13 @@ def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Cons
 
 
 def _size(sizes: Sequence[int], kept: Sequence[bool]) -> int:
-    """Tokens of the sentences that are kept, with a mark for each gap between them."""
+    """Tokens of the kept sentences, with a mark for each gap."""
     gaps = sum(1 for flag, _ in itertools.groupby(kept) if not flag)
     return sum(itertools.compress(sizes, kept)) + MARK_TOKENS * gaps
 
 
 def _fill(sizes: Sequence[int], kept: list[bool], left: int) -> int:
-    """Keep further sentences while they fit, the longest first, beside kept ones if possible.
+    """Keep more sentences while they fit, longest first, preferably beside kept ones.
 
     Returns:
         The tokens that are left.
@@ -120,16 +119,16 @@ def _fill(sizes: Sequence[int], kept: list[bool], left: int) -> int:
 
 
 def _sentences(text: str, part: Consideration) -> list[tuple[int, int]]:
-    """The spans of a consideration's sentences, gapless, its number with the first."""
+    """The spans of a consideration's sentences, without gaps; its number belongs to the first."""
     ends = [end for end in sentence_ends(text, part.start, part.end) if end < part.end]
     bounds = [part.start, *ends, part.end]
     return [(begin, end) for begin, end in itertools.pairwise(bounds) if text[begin:end].strip()]
 
 
 def _keep(sizes: list[int], cap: int) -> list[bool]:
-    """Which sentences of a consideration stay within `cap` tokens: from both ends inwards, the first one first.
+    """Which sentences of a consideration to keep within `cap` tokens: alternately from the start and the end.
 
-    The first sentences name the rule, the last ones what follows from it.
+    The first sentences state the rule, the last ones its consequence.
     """
     if sum(sizes) <= cap:
         return [True] * len(sizes)
@@ -157,7 +156,7 @@ def _largest(highest: int, fits: Callable[[int], bool]) -> int:
 
 
 def _joined(text: str, spans: list[tuple[int, int]]) -> str:
-    """The spans in order, one mark for each gap between them."""
+    """The spans in order, with one mark for each gap."""
     written: list[str] = []
     position = 0
     for begin, end in spans:

@@ -1,4 +1,4 @@
-"""Rows from a folder, a file or the hub: found, read, checked and split."""
+"""Find, read, check and split rows from a folder, a file or the hub."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 ROLES = ("train", "eval", "test")
 SPLIT_SEED = 42  # the workshop's
-READING = "2"  # raise it whenever the same files would give other rows
+READING = "2"  # raise it when the same files would give other rows
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one split, read anew on each iteration, so that none are kept in memory."""
+    """The rows of one split. Each iteration reads them again, so none are kept in memory."""
 
     split: str
     source: str
@@ -48,19 +48,19 @@ class Rows:
     notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows alone.
+        """The rows without their places.
 
         Raises:
-            DataError: One of them cannot be read.
+            DataError: A row cannot be read.
         """
         return (sound(row) for _, row in self.stream())
 
 
 def sound(row: Row | DataError) -> Row:
-    """A row that could be read.
+    """Return a row, or raise its fault.
 
     Raises:
-        DataError: It could not.
+        DataError: The row could not be read.
     """
     if isinstance(row, DataError):
         raise row
@@ -68,10 +68,10 @@ def sound(row: Row | DataError) -> Row:
 
 
 def located_rows(config: Config, split: str, file: Path | None = None) -> Iterator[tuple[str, Row]]:
-    """The rows of a file, else of a split of the config's data set, each with its place.
+    """The rows of a file, or of a split of the config's data set, each with its place.
 
     Raises:
-        DataError: One of them cannot be read.
+        DataError: A row cannot be read.
     """
     located = stream_rows(file) if file is not None else load_split(config, split).stream()
     return ((where, sound(row)) for where, row in located)
@@ -81,11 +81,11 @@ def load_split(config: Config, split: str) -> Rows:
     """The rows of one split of the config's data set.
 
     Args:
-        split: `train`, `eval` or `test` by role; any other name is taken as it is.
+        split: A role, `train`, `eval` or `test`, or any other split name.
 
     Raises:
         ConfigError: No data set is named.
-        UnreachableError: There is no such data set, subset or split, or the hub does not answer.
+        UnreachableError: There is no such data set, subset or split, or the hub does not respond.
     """
     if not config.settings.dataset_name:
         raise ConfigError("`dataset_name` is not set", str(config.path), "name a hub data set, a folder or a file")
@@ -104,14 +104,14 @@ def load_split(config: Config, split: str) -> Rows:
 
 @dataclass(frozen=True)
 class _Source:
-    """A data set whose splits are known and not yet read."""
+    """A data set whose splits are known but not yet read."""
 
     name: str
     splits: tuple[str, ...]
     reader: Callable[[str], Iterator[Located]]
     identity: Callable[[str], str]
     notes: tuple[str, ...] = ()
-    other_names: frozenset[str] = frozenset()  # of files that are part of a split
+    other_names: frozenset[str] = frozenset()  # names of files that are part of a split
 
     def read(self, split: str) -> Rows:
         if split not in self.splits and split not in self.other_names:
@@ -121,16 +121,16 @@ class _Source:
 
 
 def _split_names(config: Config, source: _Source) -> dict[str, str | None]:
-    """The split that plays each role; None where one has to be split off."""
+    """The split for each role; None if it has to be split off."""
     names = {role: getattr(config.settings, f"dataset_{role}_split") for role in ROLES}
-    # A lone file has no split names: whatever the config calls them, it is the training split.
+    # A single file has no split names: it is always the training split.
     alone = source.splits == ("train",) and source.other_names.isdisjoint(names.values())
     return {"train": "train", "eval": None, "test": None} if alone else names
 
 
 def _split_off(source: _Source, names: dict[str, str | None], role: str) -> Rows:
-    """The workshop's rule for missing splits: seeded, 10 % of train halved into eval and test,
-    or, with a test split at hand, as many training rows as it has. Rows of one decision stay together."""
+    """The workshop's rule for missing splits, seeded: 10 % of train, halved into eval and test; or, if there is a test
+    split, as many training rows as it has. Rows of one decision stay together."""
     train = source.read(names["train"] or "train")
     groups: dict[str | int, list[int]] = {}
     count = 0
@@ -172,13 +172,13 @@ def _open(config: Config) -> _Source:
 
 
 def _local(path: Path, any_subset: bool = False) -> _Source:
-    """A file; or a folder's default subset, else all of its files.
+    """A file, or a folder's default subset, else all of its files.
 
     Args:
-        any_subset: A folder with several subsets and no default is read whole.
+        any_subset: Read a folder with several subsets and no default as a whole.
 
     Raises:
-        ConfigError: The folder has several subsets, and its README.md says of none that it is the default.
+        ConfigError: The folder has several subsets and no default.
     """
     if path.is_file():
         return _from_files(str(path), {"train": [path]})
@@ -195,7 +195,7 @@ def _local(path: Path, any_subset: bool = False) -> _Source:
 
 
 def _subset(path: Path, name: str) -> _Source | None:
-    """The subset that a folder's README.md declares, or that lies in a folder of its own; None if there is none."""
+    """The subset that a folder's README.md declares, or that has its own subfolder; None if there is none."""
     declared = declared_subsets(path).get(name)
     if declared is not None:
         return _declared(path, name, declared)
@@ -204,7 +204,7 @@ def _subset(path: Path, name: str) -> _Source | None:
 
 
 def _subsets(path: Path) -> list[str]:
-    """The subsets that a folder has, by name."""
+    """The names of a folder's subsets."""
     folders = {file.relative_to(path).parts[0] for file in _row_files(path) if file.parent != path}
     return sorted({*declared_subsets(path), *folders})
 
@@ -216,7 +216,7 @@ def _declared(path: Path, name: str, subset: Subset) -> _Source:
 
 
 def _by_name(path: Path) -> _Source:
-    """The files of a folder, each in the split that its name or folder means."""
+    """The files of a folder, by the split that each name or folder means."""
     listed = _row_files(path)
     files = {(file.parent / stem(file)).relative_to(path).as_posix(): file for file in listed}
     if len(files) < len(listed):
@@ -233,7 +233,7 @@ def _by_name(path: Path) -> _Source:
 
 
 def _row_files(path: Path) -> list[Path]:
-    """The files of rows in a folder and below it; none of those that are hidden or that describe a data set."""
+    """The row files in a folder and its subfolders, without hidden files and descriptions of data sets."""
     files = (file for file in path.rglob("*") if is_row_file(file) and file.name not in NO_DATA and file.is_file())
     return sorted(
         file for file in files if not any(name.startswith((".", "__")) for name in file.relative_to(path).parts)
@@ -259,10 +259,10 @@ def _from_files(
 
 
 def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _Source:
-    """Rows of one language pair, which is what SLDS's subsets are, or of several by a pattern such as `*_de`.
+    """Rows of one language pair, like SLDS's subsets, or of several by a pattern such as `*_de`.
 
     Args:
-        others_found: Subsets that the data set has, for the message where no row is of such a pair.
+        others_found: The data set's subsets, for the message if no row matches.
     """
     named = f"subsets found: {', '.join(others_found)}; " if others_found else ""
 
@@ -271,7 +271,7 @@ def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _So
         any_kept = False
         for where, row in source.reader(split):
             pair = language_pair(row) or "" if isinstance(row, dict) else None
-            if pair is None or fnmatch.fnmatchcase(pair, subset):  # a fault may be of any pair
+            if pair is None or fnmatch.fnmatchcase(pair, subset):  # an unreadable row may be of any pair
                 any_kept |= pair is not None
                 yield where, row
             else:
@@ -286,7 +286,7 @@ def _only_pair(source: _Source, subset: str, others_found: Sequence[str]) -> _So
 
 
 def _is_saved(path: Path) -> bool:
-    """Whether a folder is what `datasets.save_to_disk` writes."""
+    """Whether `datasets.save_to_disk` wrote a folder."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
@@ -325,7 +325,7 @@ def _from_datasets(name: str, data: Dataset | DatasetDict) -> _Source:
 
 
 def unreachable(error: Exception, kind: str, name: str) -> SldsError:
-    """The error for a model or data set that could not be loaded from the hub."""
+    """The error for a model or data set that cannot be loaded from the hub."""
     if "BuilderConfig" in str(error):
         hint = "the hub has the data set, but not this `dataset_subset`"
     elif "Config name is missing" in str(error):

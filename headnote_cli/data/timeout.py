@@ -1,4 +1,4 @@
-"""A time limit on code that is not ours."""
+"""A time limit for code that is not ours."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class OutOfTimeError(Exception):
 class _Watchdog:
     """Stops code that takes too long, in any thread.
 
-    A loop in a template is Python code, so an exception that another thread sets there is met at its next step
-    (`PyThreadState_SetAsyncExc`, Python/C API). A single operation in C is not interrupted.
+    A template's loop is Python code, so it raises an exception that another thread sets (`PyThreadState_SetAsyncExc`,
+    Python/C API) at its next step. A single operation in C is not interrupted.
     """
 
     def __init__(self) -> None:

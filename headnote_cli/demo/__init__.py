@@ -1,1 +1,1 @@
-"""The whole road with a small real model and fictional decisions, on a CPU."""
+"""The whole pipeline with a small real model and fictional decisions, on a CPU."""

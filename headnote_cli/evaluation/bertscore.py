@@ -1,4 +1,4 @@
-"""BERTScore by the `bert-score` package, as the SLDS paper takes it: XLM-R large, layer 24, no idf, rescaled with the
+"""BERTScore with the `bert-score` package, as in the SLDS paper: XLM-R large, layer 24, no idf, rescaled with the
 baseline of the headnote's language."""
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
     """Precision, recall and F1 as means over rows.
 
     Args:
-        model: A hub id or a folder. Its last layer is taken, which is 24 for XLM-R large; scores are rescaled only for
-            models that `bert-score` has baselines of, a folder by the name `xlm-roberta-large` among them.
+        model: A hub id or a folder. Its last layer is used (24 for XLM-R large). Scores are rescaled only if
+            `bert-score` has a baseline for this name, also for a folder called `xlm-roberta-large`.
 
     Raises:
-        UsageError: `bert-score` is not installed, or cannot read this folder.
+        UsageError: `bert-score` is not installed, or would read this path as a T5 model.
         UnreachableError: The model is unavailable.
     """
     with package("bert-score", "bertscore", "BERTScore"):
@@ -43,7 +43,7 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UnreachableError(f"the BERTScore model cannot be loaded: {error}", model) from error
-    layer, longest = config.num_hidden_layers, config.max_position_embeddings - 2  # XLM-R counts positions from 2
+    layer, longest = config.num_hidden_layers, config.max_position_embeddings - 2  # positions of XLM-R start at 2
 
     def scorer(language: str) -> Any:
         if language not in scorers:
@@ -56,7 +56,7 @@ def bertscore(model: str, emit: Listener) -> list[Metric]:
                 baseline_path=baseline,
             )
             first = next(iter(scorers.values()))
-            share_weights(scorers[language], first, longest)  # not every folder says how long a text may be
+            share_weights(scorers[language], first, longest)  # some folders set no maximum length
         return scorers[language]
 
     rescaled = "rescaled" if by_language else "not rescaled: bert-score has no baseline of this model"
@@ -71,7 +71,7 @@ def _scores(rows: Sequence[Scored], scorer: Callable[[str], Any]) -> np.ndarray[
     scores = np.zeros((len(rows), 3))
     places = defaultdict(list)
     for place, row in enumerate(rows):
-        if row.headnote.strip():  # an empty one scores 0
+        if row.headnote.strip():  # an empty headnote scores 0
             places[row.lang].append(place)
     for language, own in places.items():
         headnotes, references = [rows[place].headnote for place in own], [rows[place].reference for place in own]

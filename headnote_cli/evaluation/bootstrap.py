@@ -1,6 +1,6 @@
-"""Intervals for scores by drawing decisions again (Efron 1979; Koehn 2004 for corpus scores and pairs of systems).
+"""Bootstrap confidence intervals (Efron 1979; Koehn 2004 for corpus scores and pairs of systems).
 
-Decisions are drawn, not rows: the headnotes of one decision in three languages rise and fall together.
+Decisions are resampled, not rows: scores of one decision's headnotes in three languages are correlated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its 95 % bootstrap interval; None where there is nothing to score."""
+    """A score with its 95 % bootstrap interval; None if there is nothing to score."""
 
     value: float | None
     low: float | None
@@ -28,7 +28,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Table:
-    """One score: of each group, their unweighted mean, and of all rows together."""
+    """One score: per group, the groups' unweighted mean (macro), and over all rows (weighted)."""
 
     groups: dict[str, Interval]
     macro: Interval
@@ -36,7 +36,7 @@ class Table:
 
 
 class Draws:
-    """How often each decision is drawn in each replicate, the same for every score and every file."""
+    """How often each decision is drawn in each replicate; the same for every score and file."""
 
     def __init__(self, decisions: Sequence[Hashable], replicates: int = REPLICATES, seed: int = SEED) -> None:
         """`decisions` names the decision of each row."""
@@ -45,14 +45,14 @@ class Draws:
         self.of_row = np.array([places[decision] for decision in decisions], dtype=np.int64)
         generator = np.random.default_rng(seed)
         drawn = generator.multinomial(self.count, np.full(self.count, 1 / self.count), replicates)
-        # Each decision once, then the replicates: (1 + replicates, decisions).
+        # The original sample, then the replicates: (1 + replicates, decisions).
         self.times = np.vstack([np.ones(self.count), drawn])
 
 
 def samples(draws: Draws, parts: Sums, groups: Sequence[str], score_of: Callable[[Sums], Sums]) -> dict[str, Sums]:
-    """The score as it is, then of each replicate, (1 + replicates,): of each group, and of `macro` and `weighted`.
+    """Scores of the original sample, then of each replicate, (1 + replicates,): per group, `macro` and `weighted`.
 
-    Not a number where no row of a group was drawn. A group of one decision has no replicates.
+    NaN where no row of a group was drawn. A group with one decision has no replicates.
 
     Args:
         parts: What each row adds to the score, (rows, parts).
@@ -73,7 +73,7 @@ def samples(draws: Draws, parts: Sums, groups: Sequence[str], score_of: Callable
 
 
 def interval(sampled: Sums) -> Interval:
-    """The first value, and the percentiles of the others."""
+    """The first value, with percentiles of the others as bounds."""
     if np.isnan(sampled[0]):
         return Interval(None, None, None)
     rest = sampled[1:][~np.isnan(sampled[1:])]
@@ -85,8 +85,8 @@ def interval(sampled: Sums) -> Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first, on the same draws. `chance` is the share of draws in which the difference has the other sign
-    or is none, twice, at most 1: a two-sided p-value."""
+    """Second minus first, on the same draws. `chance` is a two-sided p-value: twice the share of draws whose difference
+    is zero or has the other sign, at most 1."""
 
     value: float
     low: float
@@ -95,12 +95,12 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether it is more than chance, at 95 %."""
+        """Whether the difference is significant at the 95 % level."""
         return self.low > 0 or self.high < 0
 
 
 def difference(first: Sums, second: Sums) -> Difference | None:
-    """Of two samples from the same draws; None where one has no score."""
+    """The difference of two samples from the same draws; None if one has no score."""
     apart = second - first
     if np.isnan(apart[0]):
         return None

@@ -1,4 +1,4 @@
-"""`slds evaluate`: scores of files of headnotes, each with its interval, and what differs by more than chance."""
+"""`slds evaluate`: scores of headnote files with their intervals, and significant differences between files."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from headnote_cli.runs.files import write_lines
 
 BY = ("year", "law_area", "decision_language", "headnote_language")
 ZERO_SHOT = "zero-shot.jsonl"
-# Tests over groups reject too often with 5 to 30 of them: Cameron, Gelbach & Miller 2008, "Bootstrap-Based Improvements
-# for Inference with Clustered Errors".
+# With 5 to 30 clusters, tests reject too often: Cameron, Gelbach & Miller 2008, "Bootstrap-Based Improvements for
+# Inference with Clustered Errors".
 FEW_DECISIONS = 30
-PAIR = "pair"  # what rows are grouped by in any case
+PAIR = "pair"  # rows are always grouped by this
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What the command line says. `bertscore` and `judge` name a model and what asks it."""
+    """The command-line options; `bertscore` is a model."""
 
     references: Path | None = None
     split: str = "test"
@@ -59,17 +59,17 @@ class EvaluateOptions:
     preset: str | None = None
     bertscore: str | None = None
     judge: tuple[str, str] | None = None  # endpoint, model
-    output: Path | None = None  # the first file's lines with the scores of each
+    output: Path | None = None  # the first file's lines, each with its scores
     seed: int = SEED
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of one file. `faults` counts rows of it, or of the references, that found no partner."""
+    """The scores of one file. `faults` counts missing, extra, duplicate and failed rows."""
 
     name: str
     tables: dict[str, Table]
-    by: dict[str, dict[str, dict[str, Interval]]]  # field → score → value of the field
+    by: dict[str, dict[str, dict[str, Interval]]]  # field → score → the field's value
     faults: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How another file differs from the first one in the mean over pairs."""
+    """The difference between another file and the first one, in the mean over language pairs."""
 
     first: str
     second: str
@@ -107,16 +107,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """All files on the rows that they share."""
+    """All files, scored on the rows that they share."""
 
     rows: int
     decisions: int
-    evaluations: list[Evaluation]  # of the files that were named, then of the baselines
+    evaluations: list[Evaluation]  # the named files, then the baselines
     files: int
     comparisons: list[Comparison]
     signatures: dict[str, str]
     settings: dict[str, Any]
-    differing: dict[str, dict[str, tuple[Any, Any]]]  # by file, the settings that the first one was not written with
+    differing: dict[str, dict[str, tuple[Any, Any]]]  # by file: settings that differ from the first file's
     published: Sequence[Published]
     notes: list[str]
 
@@ -138,7 +138,7 @@ def evaluate(config: Config, predictions: Sequence[Path], emit: Listener, option
     """Score files of headnotes against the official ones, on the rows that all files share.
 
     Raises:
-        UsageError: An unknown field, preset or baseline, a package that is missing, or an output that must stay.
+        UsageError: An unknown field, preset or baseline, a missing package, or an output that must not be overwritten.
         DataError: A file cannot be read, or nothing is left to score.
         UnreachableError: The references, a model or a judge is unavailable.
     """
@@ -205,7 +205,7 @@ def _table(sampled: Mapping[str, Sums]) -> Table:
 
 
 def _scored_lines(pairs: Sequence[Pair], parts: Mapping[str, Sums], chosen: Sequence[Metric]) -> Iterator[Prediction]:
-    """Each headnote's line with its own scores, from 0 to 100; None where there is none."""
+    """Each prediction with its own scores, 0 to 100; None where there is no score."""
     columns = {metric.name: metric.score_of(parts[metric.name]).tolist() for metric in chosen}
     for place, pair in enumerate(pairs):
         scores = {name: None if math.isnan(values[place]) else values[place] for name, values in columns.items()}
@@ -213,12 +213,12 @@ def _scored_lines(pairs: Sequence[Pair], parts: Mapping[str, Sums], chosen: Sequ
 
 
 def _paths(predictions: Sequence[Path], baselines: Sequence[str]) -> dict[str, Path | None]:
-    """The files by their names in the report: their own, or their paths where two have the same; then the baselines.
+    """The files by their names in the report: the file name, or the path if two are the same; then the baselines.
 
-    `zero-shot` stands for a file beside the first one; `lead`, the decision's first sentences, is in no file.
+    `zero-shot` is a file beside the first one. `lead`, the decision's first sentences, has no file.
 
     Raises:
-        UsageError: There is no such baseline.
+        UsageError: A baseline's file does not exist.
     """
     names = [path.name for path in predictions]
     paths: dict[str, Path | None] = {
@@ -239,7 +239,7 @@ def _paths(predictions: Sequence[Path], baselines: Sequence[str]) -> dict[str, P
 def _check(options: EvaluateOptions, paths: Mapping[str, Path | None]) -> None:
     """
     Raises:
-        UsageError: An unknown field or preset, or scores that would replace headnotes or references.
+        UsageError: An unknown field or preset, or an output that would overwrite headnotes or references.
     """
     for key in options.by:
         if key not in BY:
@@ -254,7 +254,7 @@ def _check(options: EvaluateOptions, paths: Mapping[str, Path | None]) -> None:
 
 
 def _joined(paths: Mapping[str, Path | None], references: Sequence[Row], decision_field: str) -> dict[str, Joined]:
-    """The files of headnotes and the baselines, each beside the official headnotes."""
+    """Each file and baseline, joined with the official headnotes."""
     files: dict[str, Joined] = {}
     for name, path in paths.items():
         if path is not None:
@@ -270,7 +270,7 @@ def _joined(paths: Mapping[str, Path | None], references: Sequence[Row], decisio
 
 
 def _differing(files: Mapping[str, Path], emit: Listener) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """The settings, but for the model, in which another file was written otherwise than the first one."""
+    """By file, the settings (except the model) that differ from the first file's."""
     first, *others = files
     own = written_with(files[first])
     differing = {}
@@ -285,10 +285,10 @@ def _differing(files: Mapping[str, Path], emit: Listener) -> dict[str, dict[str,
 
 
 def _shared(files: Mapping[str, Joined]) -> dict[str, list[Pair]]:
-    """The pairs of each file whose samples all files have, in the same order.
+    """Each file's pairs for the samples that all files have, in the same order.
 
     Raises:
-        DataError: There is none.
+        DataError: There are none.
     """
     keyed = {name: {key_of(pair.prediction): pair for pair in joined.pairs} for name, joined in files.items()}
     first, *others = keyed.values()
@@ -316,7 +316,7 @@ def _scored(pair: Pair, decision_field: str) -> Scored:
 
 
 def _pair(pair: Pair) -> str:
-    """`fr_de`: the language of the decision and that of the headnote."""
+    """`fr_de`: the language of the decision, then of the headnote."""
     return f"{pair.row.get('decision_language') or '?'}_{pair.prediction['lang']}"
 
 
@@ -330,7 +330,7 @@ def _report_left_out(files: Mapping[str, Joined], shared: Mapping[str, list[Pair
 
 
 def _asked_for(config: Config, options: EvaluateOptions, first: Path, emit: Listener) -> list[Metric]:
-    """The scores that take a model."""
+    """The optional scores that need a model."""
     chosen: list[Metric] = []
     if options.bertscore:
         from headnote_cli.evaluation.bertscore import bertscore
@@ -345,7 +345,7 @@ def _asked_for(config: Config, options: EvaluateOptions, first: Path, emit: List
 
 
 def _parts(rows: Sequence[Scored], chosen: Sequence[Metric]) -> dict[str, Sums]:
-    """What each row adds to each score; scores that count the same things are counted once."""
+    """What each row adds to each score; counts that scores share are computed once."""
     known: dict[Any, Sums] = {}
     for metric in chosen:
         if metric.parts_of not in known:
@@ -354,7 +354,7 @@ def _parts(rows: Sequence[Scored], chosen: Sequence[Metric]) -> dict[str, Sums]:
 
 
 def _comparisons(sampled: Mapping[str, Mapping[str, Mapping[str, Sums]]], are_enough: bool) -> list[Comparison]:
-    """Every other file against the first one, score by score; with a verdict if decisions are enough."""
+    """Each other file compared with the first, per score; without enough decisions there is no verdict."""
     first, *others = sampled
     comparisons = []
     for other in others:

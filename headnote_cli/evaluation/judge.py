@@ -1,7 +1,7 @@
-"""A language model as judge, after the protocol of the SLDS paper (arXiv 2410.13456): the written headnote against the
-official one by five rubrics, each from 1 to 3; the score is 100 · Σ(s − 1) / 10.
+"""A language model as judge, after the protocol of the SLDS paper (arXiv 2410.13456). It compares a generated headnote
+with the official one by five rubrics, each from 1 to 3. The score is 100 · Σ(s − 1) / 10.
 
-The rubrics are the paper's; the words of the prompt are our own.
+The rubrics are the paper's; the wording of the prompt is ours.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ DISPENSABLE = ("response_format", "temperature")  # the prompt asks for JSON too
 
 
 class Judge:
-    """Asks a server, many at a time, and keeps every readable answer in a file, so that none is asked for twice."""
+    """Asks a server, many requests at a time. Readable answers are cached in a file, so nothing is asked twice."""
 
     def __init__(self, address: str, model: str, cache: Path, emit: Listener) -> None:
         """
         Raises:
             UsageError: The address or a proxy cannot be used, or the `openai` package is not installed.
-            UnreachableError: Nobody answers there, or not to this key.
+            UnreachableError: The server does not answer, or rejects the API key.
         """
         self.chat = Chat(address, model, emit)
         self.model = model
         self.cache = Journal(cache)
         self.emit = emit
-        self.known: dict[str, dict[str, int]] = {}  # scores by rubric, by the request's hash
+        self.known: dict[str, dict[str, int]] = {}  # request hash → rubric → score
         for entry in self.cache.lines():
             if scores := read_scores(str(entry.get("answer"))):
                 self.known[str(entry.get("key"))] = scores
@@ -73,22 +73,21 @@ class Judge:
         self._unread: Counter[str] = Counter()  # by reason
 
     def metrics(self) -> list[Metric]:
-        """The judge's score and its rubrics, each from 0 to 100; a headnote whose judgement could not be read counts
-        nowhere."""
+        """The judge's score and its rubrics, each 0 to 100. Headnotes with unreadable judgements are left out."""
         names = ["judge", *(f"judge_{name}" for name in RUBRICS)]
         return means(names, self.judge, f"{self.model}, five rubrics from 1 to 3")
 
     def judge(self, rows: Sequence[Scored]) -> list[list[float] | None]:
-        """Of what could be reached: Σ(s − 1) / 10, then (s − 1) / 2 of each rubric; None where no answer could be read.
+        """Per row: Σ(s − 1) / 10, then (s − 1) / 2 of each rubric; None if no answer could be read.
 
         Raises:
-            UnreachableError: The server failed for good; what was judged until then is kept.
+            UnreachableError: The server failed for good; earlier judgements are kept.
         """
         requests = [messages_for(row) for row in rows]
         keys = [hashlib.sha256(json.dumps([self.model, asked, SCHEMA]).encode()).hexdigest() for asked in requests]
         missing = {key: asked for key, asked in zip(keys, requests, strict=True) if key not in self.known}
         with ThreadPoolExecutor(AT_A_TIME) as pool:
-            list(pool.map(self._judge, missing, missing.values()))  # a failure cancels what has not begun
+            list(pool.map(self._judge, missing, missing.values()))  # an error cancels requests not yet started
         judged = [_shares(self.known[key]) if key in self.known else None for key in keys]
         if unread := judged.count(None):
             warning = f"{unread} of {len(judged)} judgements could not be read; they count nowhere"
@@ -97,13 +96,13 @@ class Judge:
         return judged
 
     def _judge(self, key: str, messages: list[dict[str, str]]) -> None:
-        """Ask, and keep the answer at once if it can be read."""
+        """Ask, and save the answer at once if it can be read."""
         form = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}
         answer, reason = "", "the answer is not five scores from 1 to 3"
         try:
             reply = self.chat.ask(messages, DISPENSABLE, response_format=form, temperature=0, max_tokens=MAX_TOKENS)
             answer = reply.text
-        except DataError as error:  # the server refuses this one request, or answers without text
+        except DataError as error:  # the server rejects this one request, or answers without text
             reason = error.message
         scores = read_scores(answer)
         with self._keeping:
@@ -120,7 +119,7 @@ def _shares(scores: Mapping[str, int]) -> list[float]:
 
 
 def messages_for(row: Scored) -> list[dict[str, str]]:
-    """What the judge is asked about one headnote."""
+    """The messages that ask the judge about one headnote."""
     rubrics = "\n".join(f"- {name}: the written headnote {what}" for name, what in RUBRICS.items())
     question = (
         f"Rubrics:\n{rubrics}\n\nOfficial headnote:\n<official>\n{row.reference}\n</official>\n\n"
@@ -131,7 +130,7 @@ def messages_for(row: Scored) -> list[dict[str, str]]:
 
 
 def read_scores(answer: str) -> dict[str, int] | None:
-    """The scores of an answer: its JSON object, wherever it stands; None if a rubric or a valid score is missing."""
+    """The scores in an answer's JSON object, wherever it is; None if a rubric is missing or a score is invalid."""
     start, end = answer.find("{"), answer.rfind("}")
     try:
         judged = json.loads(answer[start : end + 1])

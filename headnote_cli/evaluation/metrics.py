@@ -1,8 +1,7 @@
 """Scores of headnotes: what each row adds to a score, and the score of a sum of rows.
 
-Every score is kept as sums (how many n-grams matched, of how many …), so that the score of any choice of rows is a sum
-and one function. That is what the bootstrap needs, and it keeps corpus scores such as BLEU what they are: no means of
-sentences.
+Every score is kept as sums (n-grams matched, n-grams in total …), so that the score of any set of rows is one sum and
+one function. The bootstrap needs this, and corpus scores such as BLEU do not become means over sentences.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _SENTENCE = re.compile(r"(?<=[a-zäöüéèàç\])]{2}[.;!?])\s+(?=[A-ZÄÖÜÉ�
 
 @dataclass(frozen=True)
 class Scored:
-    """A written headnote beside the official one, and all that is known of the two."""
+    """A generated headnote, the official one, and what is known about both."""
 
     headnote: str
     reference: str
@@ -50,9 +49,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Metric:
-    """One score. `parts_of` gives what each row adds (rows, parts); `score_of` the score of sums (..., parts) → (...).
+    """One score. `parts_of` gives what each row adds, (rows, parts); `score_of` maps sums (..., parts) to scores (...).
 
-    Scores that count the same things share `parts_of`, which is then called once.
+    Scores with the same counts share `parts_of`, which is then called once.
     """
 
     name: str
@@ -62,7 +61,7 @@ class Metric:
 
 
 def quotient(part: int = 0, of: int = 1) -> Callable[[Sums], Sums]:
-    """100 · one part / another; not a number where nothing was counted."""
+    """100 · one part / another; NaN where nothing was counted."""
 
     def score(sums: Sums) -> Sums:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -72,7 +71,7 @@ def quotient(part: int = 0, of: int = 1) -> Callable[[Sums], Sums]:
 
 
 def f1(sums: Sums) -> Sums:
-    """Of (both, written, expected)."""
+    """F1 × 100 of the counts (both, generated, expected)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(200.0 * sums[..., 0] / (sums[..., 1] + sums[..., 2]))
 
@@ -80,7 +79,7 @@ def f1(sums: Sums) -> Sums:
 def means(
     names: Sequence[str], values_of: Callable[[Sequence[Scored]], Iterable[Sequence[float] | None]], signature: str = ""
 ) -> list[Metric]:
-    """Means over rows, × 100, of several values that are computed together; a row without values counts nowhere."""
+    """Means over rows, × 100, of several values that are computed together. Rows without values are left out."""
 
     def parts(rows: Sequence[Scored]) -> Sums:
         nothing = [0.0] * (len(names) + 1)
@@ -99,18 +98,18 @@ def metrics() -> list[Metric]:
 
 
 class _Words:
-    """Words of any script, in lower case, for `rouge-score`."""
+    """Lower-case words of any script, for `rouge-score`."""
 
     def tokenize(self, text: str) -> list[str]:
         return _WORD.findall(text.lower())
 
 
 def rouge(words: bool = False) -> list[Metric]:
-    """ROUGE-1, -2 and -L: mean F1 over rows, by Google's `rouge-score` without stemming.
+    """ROUGE-1, -2 and -L: mean F1 over rows, with Google's `rouge-score` without stemming.
 
     Args:
-        words: Whole words of any script. The published setting keeps a to z and digits alone, so that `Verfügung` is
-            read as two tokens, `verf` and `gung`.
+        words: Use whole words of any script. The published setting keeps only a to z and digits, which splits
+            `Verfügung` into `verf` and `gung`.
     """
     with package("rouge-score", "evaluate"):
         from rouge_score.rouge_scorer import RougeScorer
@@ -127,7 +126,7 @@ def rouge(words: bool = False) -> list[Metric]:
 
 
 def corpus_scores() -> list[Metric]:
-    """BLEU and chrF of all rows together, by `sacrebleu`."""
+    """BLEU and chrF of all rows together, with `sacrebleu`."""
     with package("sacrebleu", "evaluate"):
         from sacrebleu.metrics import BLEU, CHRF
 
@@ -144,15 +143,15 @@ def _corpus_metric(name: str, metric: Any) -> Metric:
         scores = [corpus_score(metric, statistics) for statistics in flat]
         return np.array(scores).reshape(sums.shape[:-1])
 
-    metric.corpus_score(["a"], [["a"]])  # only then does it know its signature
+    metric.corpus_score(["a"], [["a"]])  # the signature exists only after a first score
     return Metric(name, parts, score, str(metric.get_signature()))
 
 
 def citation_scores() -> list[Metric]:
-    """Citations written against those of the official headnote, and against the decision.
+    """Citations of the generated headnote against those of the official one, and of the decision.
 
-    Those of the decision: precision is how many of the citations written stand in it. A decision cites far more than a
-    headnote should, so its recall is small by nature.
+    For the decision, precision is the share of the headnote's citations that occur in it. Recall is low by nature: a
+    decision cites far more than a headnote should.
     """
 
     def official(rows: Sequence[Scored]) -> Sums:
@@ -176,7 +175,7 @@ def citation_scores() -> list[Metric]:
 
 
 def share_scores() -> list[Metric]:
-    """Shares and ratios, in per cent: right language, unfinished, length against the official headnote."""
+    """Shares and ratios in per cent: right language, unfinished, length relative to the official headnote."""
 
     def states(rows: Sequence[Scored]) -> Iterable[Sequence[float]]:
         return (
@@ -191,5 +190,5 @@ def share_scores() -> list[Metric]:
 
 
 def lead(decision: str, sentences: int = 3) -> str:
-    """The first sentences of a decision: what a headnote must beat."""
+    """The first sentences of a decision: a baseline for headnotes."""
     return " ".join(_SENTENCE.split(" ".join(decision.split()), maxsplit=sentences)[:sentences])

@@ -1,4 +1,4 @@
-"""Published results on SLDS, to set beside one's own.
+"""Published results on SLDS, for comparison.
 
 Rolshoven et al., "Unlocking Legal Knowledge: A Multilingual Dataset for Judicial Summarization in Switzerland"
 (EMNLP 2025, arXiv 2410.13456): fine-tuned models, test split, unweighted mean over the nine language pairs.
@@ -32,7 +32,7 @@ PUBLISHED = (
 
 
 def protocol_notes(dataset: str | None, split: str, pairs: Collection[str]) -> list[str]:
-    """Where one's own numbers are not those of the published protocol; `pairs` are such as `fr_de`."""
+    """How the evaluated rows differ from the published protocol; `pairs` are such as `fr_de`."""
     notes = []
     if dataset != "ipst/slds" or split != "test":
         notes.append("these rows are not the test split of ipst/slds: the published numbers are of other decisions")

@@ -1,1 +1,1 @@
-"""What this machine has, what it will do of what was asked, its memory and its processes."""
+"""This machine: its hardware, the plan for what it can do, its memory and its processes."""

@@ -1,4 +1,4 @@
-"""What this machine has: GPUs, packages, compilers, cores and memory, without importing torch."""
+"""Detect GPUs, packages, compilers, cores and memory, without importing torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from headnote_cli.machine.memory import main_memory
 
-# The package behind each name that `report_to` may hold.
+# The package for each name in `report_to`.
 REPORTERS = {
     "azure_ml": "azureml",
     "clearml": "clearml",
@@ -34,7 +34,7 @@ REPORTERS = {
     "wandb": "wandb",
 }
 PACKAGES = ("bitsandbytes", "flash_attn", "kernels", "liger_kernel", "torchao", "triton", *REPORTERS.values())
-AMPERE = (8, 0)  # the first with bfloat16 and FlashAttention-2
+AMPERE = (8, 0)  # first generation with bfloat16 and FlashAttention-2
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts that decide the plan."""
+    """The facts that the plan depends on."""
 
     gpus: tuple[Gpu, ...]
     packages: frozenset[str]
@@ -58,7 +58,7 @@ class Machine:
     memory: int  # bytes of main memory
     c_compiler: str | None = None
     has_python_headers: bool = False
-    kernels_fault: str = ""  # why the `kernels` package that is installed cannot be used
+    kernels_fault: str = ""  # why the installed `kernels` package cannot be used
 
     @property
     def device(self) -> str:
@@ -68,7 +68,7 @@ class Machine:
         return asdict(self) | {"packages": sorted(self.packages)}
 
     def capable_of(self, capability: tuple[int, int]) -> bool:
-        """Whether there is a GPU, and every one is of that generation or later."""
+        """Whether there is a GPU and all GPUs have at least this compute capability."""
         return bool(self.gpus) and all(gpu.capability >= capability for gpu in self.gpus)
 
 
@@ -87,7 +87,7 @@ def detect() -> Machine:
 
 
 def kernels_fault() -> str:
-    """Why the `kernels` package that is installed cannot be used: transformers takes some versions only."""
+    """Why the installed `kernels` package cannot be used: transformers supports only some versions."""
     try:
         installed, transformers = version("kernels"), version("transformers")
     except PackageNotFoundError:

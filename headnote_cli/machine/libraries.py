@@ -1,4 +1,4 @@
-"""Keep the libraries' chatter off the user's screen, and let their real warnings through, each once."""
+"""Hide the libraries' messages, but show their real warnings, each once."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from headnote_cli.upstream import ASKS_THE_HUB
 
 # These log at import, before their verbosity can be set.
 NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
-# Whose warnings are shown.
+# Libraries whose warnings are shown.
 LIBRARIES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
-# What one library says to another, and a user can do nothing about: how it begins.
+# Starts of warnings about a library's use of another, which users cannot fix.
 NOISE = (
     "`is_gradient_checkpointing` is deprecated",
     "`torch.jit.script_method` is deprecated",
 )
 
-ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its setting, and the older one
-# Warnings after which a run learns something else than it should, such as torch's of a kernel without autograd.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's current and older name of the setting
+# Warnings that training results are wrong, such as torch's about a kernel without autograd.
 UNSOUND = r"(?is).*(incorrect|no autograd|autograd kernel was not registered)"
 
 _told: set[str] = set()
@@ -40,7 +40,7 @@ def _to_stderr(text: str) -> None:
     sys.stderr.write(f"! {text}\n")
 
 
-tell: Callable[[str], None] = _to_stderr  # where a warning goes; the screen puts itself here
+tell: Callable[[str], None] = _to_stderr  # prints a warning; the screen replaces it
 
 
 class _Teller(logging.Handler):
@@ -71,10 +71,10 @@ class _Refuser(logging.Handler):
 
 @contextmanager
 def refusing_unsound_warnings() -> Iterator[None]:
-    """Within it, a library's warning of incorrect results is an error.
+    """Turn a library's warning of incorrect results into an error.
 
     Raises:
-        UnsoundTrainingError: A library gave one.
+        UnsoundTrainingError: A library gave such a warning.
     """
     refuser = _Refuser(logging.WARNING)
     loggers = [logging.getLogger(name) for name in LIBRARIES]
@@ -101,12 +101,12 @@ def _unsound(source: str, text: str) -> UnsoundTrainingError:
 
 
 def allocator_setting() -> str:
-    """The setting of torch's allocator on a GPU: the user's own words, else segments that grow, which fragment less."""
+    """The setting of torch's GPU allocator: the user's, else expandable segments, which fragment less."""
     return next((os.environ[name] for name in ALLOCATOR if os.environ.get(name)), "expandable_segments:True")
 
 
 def version_of(package: str) -> str | None:
-    """The version that is installed, ours too where slds runs from its sources; None without one."""
+    """The installed version, also of slds run from its sources; None if the package is missing."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -116,7 +116,7 @@ def version_of(package: str) -> str | None:
 class _LoaderWithoutKernels(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         before = sys.modules.get("kernels")
-        sys.modules["kernels"] = None  # type: ignore[assignment] # Python's own way to say that there is none
+        sys.modules["kernels"] = None  # type: ignore[assignment] # makes `import kernels` fail
         try:
             super().exec_module(module)
         finally:
@@ -126,7 +126,7 @@ class _LoaderWithoutKernels(SourceFileLoader):
 
 
 class _FinderWithoutKernels(MetaPathFinder):
-    """Finds `ASKS_THE_HUB`, to be executed as if `kernels` were not installed."""
+    """Imports `ASKS_THE_HUB` as if `kernels` were not installed."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != ASKS_THE_HUB:
@@ -138,15 +138,15 @@ class _FinderWithoutKernels(MetaPathFinder):
 
 
 def quieten() -> None:
-    """To be called before the libraries are imported; `--debug` lets everything through."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would deadlock
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", allocator_setting())  # torch reads it once, when it is imported
+    """Silence the libraries; must be called before they are imported. `--debug` shows everything."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else forked data workers deadlock
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", allocator_setting())  # torch reads it only at import
     if not any(isinstance(finder, _FinderWithoutKernels) for finder in sys.meta_path):
         sys.meta_path.insert(0, _FinderWithoutKernels())
     if os.environ.get("SLDS_DEBUG"):
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings go past Python, straight to the screen
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else a line on each retry
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # C++ warnings bypass Python
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else it prints a line per retry
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name in NOISY:

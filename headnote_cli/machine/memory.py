@@ -1,4 +1,4 @@
-"""Main memory: the machine's, or less where a container or a batch system limits the process."""
+"""Main memory of the machine, or less if a container or batch system limits the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path("/")
 
 
 class _Files(NamedTuple):
-    """Where a version of control groups keeps a group's limit, its use, and how much of that is the cache of files.
+    """The files of one cgroup version: a group's limit, its use, and how much of that is file cache.
 
     Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
     """
@@ -32,7 +32,7 @@ _SECOND = _Files("sys/fs/cgroup", "memory.max", "memory.current", ("inactive_fil
 
 
 def main_memory() -> int:
-    """Bytes of main memory that the process may have; 0 where the system does not say."""
+    """Bytes of main memory that the process may use; 0 if unknown."""
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -41,7 +41,7 @@ def main_memory() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory that the process can still take; all of it where the system does not say."""
+    """Bytes of main memory that the process can still allocate; all memory if unknown."""
     free = _counts(ROOT / "proc/meminfo").get("MemAvailable:")
     if free is None:
         return main_memory()
@@ -49,9 +49,9 @@ def available_memory() -> int:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """The limit and the bytes held of each control group that the process is in, from its own to the outermost.
+    """The limit and used bytes of each control group of the process, from its own to the outermost.
 
-    A container may see itself as the top of the tree under a path of the host's: groups that are not there are passed.
+    A container may see itself as the root under a path of the host: groups that do not exist are skipped.
     """
     for line in _text(ROOT / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -62,7 +62,7 @@ def _limits() -> Iterator[tuple[int, int]]:
         own = top / path.lstrip("/")
         for group in (own, *own.parents):
             limit, use = _text(group / files.limit).strip(), _text(group / files.use).strip()
-            if limit.isdecimal() and use.isdecimal():  # `max` is none
+            if limit.isdecimal() and use.isdecimal():  # `max` means no limit
                 counts = _counts(group / "memory.stat")
                 yield int(limit), int(use) - sum(counts.get(name, 0) for name in files.cache)
             if group == top:
@@ -70,13 +70,13 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _counts(file: Path) -> dict[str, int]:
-    """The numbers of a file by the names before them."""
+    """The numbers in a file, by the names before them."""
     lines = (line.split() for line in _text(file).splitlines())
     return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
 
 
 def _text(file: Path) -> str:
-    """What a file says, nothing if it is not there."""
+    """The text of a file; empty if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:

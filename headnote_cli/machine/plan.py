@@ -1,4 +1,4 @@
-"""The plan: what a config asks, what this device does of it, and why they differ."""
+"""The plan: what a config asks for, what this device does instead, and why."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Quantization:
-    """The form in which training sees the base's linear layers."""
+    """The quantized form of the base's linear layers in training."""
 
     kind: str  # nf4, fp4 or int8
     nested: bool
-    dtype: str  # of the weights before they were quantized, such as bfloat16
+    dtype: str  # of the weights before quantization, such as bfloat16
 
     def __str__(self) -> str:
         return "8-bit" if self.kind == "int8" else f"4-bit {self.kind}{' + nested' if self.nested else ''}"
@@ -29,7 +29,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class PlanRow(Generic[T]):
-    """What was asked of one setting, what is done, and why that differs."""
+    """One setting: what was asked for, what is used, and why that differs."""
 
     setting: str
     asked: T
@@ -45,7 +45,7 @@ class PlanRow(Generic[T]):
 
 
 def shown(value: object) -> str:
-    """A value of the plan as people read it."""
+    """A plan value as shown to users."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
@@ -55,10 +55,10 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a device does of what a config asks; `rows` say of each setting what was asked, and why it differs."""
+    """What a device does for a config; `rows` say what was asked for and why something differs."""
 
     device: str  # cpu or cuda
-    allocator: str | None  # the configuration of torch's allocator on a GPU
+    allocator: str | None  # of torch on a GPU
     dtype: str  # of the loaded weights
     bf16: bool
     fp16: bool
@@ -79,14 +79,14 @@ class Plan:
         return self.bf16 or self.fp16
 
     def changes(self) -> list[PlanRow[Any]]:
-        """The settings where this machine cannot do what was asked."""
+        """The settings that differ from what was asked for."""
         return [row for row in self.rows if row.changed]
 
     def to_json(self) -> list[dict[str, str]]:
         return [row.to_json() for row in self.rows]
 
     def values(self) -> dict[str, Any]:
-        """What the plan decides, by the config's keys."""
+        """What the plan decides, by config key."""
         four_bits = self.quantization is not None and self.quantization.kind != "int8"
         return {
             "dtype": self.dtype,
@@ -102,14 +102,14 @@ class Plan:
         }
 
     def applied(self, settings: Settings) -> Settings:
-        """The settings with the plan's answers in place of what cannot be done here."""
+        """The settings with the plan's values."""
         return settings.model_copy(update=self.values())
 
     def require_unchanged(self) -> None:
-        """`--strict`.
+        """Implements `--strict`.
 
         Raises:
-            UsageError: Any setting is not done as asked.
+            UsageError: A setting differs from what was asked for.
         """
         rows = (row.to_json() for row in self.changes())
         if lines := [f"{row['setting']}: {row['asked']} → {row['effective']} ({row['why']})" for row in rows]:
@@ -126,8 +126,8 @@ def resolve(
     """The plan for a config on a machine.
 
     Args:
-        model_type: `model_type` of the base model's config: Gemma 3 overflows in float16.
-        stored: How the base's weights are quantized on the disk already.
+        model_type: Of the base model's config; Gemma 3 overflows in float16.
+        stored: How the base's weights are already quantized on disk.
     """
     device = "cpu" if settings.use_cpu else machine.device
     allocator = allocator_setting() if device == "cuda" else None
@@ -155,8 +155,8 @@ def resolve(
 
 
 def require_toolchain(plan: Plan, machine: Machine) -> None:
-    """What a GPU's first step compiles with: TRL's loss is a Triton kernel, whose launcher is built with a C compiler
-    and Python's headers on the user's machine.
+    """Check what the first step on a GPU compiles with: TRL's loss is a Triton kernel, whose launcher needs a C
+    compiler and Python's headers.
 
     Raises:
         UsageError: Something is missing; the message names the packages.
@@ -180,7 +180,7 @@ def _on_gpu(settings: Settings, machine: Machine) -> bool:
 
 
 def _dtype(settings: Settings, machine: Machine, model_type: str) -> PlanRow[str]:
-    """The dtype of the loaded weights; a forgotten one would double the activations."""
+    """The dtype of the loaded weights. It is always set: float32 by default would double the activations."""
     explicit = settings.dtype if "dtype" in settings.model_fields_set and settings.dtype != "auto" else None
     asked = explicit or ("float16" if settings.fp16 else "float32" if settings.bf16 is False else "bfloat16")
     if asked == "float32":
@@ -198,12 +198,12 @@ def _dtype(settings: Settings, machine: Machine, model_type: str) -> PlanRow[str
 
 
 def _switch(setting: str, asked: bool, obstacle: str) -> PlanRow[bool]:
-    """A switch that is off where something stands against it."""
+    """A switch that is turned off if there is an obstacle."""
     return PlanRow(setting, asked, asked and not obstacle, obstacle if asked else "")
 
 
 def _overflows(model_type: str) -> bool:
-    """Whether activations go beyond float16 (unsloth#4014)."""
+    """Whether activations exceed the range of float16 (unsloth#4014)."""
     return model_type.startswith("gemma3")
 
 
@@ -243,10 +243,9 @@ def _attention(settings: Settings, machine: Machine, dtype: str) -> PlanRow[str]
 
 
 def _padding_free(settings: Settings, attention: str) -> PlanRow[bool]:
-    """Off unless asked for: rows of like length stand together, so that padding is a few per cent of the tokens, and
-    a padded batch needs the memory that was estimated. Only flash attention keeps rows in one sequence apart without
-    a mask over all of their tokens together, which costs more than the padding.
-    """
+    """Off by default: batches of similar lengths have a few per cent of padding, and a padded batch needs the memory
+    that was estimated. Only flash attention separates rows in one sequence without a mask over all their tokens, which
+    would cost more than the padding."""
     obstacle = "" if "flash" in attention else "needs flash attention; rows of like length stand together instead"
     return _switch("padding_free", settings.padding_free, obstacle)
 

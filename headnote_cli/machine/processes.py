@@ -14,34 +14,34 @@ from typing import Any
 from headnote_cli import errors
 from headnote_cli.errors import ExitCode, SldsError, UsageError
 
-PARENT = "SLDS_PARENT"  # the process that started this one for `--num-processes`
-STALE = 60.0  # seconds after which a note is of an earlier job
+PARENT = "SLDS_PARENT"  # id of the process that started this one for `--num-processes`
+STALE = 60.0  # seconds; an older file is from an earlier job
 _STARTED = time.time()
 
 
 def rank() -> int:
-    """This process among those that train together, from 0."""
+    """This process's rank among those that train together, from 0."""
     return int(os.environ.get("RANK") or 0)
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes train together, by the launcher's environment variables."""
+    """How many processes train together, from the launcher's environment variables."""
     return int(environment.get("WORLD_SIZE") or 1)
 
 
 def own_gpu(gpus: int, environment: Mapping[str, str] = os.environ) -> int:
-    """The index of this process's GPU among so many: the processes of a launcher share them out as accelerate does."""
+    """The index of this process's GPU: a launcher's processes share the GPUs as in accelerate."""
     return int(environment.get("LOCAL_RANK") or 0) % max(1, gpus)
 
 
 def require_all_processes(environment: Mapping[str, str] = os.environ) -> None:
-    """Stop where a launcher silently started fewer processes than it was asked for.
+    """Fail if a launcher silently started fewer processes than requested.
 
-    `accelerate launch --cpu --num_processes 2` starts one: without a WORLD_SIZE, but with a meeting point of its own
-    for several (accelerate/utils/launch.py, `prepare_simple_launcher_cmd_env`).
+    `accelerate launch --cpu --num_processes 2` starts one, without a WORLD_SIZE but with a MASTER_ADDR
+    (accelerate/utils/launch.py, `prepare_simple_launcher_cmd_env`).
 
     Raises:
-        UsageError: Fewer.
+        UsageError: There are fewer.
     """
     started, asked = world_size(environment), asked_processes(environment)
     lone = "ACCELERATE_MIXED_PRECISION" in environment and "WORLD_SIZE" not in environment
@@ -55,7 +55,7 @@ def require_all_processes(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def asked_processes(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes are to train together, as `--num-processes`, accelerate's launcher or torchrun says."""
+    """How many processes were requested with `--num-processes`, accelerate's launcher or torchrun."""
     return int(environment.get("SLDS_PROCESSES") or world_size(environment))
 
 
@@ -65,7 +65,7 @@ def orphaned() -> bool:
 
 
 def is_to_show(error: SldsError) -> bool:
-    """Whether this process is to show an error: of several, the first to fail does, or whoever started them."""
+    """Whether this process shows an error. Of several, only the first to fail does, or their parent."""
     if world_size() == 1:
         return True
     if PARENT in os.environ:
@@ -87,7 +87,7 @@ def _is_first(file: Path) -> bool:
 
 
 def error_from(record: Mapping[str, Any]) -> SldsError | None:
-    """The error that a process recorded, None where it recorded none."""
+    """The error that a process recorded, or None."""
     if "type" not in record:
         return None
     error: SldsError = getattr(errors, record["type"], SldsError)(record["message"], record["where"], record["hint"])

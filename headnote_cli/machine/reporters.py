@@ -1,4 +1,4 @@
-"""Where metrics are sent. Reporting never asks for a login: without one it goes offline."""
+"""Where metrics are sent. Reporting never asks for a login; without one it works offline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headnote_cli.machine.detect import REPORTERS
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where metrics are sent; without a login they stay on this machine."""
+    """A reporter; without a login its metrics stay on this machine."""
 
     name: str
     is_offline: bool = False
@@ -24,7 +24,7 @@ class Tracker:
 
 
 class _Login(NamedTuple):
-    """How a reporter logs in, and the environment variable that keeps it on this machine instead."""
+    """How a reporter logs in, and the environment variable that makes it work offline."""
 
     key: str
     file: str  # under the home folder
@@ -32,7 +32,7 @@ class _Login(NamedTuple):
     offline: str
 
 
-# The others never ask: trackio and MLflow write local files unless a server is named, the rest raise an error.
+# Other reporters never ask: trackio and MLflow write local files unless a server is set, the rest raise an error.
 _LOGINS = {
     "wandb": _Login("WANDB_API_KEY", ".netrc", "WANDB_MODE", "offline"),
     "swanlab": _Login("SWANLAB_API_KEY", ".swanlab/.netrc", "SWANLAB_MODE", "local"),
@@ -42,10 +42,10 @@ _LOGINS = {
 def reporters_of(
     report_to: str | list[str] | None, packages: frozenset[str]
 ) -> tuple[list[str], tuple[Tracker, ...], str]:
-    """The names asked for, the reporters that will work, and why those differ.
+    """The names asked for, the reporters that will work, and why these differ.
 
     Raises:
-        UsageError: A name that no reporter has.
+        UsageError: A name is unknown.
     """
     names = [report_to] if isinstance(report_to, str) else report_to or []
     if names == ["all"]:
@@ -61,13 +61,13 @@ def reporters_of(
 
 
 def offline_environment(reporters: Iterable[Tracker]) -> dict[str, str]:
-    """The environment that keeps reporters without a login on this machine."""
+    """The environment variables that make reporters without a login work offline."""
     logins = [_LOGINS[tracker.name] for tracker in reporters if tracker.is_offline]
     return {login.mode: login.offline for login in logins}
 
 
 def _logged_in(name: str) -> bool:
-    """Whether a reporter has a key or a place to write to."""
+    """Whether a reporter has a login, or its mode is set."""
     login = _LOGINS[name]
     if os.environ.get(login.key) or os.environ.get(login.mode):
         return True

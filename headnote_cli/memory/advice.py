@@ -1,4 +1,4 @@
-"""What would help: each change by itself, with the estimate run again; and the largest batch and length that fit."""
+"""What would help: the estimate repeated for single changes, and the largest batch and length that fit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from headnote_cli.memory.estimate import estimate
 from headnote_cli.memory.setup import ALL_LINEAR, DEFAULT_LENGTH, Setup, checkpoints_activations, load_dtype
 from headnote_cli.memory.shapes import Shapes
 
-SetupFor = Callable[[Settings], Setup]  # with the stack and the devices that are asked about
-Peak = Callable[[int, int], int]  # of a batch and a length, in bytes
-WORTH_SAYING = 0.001  # of the peak
+SetupFor = Callable[[Settings], Setup]  # for the requested stack and devices
+Peak = Callable[[int, int], int]  # bytes for a batch and a length
+WORTH_SAYING = 0.001  # share of the peak
 MOST_ROWS, LONGEST = 1024, 131_072
 GRID_BATCHES = (1, 2, 4, 8, 16)
 GRID_LENGTHS = (1024, 2048, 4096, 8192, 16_384)
@@ -22,7 +22,7 @@ GRID_LENGTHS = (1024, 2048, 4096, 8192, 16_384)
 
 @dataclass(frozen=True)
 class Advice:
-    """One change of the config, the lines to write, and the peak with it."""
+    """One config change, its lines, and the peak with it."""
 
     what: str
     lines: tuple[str, ...]
@@ -31,7 +31,7 @@ class Advice:
 
 
 def advice(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> list[Advice]:
-    """Changes that lower the peak, the greatest first."""
+    """Changes that lower the peak, largest saving first."""
     setup = setup_for(settings)
     now = estimate(shapes, setup).total
     changes = []
@@ -44,7 +44,7 @@ def advice(shapes: Shapes, settings: Settings, setup_for: SetupFor) -> list[Advi
 
 
 def _candidates(shapes: Shapes, settings: Settings, setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Changes that this setup has not made yet."""
+    """Changes that this setup does not have yet."""
     batch, length = settings.per_device_train_batch_size, settings.max_length or DEFAULT_LENGTH
     accumulation = settings.gradient_accumulation_steps
     on_gpu = not settings.use_cpu
@@ -92,17 +92,17 @@ def _yaml(value: Any) -> str:
 
 
 def largest(fits: Callable[[int], bool], highest: int) -> int:
-    """The largest number up to `highest` that fits, 0 if not even 1 does; below a number that fits, all do."""
+    """The largest number up to `highest` that fits, or 0. If a number fits, so must all smaller ones."""
     return bisect_left(range(1, highest + 1), True, key=lambda number: not fits(number))
 
 
 def largest_batch(peak: Peak, length: int, budget: int) -> int:
-    """The most rows a step that fit in `budget` bytes, 0 if not even one does."""
+    """The most rows per step that fit in `budget` bytes, or 0."""
     return largest(lambda batch: peak(batch, length) <= budget, MOST_ROWS)
 
 
 def longest(peak: Peak, batch: int, budget: int) -> int:
-    """The most tokens a row, in steps of 128, that fit in `budget` bytes."""
+    """The most tokens per row, in steps of 128, that fit in `budget` bytes."""
     return 128 * largest(lambda steps: peak(batch, 128 * steps) <= budget, LONGEST // 128)
 
 

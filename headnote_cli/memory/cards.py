@@ -1,4 +1,4 @@
-"""Named GPUs and their memory, and whether a peak fits."""
+"""Named GPUs, their memory, and whether a peak fits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headnote_cli.errors import UsageError
 from headnote_cli.machine.detect import AMPERE
 
 GIB = 2**30
-# Memory by the makers' data sheets, of which the driver shows a little less; compute capability by
+# Memory from data sheets, of which the driver shows slightly less; compute capability from
 # https://developer.nvidia.com/cuda-gpus.
 KNOWN: dict[str, tuple[int, tuple[int, int]]] = {
     "RTX 4060": (8, (8, 9)),
@@ -33,32 +33,32 @@ KNOWN: dict[str, tuple[int, tuple[int, int]]] = {
 }
 ALIASES = {"A100": "A100-80", "V100": "V100-16", "A6000": "RTX A6000"}
 UNITS = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
-# Words of a driver's or shop's name that say nothing of the memory.
+# Words in GPU names that do not concern the memory.
 DECORATION = ("nvidia", "geforce", "tesla", "pcie", "sxm2", "sxm3", "sxm4", "sxm5", "sxm", "hbm3", "hbm2e", "hbm2")
 USUAL = ("RTX 4060", "RTX 3060", "T4", "RTX 4090", "RTX 5090", "A100-40", "L40S", "H100", "H200")
-# What the driver keeps for itself: 24 GiB cards show 23.6 to 23.99 GiB, a T4 with error correction 14.75 of 16.
+# The share that the driver leaves: 24 GiB cards show 23.6 to 23.99 GiB, a T4 with error correction 14.75 of 16.
 USABLE = 0.98
-# Below this share of what is usable it fits with room for longer rows than foreseen; above it, tight.
+# Below this share of the usable memory there is room for longer rows than expected; above it, the fit is tight.
 COMFORTABLE = 0.92
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU to fit into."""
+    """A GPU, or main memory, to fit into."""
 
     name: str
     memory: int  # bytes
-    used: int = 0  # bytes that other programs hold
-    here: bool = False  # this machine's own
-    capability: tuple[int, int] | None = AMPERE  # also of a size without a name; None: main memory, where a CPU trains
-    is_assumed: bool = False  # a size without a name
+    used: int = 0  # bytes used by other programs
+    here: bool = False  # of this machine
+    capability: tuple[int, int] | None = AMPERE  # also for an unnamed size; None: main memory, for a CPU
+    is_assumed: bool = False  # an unnamed size
 
     @property
     def usable(self) -> int:
         return int((self.memory - self.used) * USABLE)
 
     def clearly_below(self, tensors: int) -> bool:
-        """Whether tensors alone are more than is free, without what the driver and the allocator take."""
+        """Whether tensors alone exceed the free memory, even without driver and allocator overhead."""
         return tensors > self.memory - self.used
 
     def verdict(self, peak: int) -> str:
@@ -69,10 +69,10 @@ class Card:
 
 
 def card(text: str) -> Card:
-    """`RTX 4090`, `4090`, `NVIDIA A100-SXM4-40GB`, `24GiB` or `24576MiB`.
+    """Parse `RTX 4090`, `4090`, `NVIDIA A100-SXM4-40GB`, `24GiB` or `24576MiB`.
 
     Raises:
-        UsageError: It is neither a known name nor a size, or a size of nothing.
+        UsageError: It is neither a known name nor a size, or the size is zero or negative.
     """
     words = " ".join(word for word in re.split(r"[\s_-]+", text.strip()) if word.lower() not in DECORATION)
     size = re.search(r"(?:^| )(\d{1,7}(?:\.\d{1,6})?) ?(GiB|GB|G|MiB|MB)$", words, re.IGNORECASE)
@@ -88,13 +88,13 @@ def card(text: str) -> Card:
         hint = f"name one of {', '.join(KNOWN)}, or a size such as 24GiB"
         raise UsageError(f"--gpu {text}: no such card", hint=hint)
     gibibytes, capability = KNOWN[known]
-    if nominal and nominal != gibibytes:  # a variant with other memory: what is written counts
+    if nominal and nominal != gibibytes:  # a variant with other memory: the written size counts
         return Card(f"{known}, {nominal} GB", memory, capability=capability)
     return Card(known, gibibytes * GIB, capability=capability)
 
 
 def _named(text: str) -> str | None:
-    """The card that a name means, without its decoration; a number alone is a GeForce."""
+    """The card with this name; a number alone is a GeForce."""
     key = _key(text)
     for name in (*KNOWN, *ALIASES):
         if key in (_key(name), _key(name).removeprefix("rtx") if key.isdigit() else None):

@@ -1,4 +1,4 @@
-"""`slds check-memory`: the peak of a training step, before a GPU is rented."""
+"""`slds check-memory`: the peak memory of a training step, estimated before renting a GPU."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from headnote_cli.memory.shapes import Shapes
 from headnote_cli.models.fit import length_warning, wrong_class
 
 HERE = " (here)"
-# What of a plan decides how much memory a step takes.
+# Plan settings that affect the memory of a step.
 DECIDING = ("dtype", "fp16", "attn_implementation", "use_liger_kernel", "optim", "quantization")
-MOST = {"per_device_train_batch_size": 65_536, "max_length": 10_485_760}  # ten million tokens: Llama 4's longest
+MOST = {"per_device_train_batch_size": 65_536, "max_length": 10_485_760}  # ten million tokens: Llama 4's maximum
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A card and what fits on it; the largest length is of training, the largest batch of generating too."""
+    """A card and what fits on it. The largest length is for training, the largest batch also for generation."""
 
     card: Card
     verdict: str
     largest_batch: int
     longest: int
-    changes: tuple[PlanRow[Any], ...] = ()  # what the card does otherwise than asked, as far as memory goes
+    changes: tuple[PlanRow[Any], ...] = ()  # settings with an effect on memory that the card changes
 
     @property
     def fits(self) -> bool:
@@ -60,7 +60,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class MemoryCheck:
-    """One config's estimate against cards."""
+    """One config's estimate and the cards."""
 
     config: str
     shapes: Shapes
@@ -80,20 +80,20 @@ class MemoryCheck:
 
     @property
     def fits_any(self) -> bool:
-        """Whether it fits this machine's own card; any of those that were named, or where it has none."""
+        """Whether it fits this machine's own card, or, if there is none in the list, any card."""
         own = [fit for fit in self.cards if fit.card.here]
         return any(fit.fits for fit in own or self.cards)
 
     @property
     def batch(self) -> int | None:
-        """Rows at a time; a merge has none."""
+        """Rows at a time; None for a merge."""
         return None if self.purpose == "merge" else self.setup.batch
 
     def batches(self) -> dict[int, Estimate]:
-        """The estimate at other batches, for a picture.
+        """The estimate at several batch sizes, for a plot.
 
         Raises:
-            UsageError: A merge, which has none.
+            UsageError: A merge has no batch.
         """
         if self.batch is None:
             raise UsageError("--plot draws components by batch, and a merge has no batch", hint="leave --plot out")
@@ -128,15 +128,15 @@ class MemoryCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """What is asked of an estimate beside the config.
+    """The command-line options of an estimate.
 
     Attributes:
-        gpus: Names or sizes; without any, this machine's own GPU and one card of each usual size. What a CPU does is
-            held against this machine's main memory, or these.
+        gpus: Names or sizes; if empty, this machine's GPUs and one card of each usual size. For work on a CPU, this
+            machine's main memory is used by default.
         stack: Whose training code (see `memory.setup`).
         devices: GPUs that train together.
-        with_data: Encode the config's training rows and take their real lengths.
-        batch: Rows at a time: of a training step in place of the config's, of generation in place of one.
+        with_data: Encode the config's training rows and use their real lengths.
+        batch: Rows at a time; by default the config's for training, one for generation.
     """
 
     gpus: tuple[str, ...] = ()
@@ -149,12 +149,12 @@ class MemoryOptions:
 
 
 def check_memory(config: Config, options: MemoryOptions) -> MemoryCheck:
-    """Estimate a config's peak and hold it against cards.
+    """Estimate a config's peak and compare it with cards.
 
     Raises:
-        ConfigError: The model's sizes are not known, settings cannot go together or are absurd.
-        UsageError: A card is not known.
-        DataError: No row is there to take lengths of.
+        ConfigError: The model's sizes are unknown, or settings conflict or are absurd.
+        UsageError: A card is unknown.
+        DataError: There are no rows to measure.
     """
     training = options.purpose == "train"
     rows = options.batch or (config.settings.per_device_train_batch_size if training else 1)
@@ -192,14 +192,14 @@ def check_memory(config: Config, options: MemoryOptions) -> MemoryCheck:
 
 @dataclass(frozen=True)
 class _Step:
-    """What a config comes to on one card."""
+    """What a config needs on one card."""
 
     card: Card
     settings: Settings
     shapes: Shapes
     options: MemoryOptions
     machine: Machine
-    labels: int | None = None  # of a row, where rows are at hand
+    labels: int | None = None  # of a row, if rows are available
 
     @cached_property
     def plan(self) -> Plan:
@@ -214,13 +214,13 @@ class _Step:
         return resolve(settings, machine, self.shapes.model_type, stored=self.shapes.quantized)
 
     def setup_for(self, settings: Settings) -> Setup:
-        """The setup here of settings that may be changed. Other stacks do what the config says, whatever the card."""
+        """The setup for settings on this card. Other stacks follow the config, whatever the card."""
         stack = self.options.stack
         applied = self._plan_of(settings).applied(settings) if stack == "slds" else settings
         return setup_of(applied, self.shapes, stack, self.options.devices, labels=self.labels)
 
     def peak(self, rows: int, length: int) -> int:
-        """Bytes of a training step of so many rows of so many tokens."""
+        """Bytes of a training step with `rows` rows of `length` tokens."""
         return self._training(rows, length).total
 
     def _training(self, rows: int, length: int) -> Estimate:
@@ -228,7 +228,7 @@ class _Step:
         return estimate(self.shapes, self.setup_for(self.settings.model_copy(update=keys)))
 
     def needed(self, rows: int) -> Estimate:
-        """What the purpose takes with so many rows at a time."""
+        """What the purpose needs with `rows` rows at a time."""
         if self.options.purpose == "merge":
             return merging(self.shapes, self.setup, self.card.memory - self.card.used)
         if self.options.purpose == "generate":
@@ -236,7 +236,7 @@ class _Step:
         return self._training(rows, self.setup.length)
 
     def fit(self, rows: int) -> Fit:
-        """Whether it fits, and the most that would."""
+        """Whether it fits, and the largest batch and length that would."""
         budget, purpose = self.card.usable, self.options.purpose
         most = length = 0
         if purpose == "train":
@@ -249,7 +249,7 @@ class _Step:
 
 
 def _machine_with(card: Card, machine: Machine) -> Machine:
-    """A machine whose only GPU is this card: this one, or one on which the `gpu` extra is installed."""
+    """A machine with only this card: this machine, or one with the `gpu` extra installed."""
     if card.capability is None:
         return dataclasses.replace(machine, gpus=())
     gpus = (Gpu(card.name.removesuffix(HERE), card.capability, card.memory, card.used),)
@@ -267,7 +267,7 @@ def _refuse_absurd(settings: Settings, config: Config) -> None:
 
 
 def _grid_card(fits: Sequence[Fit], chosen: bool) -> Card:
-    """The card to colour a grid by: the first one named, this machine's own, else the smallest that fits."""
+    """The card for the grid's colours: the first named one, this machine's, else the smallest that fits."""
     if chosen or fits[0].card.here:
         return fits[0].card
     return next((fit.card for fit in fits if fit.fits), fits[-1].card)
@@ -277,7 +277,7 @@ def shapes_for(config: Config) -> Shapes:
     """The sizes of a config's model.
 
     Raises:
-        ConfigError: No model is named, its sizes are not known, or `model_class` does not load it.
+        ConfigError: No model is named, its sizes are unknown, or `model_class` does not load it.
     """
     name = config.settings.model_name_or_path
     if not name:
@@ -290,10 +290,10 @@ def shapes_for(config: Config) -> Shapes:
 
 
 def _cards(machine: Machine, settings: Settings, options: MemoryOptions) -> list[Card]:
-    """This machine's GPUs, with what other programs hold of them, and the usual ones; its main memory for what a CPU
-    does, and for what would be trained here where there is no GPU."""
+    """This machine's GPUs, with the memory used by other programs, and the usual cards. Main memory for work on the
+    CPU, and for training without a GPU."""
     free = available_memory()
-    memory = max(machine.memory, free)  # 0 where the system does not say
+    memory = max(machine.memory, free)  # 0 if unknown
     main = [Card(f"main memory{HERE}", memory, memory - free, here=True, capability=None)] if memory else []
     if settings.use_cpu or options.purpose == "merge":
         return main or usual_cards()

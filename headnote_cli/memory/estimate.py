@@ -1,8 +1,8 @@
-"""The peak of a training step: the maximum over its phases, each the sum of what lives then. Bytes throughout.
+"""The peak memory of a training step: the maximum over its phases, each the sum of what is live. All in bytes.
 
-Weights, adapters, gradients and optimizer states follow from their dtypes; what a layer and the loss hold comes from
+Weights, adapters, gradients and optimizer states follow from their dtypes. What a layer and the loss keep comes from
 `forms`, counted on the real model classes. `docs/memory.md` derives one config by hand. Sources: QLoRA is Dettmers et
-al. 2023, arXiv:2305.14314; the optimizers are named at their constants.
+al. 2023, arXiv:2305.14314; those of the optimizers are at their constants.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from headnote_cli.memory.setup import EMBEDDINGS, Setup, adapted_modules
 from headnote_cli.memory.shapes import Shapes
 from headnote_cli.models.fit import VISION_MODULES
 
-# bitsandbytes' NF4: 4 bits a weight and a float32 scale for 64 of them. With double quantization (QLoRA, section 3)
-# the scale has 8 bits, with a float32 for 256 of those and 1 KiB of code book a tensor, which is left out.
+# bitsandbytes' NF4: 4 bits per weight and a float32 scale per 64 weights. With double quantization (QLoRA, section 3)
+# the scale has 8 bits, with a float32 per 256 scales; 1 KiB of code book per tensor is ignored.
 NF4 = 0.5 + 4 / 64
 NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)
-QUANTIZED = {"nf4": NF4, "nf4 double": NF4_DOUBLE, "int8": 1}  # bytes of a weight
-# CUDA's context with cuBLAS and the kernels of torch: 0.14 GB (T4) to 0.5 GB in published pairs of driver's and
-# torch's figures; the larger one.
+QUANTIZED = {"nf4": NF4, "nf4 double": NF4_DOUBLE, "int8": 1}  # bytes per weight
+# CUDA's context with cuBLAS and torch's kernels: 0.14 GB (T4) to 0.5 GB, by published pairs of the driver's and torch's
+# figures; the larger one is used.
 CUDA_CONTEXT = 500_000_000
-# Blocks of torch's caching allocator (c10/cuda/CUDACachingAllocator): large ones are rounded up to 2 MiB and split,
-# and what is left over is counted as reserved. Share of the tensors that come and go.
+# Overhead of torch's caching allocator (c10/cuda/CUDACachingAllocator): it rounds large blocks up to 2 MiB and splits
+# them; the rest counts as reserved. As a share of temporary tensors.
 ALLOCATOR_SLACK = 0.05
-# What a process takes on a CPU before it loads a model: Python, torch and the other libraries (resident after their
-# import, torch 2.13).
+# What a CPU process uses before it loads a model: Python, torch and other libraries (resident after import, torch
+# 2.13).
 LIBRARIES = 520_000_000
-# What the C library's heap and the operators' own temporaries come to there, as a share of the tensors that come and go
-# (measured on steps of SmolLM2 of 2 × 1,024 tokens, `tests/integration/memory/test_memory_check.py`).
+# The C heap and the operators' own temporaries on a CPU, as a share of temporary tensors (measured on steps of SmolLM2
+# of 2 × 1,024 tokens, `tests/integration/memory/test_memory_check.py`).
 HEAP_SLACK = 0.25
 BESIDE = ("CUDA context", "allocator slack", "base's file, mapped", "libraries")
-# FSDP gathers one unit while the next one is fetched (`backward_prefetch`).
+# FSDP gathers one unit and prefetches the next (`backward_prefetch`).
 GATHERED_UNITS = 2
-MASTER = 4  # bytes of a float32 weight that DeepSpeed and FSDP step beside 16-bit ones
+MASTER = 4  # bytes of the float32 copy that DeepSpeed and FSDP keep of a 16-bit weight
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes by component at the peak, and what every phase needs.
+    """Bytes by component at the peak, and what each phase needs.
 
-    `unknown` names what is not counted: then the total is a lower bound. `nearest` is the kind of layer whose count
-    stands in for one that was not counted.
+    `unknown` lists what is not counted; then the total is a lower bound. `nearest` is the layer kind whose count was
+    used because the actual kind was not counted.
     """
 
     components: dict[str, int]
@@ -75,7 +75,7 @@ class Estimate:
 
     @property
     def allocated(self) -> int:
-        """What `torch.cuda.max_memory_allocated` would say: tensors alone."""
+        """What `torch.cuda.max_memory_allocated` would report: only tensors."""
         return self.total - sum(self.components.get(name, 0) for name in BESIDE)
 
 
@@ -101,12 +101,12 @@ def estimate(shapes: Shapes, setup: Setup) -> Estimate:
 
 
 def beside_tensors(shapes: Shapes, setup: Setup, coming: int) -> dict[str, int]:
-    """What the device holds beside tensors: on a GPU the driver's and the allocator's part, on a CPU the process.
+    """Memory besides tensors: on a GPU that of the driver and allocator, on a CPU that of the process.
 
-    A base that is quantized or converted while loading stays mapped: its file is resident as long as there is room.
+    A base that is quantized or converted while loading stays mapped: its file is resident while there is room.
 
     Args:
-        coming: Bytes of the tensors that come and go in a step.
+        coming: Bytes of a step's temporary tensors.
     """
     if setup.on_gpu:
         return {"allocator slack": math.ceil(ALLOCATOR_SLACK * coming), "CUDA context": CUDA_CONTEXT}
@@ -119,7 +119,7 @@ def beside_tensors(shapes: Shapes, setup: Setup, coming: int) -> dict[str, int]:
 
 
 def fixed_parts(shapes: Shapes, setup: Setup) -> dict[str, int]:
-    """What lives through a whole step."""
+    """What is live during the whole step."""
     adapters = trained_parameters(shapes, setup) * setup.adapter_width if setup.kind.method != "full" else 0
     parts = {
         "weights": -(-weights(shapes, setup) // setup.share("weights")),
@@ -128,30 +128,30 @@ def fixed_parts(shapes: Shapes, setup: Setup) -> dict[str, int]:
     }
     if setup.sharding == "full":
         parts["gathered weights"] = gathered_weights(shapes, setup)
-    if setup.sharding == "ddp":  # buckets are copies of the gradients (torch.nn.parallel, `gradient_as_bucket_view`)
+    if setup.sharding == "ddp":  # buckets copy the gradients (torch.nn.parallel, `gradient_as_bucket_view`)
         parts["DDP buckets"] = gradients(shapes, setup)
     return parts
 
 
 def loading(shapes: Shapes, setup: Setup) -> dict[str, int]:
-    """Weights as they come: on a GPU each is quantized when it is there, in 16 bits, one at a time
-    (transformers/core_model_loading.py: no threads while quantizing)."""
+    """Weights while loading: a GPU quantizes one 16-bit weight at a time (transformers/core_model_loading.py: no
+    threads while quantizing)."""
     width = 0 if setup.quantization == "none" else 2
     widest = max(rows * columns for _, rows, columns in (*shapes.linear_modules(), *shapes.vision_modules()))
     return {"weights": -(-weights(shapes, setup) // setup.share("weights")), "a weight to quantize": width * widest}
 
 
 def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
-    """What lives beside the fixed part in each phase of a step.
+    """What each phase of a step needs besides the fixed part.
 
-    With checkpointing a layer leaves its input (tokens, hidden) behind, without it all that its backward needs. The
-    last layer is recomputed and taken backward while all layers' activations live; the first one when only its own do
-    but the gradients of all others are there.
+    With checkpointing a layer keeps only its input (tokens, hidden), without it all that its backward needs. The last
+    layer is recomputed and its backward runs while all layers' activations are live; at the first layer only its own
+    are, but all other layers' gradients exist.
     """
     sizes = sizes_of(shapes, setup)
     layer = forms_for(shapes, setup.kind)
     stored, kept = (shapes.layers * value(form, sizes) for form in (layer.stored, layer.kept))
-    if setup.offloaded:  # how many still wait on the GPU is not known: a lower bound
+    if setup.offloaded:  # how many are still on the GPU is unknown: a lower bound
         stored = kept = 0
     own = kept // shapes.layers
     scored, unscored = loss(shapes, setup)
@@ -176,12 +176,12 @@ def step_phases(shapes: Shapes, setup: Setup) -> dict[str, dict[str, int]]:
 
 
 def batch_of(setup: Setup) -> dict[str, int]:
-    """Ids, labels and mask in int64."""
+    """Ids, labels and mask, in int64."""
     return {"batch": 3 * 8 * setup.batch * setup.length}
 
 
 def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
-    """The sizes that forms are written in (see `forms`)."""
+    """The sizes used in forms (see `forms`)."""
     labelled = setup.batch * setup.labels
     return {
         "T": setup.batch * setup.length, "B": setup.batch, "S": setup.length, "N": labelled,
@@ -192,7 +192,7 @@ def sizes_of(shapes: Shapes, setup: Setup) -> dict[str, int]:
 
 
 def forms_for(shapes: Shapes, kind: StepKind) -> LayerForms:
-    """The counted forms of a kind of layer, or of the nearest one."""
+    """The counted forms of a layer kind, or of the nearest one."""
     if kind.repeats_keys:
         heads = {shapes.heads: "each", 1: "one"}.get(shapes.kv_heads, "shared")
         kind = dataclasses.replace(kind, key_heads=heads)
@@ -201,7 +201,7 @@ def forms_for(shapes: Shapes, kind: StepKind) -> LayerForms:
 
 @cache
 def nearest_kind(model_type: str, kind: StepKind) -> StepKind:
-    """The kind itself if it was counted, else the nearest counted one that holds no less."""
+    """The kind itself if it was counted, else the nearest counted kind that needs at least as much."""
     nearest = kind
     steps: tuple[dict[str, Any], ...] = (
         {}, {"key_heads": "shared"}, {"targets": "all"}, {"amp": True}, {"adapters": "float32"}, {"attention": "eager"},
@@ -214,26 +214,26 @@ def nearest_kind(model_type: str, kind: StepKind) -> StepKind:
 
 
 def weights(shapes: Shapes, setup: Setup) -> int:
-    """The base model: linear layers quantized if asked; embeddings, output layer, norms and biases never are."""
+    """The base model's weights. Only linear layers are quantized, never embeddings, output layer, norms and biases."""
     linear = shapes.text_linear + shapes.vision_linear
     rest = (shapes.parameters - linear) * (4 if setup.upcast else setup.width)
     return math.ceil(linear * QUANTIZED.get(setup.quantization, setup.width)) + rest
 
 
 def gathered_weights(shapes: Shapes, setup: Setup) -> int:
-    """FSDP and ZeRO-3: the layers that are whole at a time, (in × out) of their linear modules."""
+    """FSDP and ZeRO-3: the layers that are gathered at a time, (in × out) of their linear modules."""
     per_weight = QUANTIZED.get(setup.quantization, setup.width)
     return math.ceil(GATHERED_UNITS * shapes.layer_linear * per_weight + shapes.embedding * setup.width)
 
 
 def trained_parameters(shapes: Shapes, setup: Setup) -> int:
-    """All trained weights: LoRA's, those in an unused vision tower too; without PEFT all that text reaches."""
+    """All trained weights: LoRA's, including those in an unused vision tower; without PEFT, all that text reaches."""
     idle = () if setup.kind.method == "full" else _adapters(shapes, setup, in_tower=True)
     return _elements(idle) + stepped_parameters(shapes, setup)
 
 
 def stepped_parameters(shapes: Shapes, setup: Setup) -> int:
-    """Trained weights that text reaches, so that they have a gradient and states."""
+    """Trained weights that text reaches: these have gradients and optimizer states."""
     return _elements(trained_tensors(shapes, setup))
 
 
@@ -242,7 +242,7 @@ def _elements(tensors: tuple[Tensor, ...]) -> int:
 
 
 def trained_tensors(shapes: Shapes, setup: Setup) -> tuple[Tensor, ...]:
-    """What the optimizer steps: LoRA's matrices and `modules_to_save`, or without PEFT every tensor of the text
+    """What the optimizer updates: LoRA's matrices and `modules_to_save`; without PEFT, all tensors of the text
     model."""
     if setup.kind.method == "full":
         linear = (Tensor(rows * columns, shapes.layers) for _, rows, columns in shapes.linear_modules())
@@ -270,12 +270,12 @@ def _adapted_widths(
 
 
 def gradients(shapes: Shapes, setup: Setup) -> int:
-    """One in the dtype of each trained weight that text reaches."""
+    """One per trained weight that text reaches, in its dtype."""
     return -(-stepped_parameters(shapes, setup) * setup.trained_width // setup.share("gradients"))
 
 
 def layer_gradients(shapes: Shapes, setup: Setup) -> int:
-    """Of one layer; the output layer's is in the backward forms of full fine-tuning already."""
+    """Gradients of one layer; in full fine-tuning, the backward forms already have the output layer's."""
     if setup.kind.method != "full":
         return gradients(shapes, setup) // shapes.layers
     layer = (shapes.layer_linear + shapes.norms // shapes.layers) * setup.trained_width
@@ -283,15 +283,15 @@ def layer_gradients(shapes: Shapes, setup: Setup) -> int:
 
 
 def embedding_gradient(shapes: Shapes, setup: Setup) -> int:
-    """Full fine-tuning with a tied output layer: the embedding's own gradient, and its sum with the output layer's,
-    two tensors (vocabulary, hidden) beside the one that stays (torch's `embedding_dense_backward`)."""
+    """Full fine-tuning with a tied output layer: the embedding's own gradient and its sum with the output layer's, two
+    tensors (vocabulary, hidden) besides the one that stays (torch's `embedding_dense_backward`)."""
     tied = setup.kind.method == "full" and shapes.tied
     return 2 * shapes.embedding * setup.width if tied else 0
 
 
 def optimizer_states(shapes: Shapes, setup: Setup) -> int:
-    """States of all stepped weights, see `OPTIMIZERS`, and float32 masters where 16-bit weights are whole and sharded
-    ones are stepped; no states for an optimizer that is not known (then it is in `unknown`)."""
+    """States of all updated weights, see `OPTIMIZERS`, and float32 masters where 16-bit weights are whole but updated
+    in shards. An unknown optimizer counts as without states (and is in `unknown`)."""
     optimizer = OPTIMIZERS.get(setup.optim, Optimizer())
     shards = setup.share("optimizer states")
     masters = MASTER if setup.keeps_masters and setup.sharding != "full" else 0
@@ -304,23 +304,23 @@ def optimizer_states(shapes: Shapes, setup: Setup) -> int:
 
 
 def optimizer_step(shapes: Shapes, setup: Setup) -> int:
-    """What a step of the optimizer holds beside states and gradients."""
+    """What an optimizer step needs besides states and gradients."""
     step = OPTIMIZERS.get(setup.optim, Optimizer()).step_widths
     return math.ceil(step * stepped_parameters(shapes, setup) * setup.trained_width / setup.share("optimizer states"))
 
 
 def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
-    """The fullest moments of the loss's forward and of its backward.
+    """The peaks of the loss's forward and of its backward.
 
-    `fused`, `full`, `held` and `shifted` are counted forms. `liger`
-    (liger_kernel/ops/fused_linear_cross_entropy.py) holds a chunk of logits, its float32 copy, and the gradient of the
-    hidden states, (T, h), from its forward on; `labelled` three float32 copies of the labelled positions' logits.
+    `fused`, `full`, `held` and `shifted` are counted forms. `liger` (liger_kernel/ops/fused_linear_cross_entropy.py)
+    keeps a chunk of logits, its float32 copy, and, from its forward on, the gradient of the hidden states, (T, h);
+    `labelled` keeps three float32 copies of the labelled positions' logits.
     """
     sizes = sizes_of(shapes, setup)
     counted = setup.loss if setup.loss in ("fused", "full", "held", "shifted") else "fused"
     if counted != setup.loss:
         sizes |= {"tile": 0}
-    # Liger's kernels were counted under autocast only.
+    # Liger's kernels were counted only under autocast.
     kind = setup.kind if setup.kind.amp else dataclasses.replace(setup.kind, liger=False)
     forms = loss_forms(shapes.model_type, nearest_kind(shapes.model_type, kind), counted)
     layer = forms_for(shapes, setup.kind)
@@ -340,7 +340,7 @@ def loss(shapes: Shapes, setup: Setup) -> tuple[int, int]:
 
 
 def held_logits(shapes: Shapes, setup: Setup) -> int:
-    """(T, V) as the output layer gives it, where the model's output outlives the loss: `held`."""
+    """The logits, (T, V), where the model's output outlives the loss (`held`)."""
     if setup.loss != "held":
         return 0
     width = 4 if setup.kind.dtype == "float32" and not setup.kind.amp else 2
@@ -348,7 +348,7 @@ def held_logits(shapes: Shapes, setup: Setup) -> int:
 
 
 def evaluation(shapes: Shapes, setup: Setup) -> int:
-    """A forward without gradients: one layer at work, or the loss, whichever is larger. On a CPU the loss holds the
+    """A forward pass without gradients: one layer or the loss, whichever is larger. On a CPU the loss keeps the
     labelled positions' logits and their softmax in float32."""
     sizes = sizes_of(shapes, setup)
     layer = forms_for(shapes, setup.kind)

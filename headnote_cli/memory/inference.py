@@ -1,4 +1,4 @@
-"""What generating and merging take. Bytes throughout."""
+"""Memory for generation and merging. All in bytes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from headnote_cli.memory.estimate import ALLOCATOR_SLACK, CUDA_CONTEXT, LIBRARIE
 from headnote_cli.memory.setup import Setup
 from headnote_cli.memory.shapes import Shapes
 
-HEADNOTE_LIMIT = 512  # tokens that `slds generate` writes at most by default
-# The merge goes block by block (`merging/stream.py`): two threads, each with about three float32 blocks.
+HEADNOTE_LIMIT = 512  # default token limit of `slds generate`
+# The merge works in blocks (`merging/stream.py`): two threads with about three float32 blocks each.
 MERGE_BLOCKS = 2 * 3
 BLOCK_ELEMENTS = 2**20
-# The check of a merge loads one whole model in float32 if so many times its size is free, else takes single layers
-# (`merging/verification.py`), of up to so many elements, as three float64 tensors.
+# The check of a merge loads one whole float32 model if ROOM times its size is free, else single layers of up to
+# LARGEST_LAYER elements as three float64 tensors (`merging/verification.py`).
 ROOM = 1.25
 LARGEST_LAYER = 2**28
 CHECKED_POSITIONS = 128
 
 
 def kv_cache(shapes: Shapes, rows: int, tokens: int, width: int) -> int:
-    """Keys and values, (rows, tokens, kv width) each, of every layer; between steps a sliding layer keeps what its next
-    token sees, window - 1 tokens (transformers' `DynamicSlidingWindowLayer`)."""
+    """Keys and values, (rows, tokens, kv width) each, of every layer. Between steps a sliding layer keeps only what its
+    next token sees, window - 1 tokens (transformers' `DynamicSlidingWindowLayer`)."""
     whole = shapes.layers // shapes.global_every if shapes.window else shapes.layers
     sliding = shapes.layers - whole
     kept = whole * tokens + sliding * min(tokens, (shapes.window or 1) - 1)
@@ -27,15 +27,15 @@ def kv_cache(shapes: Shapes, rows: int, tokens: int, width: int) -> int:
 
 
 def kv_cache_of_prompt(shapes: Shapes, rows: int, tokens: int, width: int) -> int:
-    """The same after the prompt: a sliding layer's is then a view on the keys of all its tokens, which stay."""
+    """The same after the prompt: a sliding layer's cache is then a view of all its tokens' keys, which stay."""
     return 2 * rows * tokens * shapes.layers * shapes.key_value_width * width
 
 
 def prefill_work(shapes: Shapes, setup: Setup, rows: int) -> int:
-    """One layer of a prompt of S tokens: its MLP (four tensors (tokens, h), three of (tokens, I)) or its attention.
+    """One layer on a prompt of S tokens: its MLP (four tensors (tokens, h), three (tokens, I)) or its attention.
 
-    Eager attention has scores and probabilities, (rows, heads, S, S), and these in float32 at once: 8 bytes, whether
-    the rest is in 16 bits or float32. One of them lives through the MLP.
+    Eager attention has scores and probabilities, (rows, heads, S, S), and a float32 copy: 8 bytes, with 16-bit or
+    float32 weights. One of them is live during the MLP.
     """
     tokens, width = rows * setup.length, setup.width
     square = rows * setup.length**2
@@ -45,7 +45,7 @@ def prefill_work(shapes: Shapes, setup: Setup, rows: int) -> int:
     if eager:
         mlp += square * shapes.heads * width
         attention += 8 * square * shapes.heads
-    # Masks: one for all layers, one for sliding ones; SDPA's are boolean, and a causal one is not made for one row.
+    # Masks: one for all layers, one for sliding ones. SDPA's are boolean; one row needs no causal mask.
     masks = (1 if eager or rows > 1 else 0) + (1 if shapes.window else 0)
     mask_width = width if eager else 1
     return max(mlp, attention) + (0 if setup.kind.attention == "flash_attention_2" else masks * square * mask_width)
@@ -53,8 +53,8 @@ def prefill_work(shapes: Shapes, setup: Setup, rows: int) -> int:
 
 def generation(shapes: Shapes, setup: Setup, rows: int = 1) -> Estimate:
     """The merged model, unquantized as `slds generate` loads it: prefill of the longest prompt, then decoding to the
-    token limit, where each layer's keys or values are copied to grow; with the last position's logits, also in float32.
-    """
+    token limit, where each layer's keys or values are copied to grow. The last position's logits also exist in
+    float32."""
     width = setup.width
     weights = shapes.parameters * width
     logits = rows * shapes.vocabulary * (width + 4)
@@ -78,10 +78,10 @@ def generation(shapes: Shapes, setup: Setup, rows: int = 1) -> Estimate:
 
 
 def merging(shapes: Shapes, setup: Setup, available: int) -> Estimate:
-    """Main memory of a merge, which is streamed: blocks of a few weights and the adapter of a layer; then its check.
+    """Main memory of a streamed merge: blocks of a few weights and the adapter of one layer; then its check.
 
     Args:
-        available: Bytes of main memory that are free, which decide how the merge is checked.
+        available: Bytes of free main memory, which decide how the merge is checked.
     """
     layer = sum(setup.rank * (rows + columns) for _, rows, columns in shapes.linear_modules())
     widest = max(rows * columns for _, rows, columns in shapes.linear_modules())

@@ -1,4 +1,4 @@
-"""Where the sizes of a model come from: its folder, the hub or, for models that are gated or far away, a table."""
+"""Find a model's sizes: in its folder, on the hub or, for gated or unreachable models, in a table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from headnote_cli.errors import ConfigError, UnreachableError, is_of_the_network
 from headnote_cli.memory.shapes import SIGLIP, Shapes, from_config, with_siglip
 from headnote_cli.runs.files import read_json, require_there
 
-PATIENCE = 1.0  # seconds to wait for the hub before the bundled table answers
-# Hub id: model type, hidden, layers, heads, key-value heads, head width, MLP, vocabulary, tied. The source of a row is
-# the config.json of its id (see `_source`); the tests hold the counts against the published totals of weights.
+PATIENCE = 1.0  # seconds to wait for the hub before using the table
+# Hub id: model type, hidden, layers, heads, key-value heads, head width, MLP, vocabulary, tied. Each row is from the
+# config.json of its id (see `_source`); tests compare the counts with published parameter counts.
 _TABLE: dict[str, tuple[str, int, int, int, int, int, int, int, bool]] = {
     # Gemma 3; the technical report (arXiv:2503.19786) counts embedding, text and tower as these sizes do
     "google/gemma-3-270m-it": ("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144, True),
@@ -75,7 +75,7 @@ _WINDOWS = {
 
 
 def bundled(name: str) -> Shapes | None:
-    """The shapes of a model of the table: by its hub id, or by another id of the same weights' sizes."""
+    """The shapes of a model in the table: by its hub id, or by another id with the same sizes."""
     key = name if name in _TABLE else _alias(name)
     if key is None:
         return None
@@ -92,7 +92,7 @@ def _source(key: str) -> str:
     return f"https://huggingface.co/{key}/blob/main/config.json"
 
 
-# Endings of what is tuned on a model and keeps its sizes, and other spellings of the same sizes.
+# Suffixes of tuned models that keep the sizes, and other spellings of models with the same sizes.
 _ENDINGS = ("-instruct", "-thinking", "-it", "-pt", "-base", "-chat-v1.0", "-chat", "-hf", "-2507", "-2509")
 _SPELLINGS = {
     "meta-llama-3": "llama-3",
@@ -106,7 +106,7 @@ _MIRRORS = ("unsloth",)  # organizations that copy others' models under the same
 
 
 def _alias(name: str) -> str | None:
-    """`google/gemma-3-4b-pt` has the sizes of `google/gemma-3-4b-it`: what is tuned on a model keeps its sizes."""
+    """The table's id with the same sizes: `google/gemma-3-4b-it` for `google/gemma-3-4b-pt`."""
     owner, _, model = name.lower().partition("/")
     for key in _TABLE:
         key_owner, _, key_model = key.lower().partition("/")
@@ -125,15 +125,15 @@ def _stem(model: str) -> str:
 
 
 def shapes_of(name: str, folder: Path | None) -> Shapes:
-    """The shapes of a model: from its folder, the hub's cache, the hub where it can be reached, or the bundled table.
+    """The shapes of a model: from its folder, the hub's cache, the hub if it responds, or the bundled table.
 
     Args:
         name: Hub id.
-        folder: Its local folder or config.json, if there is one; it wins.
+        folder: Its local folder or config.json, if any; has priority.
 
     Raises:
-        UnreachableError: The model is not known.
-        ConfigError: Its config lacks a size, or its model type is not known.
+        UnreachableError: The model is unknown.
+        ConfigError: Its config lacks a size, or its model type is unknown.
     """
     if folder is not None:
         file = folder / "config.json" if folder.is_dir() else folder
@@ -154,7 +154,7 @@ def shapes_of(name: str, folder: Path | None) -> Shapes:
 
 
 def _cached_config(name: str) -> dict[str, Any] | None:
-    """The config.json of a snapshot in the hub's cache, found without importing the hub's library."""
+    """The config.json in the hub's cache, found without importing the hub's library."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     cache_folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
     model = cache_folder / f"models--{name.replace('/', '--')}"
@@ -167,7 +167,7 @@ def _cached_config(name: str) -> dict[str, Any] | None:
 
 @cache
 def _hub_config(name: str) -> dict[str, Any] | None:
-    """The hub's config.json, if the hub is to be asked and answers; gated models answer those who have access."""
+    """The config.json from the hub, unless offline or without response; gated models need access."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _hub_answers():
         return None
     from huggingface_hub import hf_hub_download
@@ -183,7 +183,7 @@ def _hub_config(name: str) -> dict[str, Any] | None:
 
 @cache
 def _hub_answers() -> bool:
-    """Asked once: the hub's own library tries six times, for twenty seconds."""
+    """Whether the hub responds, asked once: its own library tries six times, for twenty seconds."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 

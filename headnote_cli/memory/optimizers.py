@@ -1,4 +1,4 @@
-"""What optimizers keep of each trained weight. Bytes throughout."""
+"""What optimizers keep per trained weight. All in bytes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Bytes of a trained weight's states, as a multiple of its own width and beside it, and what a step takes.
+    """State bytes of a trained weight, as a multiple of its own width and as a constant, and what a step needs.
 
     Attributes:
-        plain: The same states in a tensor that is not quantized: multiple of the weight's width, and bytes.
-        block: Quantized is what has at least `SMALLEST` elements, and for torchao a multiple of this many.
+        plain: The same for tensors that are not quantized: multiple of the weight's width, and bytes.
+        block: Tensors with at least `SMALLEST` elements are quantized; with torchao, only multiples of this.
         spares_embeddings: nn.Embedding is not quantized (transformers' Trainer, `create_optimizer`, for bitsandbytes).
     """
 
@@ -32,16 +32,16 @@ class Optimizer:
     spares_embeddings: bool = False
 
     def per_weight(self, tensor: Tensor, width: int, shards: int = 1) -> float:
-        """Bytes of the states of one weight of a tensor."""
+        """State bytes per weight of a tensor."""
         local = -(-tensor.elements // shards)
         whole = local < SMALLEST or local % self.block or (tensor.embedding and self.spares_embeddings)
         widths, beside = self.plain if self.plain and whole else (self.widths, self.bytes)
         return widths * width + beside
 
 
-SMALLEST = 4096  # elements of a tensor whose states are quantized (bitsandbytes' `min_8bit_size`, torchao's rule)
+SMALLEST = 4096  # smallest tensor with quantized states (bitsandbytes' `min_8bit_size`, torchao's rule)
 ADAM = Optimizer(widths=2)  # torch.optim.AdamW: exp_avg and exp_avg_sq in the weight's dtype
-# bitsandbytes: two states of 8 bits, a float32 for blocks of 256; unquantized ones are float32.
+# bitsandbytes: two 8-bit states, a float32 per block of 256; unquantized states are float32.
 BNB_8BIT = Optimizer(bytes=2 * (1 + 4 / 256), plain=(0, 8), spares_embeddings=True)
 OPTIMIZERS = {
     # `foreach`, torch's default on CUDA, keeps the square roots of all second moments at once (_multi_tensor_adamw).
@@ -50,13 +50,13 @@ OPTIMIZERS = {
     "adamw_hf": ADAM,
     "adamw_apex_fused": Optimizer(bytes=8),
     "adamw_anyprecision": ADAM,
-    # torchao (optim/adam.py, `_new_buffer`), a float32 for blocks of 256, which transformers' Trainer sets for 4 bits
-    # too (`_get_torchao_optimizer`). What is not quantized has the weight's dtype.
+    # torchao (optim/adam.py, `_new_buffer`): a float32 per block of 256, also for 4 bits, as set by transformers'
+    # Trainer (`_get_torchao_optimizer`). Unquantized states have the weight's dtype.
     "adamw_torch_8bit": Optimizer(bytes=2 * (1 + 4 / 256), plain=(2, 0), block=256),
     "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 256), plain=(2, 0), block=256),
     "adamw_bnb_8bit": BNB_8BIT,
     "adamw_8bit": BNB_8BIT,
-    # Paged: CUDA's unified memory moves the states out when the GPU is full.
+    # Paged: CUDA's unified memory moves the states out if the GPU is full.
     **dict.fromkeys(("paged_adamw", "paged_adamw_32bit", "paged_adamw_8bit"), Optimizer()),
     **dict.fromkeys(("paged_lion_8bit", "paged_lion_32bit"), Optimizer()),
     "lion_32bit": Optimizer(bytes=4),

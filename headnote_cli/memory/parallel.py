@@ -1,7 +1,7 @@
-"""How several devices share a step: what a config or a launcher asks for.
+"""How several devices share a step, as a config or launcher says.
 
-`ddp` copies all to each device; `states` (ZeRO-1) divides the optimizer's states, `gradients` (ZeRO-2, FSDP's
-shard_grad_op) the gradients too, `full` (ZeRO-3, FSDP's full_shard) also the weights.
+`ddp` copies everything to each device; `states` (ZeRO-1) divides the optimizer states, `gradients` (ZeRO-2, FSDP's
+shard_grad_op) also the gradients, `full` (ZeRO-3, FSDP's full_shard) also the weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from headnote_cli.config.keys import Settings
 from headnote_cli.errors import ConfigError
 from headnote_cli.runs.files import read_json
 
-# What each way to share divides among the devices.
+# What each kind of sharding divides among the devices.
 DIVIDED: dict[str, tuple[str, ...]] = {
     "none": (),
     "ddp": (),
@@ -23,7 +23,7 @@ DIVIDED: dict[str, tuple[str, ...]] = {
     "full": ("optimizer states", "gradients", "weights", "adapters"),
 }
 ZERO = ("ddp", "states", "gradients", "full")  # by DeepSpeed's stage
-# FSDP's strategies; version 2 says `reshard_after_forward` for the first two. hybrid_shard divides within a node.
+# FSDP's strategies; FSDP 2 uses `reshard_after_forward` for the first two. hybrid_shard divides within a node.
 FSDP = {
     "full_shard": "full", "hybrid_shard": "full", "true": "full",
     "shard_grad_op": "gradients", "hybrid_shard_zero2": "gradients", "false": "gradients",
@@ -32,10 +32,10 @@ FSDP = {
 
 
 def sharding_of(settings: Settings) -> str:
-    """How a config's `fsdp` or `deepspeed` shares a step among several devices.
+    """How a config's `fsdp` or `deepspeed` shares a step among devices.
 
     Raises:
-        ConfigError: Offloading to main memory, which is not estimated, or a stage or strategy that does not exist.
+        ConfigError: Offloading to main memory is not estimated, or the stage or strategy does not exist.
     """
     if settings.deepspeed:
         return _zero(_options(settings.deepspeed, "deepspeed"))
@@ -45,9 +45,9 @@ def sharding_of(settings: Settings) -> str:
 
 
 def launched(environment: Mapping[str, str]) -> tuple[int, str | None]:
-    """The number of devices that train together, and how the launcher says that they share; None: as the config says.
+    """The number of devices that train together, and the launcher's sharding; None: the config's.
 
-    `accelerate launch` sets these variables (accelerate/utils/launch.py), `torchrun` the first alone.
+    `accelerate launch` sets these variables (accelerate/utils/launch.py), `torchrun` only the first.
 
     Raises:
         ConfigError: As `sharding_of`.
@@ -99,7 +99,7 @@ def _zero(config: Mapping[str, Any]) -> str:
 
 
 def _options(given: str | Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Options that stand in the config, or in a file that it names."""
+    """Options given in the config, or in a file that it names."""
     options = given if isinstance(given, Mapping) else read_json(Path(given))
     if options is None:
         raise ConfigError(f"`{key}`: there is no {given}")

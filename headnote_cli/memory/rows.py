@@ -1,4 +1,4 @@
-"""What the training rows at hand need: their real lengths, and the peak over an epoch."""
+"""What the training rows need: their real lengths, and the memory over an epoch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from headnote_cli.memory.shapes import Shapes
 
 @dataclass(frozen=True)
 class DataLengths:
-    """What the rows at hand need: the peak of the batch with the longest row, and the mean over an epoch's time."""
+    """What the rows need: the peak for the longest row, and the mean weighted by tokens over an epoch."""
 
     rows: int
     longest: int
-    labels: int  # most labelled tokens of a row
+    labels: int  # most labelled tokens in a row
     mean_peak: int
     cut: dict[int, float]  # share of rows that a shorter `max_length` would cut
     rows_cut: int
     rows_dropped: int
-    lines: list[str]  # what every command says about rows that it reads
+    lines: list[str]  # the lines that every command shows about its rows
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "lines"}
 
 
 def lengths_of_rows(config: Config, settings: Settings, shapes: Shapes, setup_for: SetupFor) -> DataLengths:
-    """What the rows' lengths mean, in batches as training makes them.
+    """The memory for the rows' lengths, in the batches of training.
 
     Raises:
         DataError: There is no row.
@@ -55,7 +55,7 @@ def lengths_of_rows(config: Config, settings: Settings, shapes: Shapes, setup_fo
     weighted = tokens = 0
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        # To 64 tokens: enough for a mean, and few different estimates.
+        # Rounded up to 64 tokens: exact enough for a mean, and few different estimates.
         length, label = (min(limit, -(-max(of[row] for row in rows) // 64) * 64) for of in (lengths, labels))
         weighted += peak(length, label) * length
         tokens += length
@@ -72,7 +72,7 @@ def lengths_of_rows(config: Config, settings: Settings, shapes: Shapes, setup_fo
 
 
 def training_order(lengths: list[int], settings: Settings) -> list[int]:
-    """The order of the first epoch: rows of like length together, unless the config says otherwise."""
+    """The order of the first epoch: rows of similar length together, unless the config says otherwise."""
     if settings.train_sampling_strategy != "group_by_length" and "train_sampling_strategy" in settings.model_fields_set:
         order = list(range(len(lengths)))
         random.Random(settings.seed).shuffle(order)
@@ -84,7 +84,7 @@ def training_order(lengths: list[int], settings: Settings) -> list[int]:
 
 
 def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], list[str]]:
-    """Tokens of each training row, how many of them are labelled, and what preparing did to the rows."""
+    """Tokens of each training row, how many are labelled, the summary of the encoding, and lines about the rows."""
     from headnote_cli.data.encoding import encoder_for
     from headnote_cli.data.lengths import lengths_lines
     from headnote_cli.data.preparation import lengths_of, prepare

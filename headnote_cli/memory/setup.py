@@ -1,4 +1,4 @@
-"""A config, reduced to what decides memory."""
+"""The settings of a config that determine memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from headnote_cli.memory.parallel import DIVIDED, sharding_of
 from headnote_cli.memory.shapes import SLIDING, Shapes
 from headnote_cli.models.fit import VISION_MODULES, keeps_off_vision
 
-# Labelled tokens of a row where no data say better: the longest of 273 real headnotes has 727 with Gemma's tokenizer.
+# Labelled tokens of a row if unknown: the longest of 273 real headnotes has 727 with Gemma's tokenizer.
 HEADNOTE = 768
-DEFAULT_LENGTH = 8192  # where the config sets no `max_length`
+DEFAULT_LENGTH = 8192  # used if the config sets no `max_length`
 SIXTEEN_BIT = ("bfloat16", "float16")
 EMBEDDINGS = ("embed_tokens", "lm_head")
 ALL_LINEAR = "all-linear"
@@ -25,22 +25,22 @@ KNOWN_ATTENTION = ("sdpa", "eager", "flash_attention_2", "kernels-community/flas
 
 @dataclass(frozen=True)
 class Setup:
-    """One training step, as far as memory goes.
+    """One training step, as far as memory is concerned.
 
     Attributes:
-        loss: `fused` (TRL ≥ 1.16: tiles of labelled positions), `full` (all logits), `liger` (Liger's own fused
+        loss: `fused` (TRL ≥ 1.16: tiles of labelled positions), `full` (all logits), `liger` (Liger's fused
             cross-entropy, in chunks of all positions) or `labelled` (slds on a CPU: logits of labelled positions).
         labels: Labelled tokens of a row.
-        targets: Of LoRA, as PEFT reads them: a string is `all-linear` or a full match of a module's name, of a tuple
-            each is the end of one.
-        vision_adapted: Whether targets may lie in the vision tower.
-        saved_modules: PEFT's `modules_to_save`, trained whole beside the frozen ones.
+        targets: Of LoRA, as PEFT reads them: a string is `all-linear` or must match a module's whole name; in a tuple,
+            each is a suffix.
+        vision_adapted: Whether targets may be in the vision tower.
+        saved_modules: PEFT's `modules_to_save`: trained copies beside the frozen modules.
         quantization: `none`, `nf4`, `nf4 double` or `int8`.
-        upcast: What is not quantized is held in float32, as PEFT's `prepare_model_for_kbit_training` does.
-        gradients_stay: Gradient accumulation: those of earlier batches live through the next one.
+        upcast: Unquantized weights are kept in float32, as PEFT's `prepare_model_for_kbit_training` does.
+        gradients_stay: Gradient accumulation: gradients of earlier batches stay during the next one.
         sharding: `none`, or how `devices` share a step (see `parallel`).
-        offloaded: Activations wait in main memory for their backward.
-        unknown: Settings whose memory is not known; then the total is a lower bound.
+        offloaded: Activations are kept in main memory until their backward.
+        unknown: Settings whose memory is unknown; then the total is a lower bound.
     """
 
     kind: StepKind
@@ -65,24 +65,24 @@ class Setup:
 
     @property
     def width(self) -> int:
-        """Bytes of an unquantized weight; shards of all weights are the float32 masters themselves."""
+        """Bytes of an unquantized weight; if all weights are sharded, the shards are the float32 masters."""
         masters = self.sharding == "full" and self.keeps_masters
         return 4 if self.kind.dtype == "float32" or masters else 2
 
     @property
     def keeps_masters(self) -> bool:
-        """Sharded full fine-tuning in mixed precision steps float32 weights (accelerate's
+        """Whether float32 masters are kept: in sharded full fine-tuning in mixed precision (accelerate's
         `upcast_low_precision_parameters` for FSDP, DeepSpeed's master weights)."""
         sharded = self.sharding in ("full", "gradients", "states")
         return sharded and self.kind.amp and self.kind.method == "full"
 
     @property
     def unknown_weights(self) -> tuple[str, ...]:
-        """What is not known of the model itself, whatever is done with it."""
+        """What is unknown about the model itself, for any purpose."""
         return tuple(part for part in self.unknown if part.startswith("the weights of "))
 
     def share(self, part: str) -> int:
-        """Among how many devices a part is divided."""
+        """The number of devices that a part is divided among."""
         return self.devices if part in DIVIDED[self.sharding] else 1
 
     @property
@@ -103,28 +103,28 @@ def setup_of(
     sharding: str | None = None,
     labels: int | None = None,
 ) -> Setup:
-    """What a config asks of a GPU, or of the CPU with `use_cpu`.
+    """The setup of a config on a GPU, or on the CPU with `use_cpu`.
 
     Args:
-        stack: Which code trains: `slds`; `trl`, plain TRL ≥ 1.16; or `workshop`, the recipe's own TRL 0.24, where
-            `load_in_4bit` reaches no weight, the vision tower is adapted too, and only Liger spares the logits.
-        sharding: How `devices` share a step where a launcher says it; None: as the config says.
-        labels: Labelled tokens of a row, where rows are at hand.
+        stack: Which code trains: `slds`; `trl`, plain TRL ≥ 1.16; or `workshop`, the recipe with TRL 0.24, where
+            `load_in_4bit` has no effect, the vision tower is adapted, too, and only Liger avoids the full logits.
+        sharding: How `devices` share a step, by the launcher; None: by the config.
+        labels: Labelled tokens of a row, if known.
 
     Raises:
-        ConfigError: Settings that no machine can do together, or targets that are in no model.
+        ConfigError: Settings conflict on any machine, or targets match no module.
     """
     _refuse_impossible(settings)
     on_gpu = not settings.use_cpu
     quantization = "none" if stack == "workshop" else _quantization(settings)
-    if shapes.quantized is not None:  # whoever trains
+    if shapes.quantized is not None:  # for every stack
         quantization = "nf4 double" if shapes.quantized.nested else "nf4"
     dtype = load_dtype(settings) if on_gpu else "float32"
     amp = (on_gpu and settings.bf16 is not False) or settings.fp16
     batch, length = settings.per_device_train_batch_size, settings.max_length or DEFAULT_LENGTH
     method = "full" if not settings.use_peft else "lora" if quantization == "none" else "qlora"
     targets = _targets(settings)
-    # slds keeps adapters off the vision tower unless a target names it; plain TRL does not.
+    # slds excludes the vision tower unless a target names it; plain TRL does not.
     off_vision = stack == "slds" and keeps_off_vision(settings.model_class, settings.lora_target_modules)
     vision = settings.use_peft and not off_vision
     adapted = adapted_ends(shapes, targets, vision) if settings.use_peft else frozenset()
@@ -165,11 +165,11 @@ def setup_of(
 def adapted_modules(
     shapes: Shapes, targets: str | tuple[str, ...], vision: bool = False
 ) -> tuple[tuple[str, int, int], ...]:
-    """Name, input and output width of the linear layers that get an adapter, found as PEFT finds them
-    (peft/tuners/tuners_utils.py, `check_target_module_exists`); the output layer only where it is named.
+    """Name, input and output width of the linear layers that get an adapter, matched as in PEFT
+    (peft/tuners/tuners_utils.py, `check_target_module_exists`); the output layer only if it is named.
 
     Raises:
-        ConfigError: None does, or the targets are not a regular expression.
+        ConfigError: No layer matches, or the targets are not a regular expression.
     """
     names = [module for module in shapes.module_names() if vision or not re.fullmatch(VISION_MODULES, module[0])]
     embeddings = [
@@ -195,7 +195,7 @@ def adapted_modules(
 
 @lru_cache(maxsize=64)
 def adapted_ends(shapes: Shapes, targets: str | tuple[str, ...], vision: bool) -> frozenset[str]:
-    """The last parts of the names of `adapted_modules`: `q_proj` and so on."""
+    """The last name parts of `adapted_modules`: `q_proj` and so on."""
     return frozenset(name.rsplit(".", 1)[-1] for name, _, _ in adapted_modules(shapes, targets, vision))
 
 
@@ -206,7 +206,7 @@ def _matches(targets: str | tuple[str, ...], name: str) -> bool:
 
 
 def _evaluation_batch(settings: Settings, stack: str) -> int:
-    """slds evaluates as many rows at a time as it trains unless the config says otherwise, TRL eight."""
+    """Unless the config says otherwise, slds evaluates with the training batch size, TRL with eight rows."""
     given = stack != "slds" or "per_device_eval_batch_size" in settings.model_fields_set
     return settings.per_device_eval_batch_size if given else settings.per_device_train_batch_size
 
@@ -228,13 +228,13 @@ def _refuse_impossible(settings: Settings) -> None:
 
 
 def checkpoints_activations(settings: Settings) -> bool:
-    """`activation_checkpointing`, or its older name."""
+    """The value of `activation_checkpointing`, or of its older name."""
     newer = settings.activation_checkpointing
     return bool(settings.gradient_checkpointing if newer is None else newer)
 
 
 def load_dtype(settings: Settings) -> str:
-    """The dtype of the loaded weights on a GPU that can do it."""
+    """The dtype of the loaded weights on a GPU that supports it."""
     if "dtype" in settings.model_fields_set and settings.dtype in (*SIXTEEN_BIT, "float32"):
         return str(settings.dtype)
     return "float16" if settings.fp16 else "float32" if settings.bf16 is False else "bfloat16"
@@ -247,15 +247,15 @@ def _quantization(settings: Settings) -> str:
 
 
 def _adapters(stack: str, quantization: str, dtype: str) -> str:
-    """slds holds adapters in float32 and casts nothing to it; TRL's are bfloat16 on a quantized base."""
+    """slds keeps adapters in float32 without casting inputs; TRL's are bfloat16 on a quantized base."""
     if stack == "slds" or dtype == "float32":
         return "float32"
     return "float32 cast" if quantization == "none" else "bfloat16"
 
 
 def _attention(settings: Settings, shapes: Shapes, stack: str, batch: int, length: int) -> str:
-    """What is really done: SDPA is given a mask where a layer sees a window only, and by others than slds where rows
-    are padded; transformers' Gemma 2 has no SDPA, for the cap on its scores."""
+    """The attention that is really computed. SDPA gets a mask if a layer has a sliding window and, except in slds, if
+    rows are padded. transformers' Gemma 2 has no SDPA, because its scores are capped."""
     asked = settings.attn_implementation or "sdpa"
     if asked.startswith(("flash_attention", "kernels-community/")):
         return "flash_attention_2"
@@ -266,7 +266,7 @@ def _attention(settings: Settings, shapes: Shapes, stack: str, batch: int, lengt
 
 
 def _targets(settings: Settings) -> str | tuple[str, ...]:
-    """A list of one is a string to TRL (`ModelConfig.__post_init__`), so a pattern for whole names."""
+    """TRL reads a list of one as a string (`ModelConfig.__post_init__`), a pattern for whole names."""
     asked = settings.lora_target_modules or ALL_LINEAR
     if isinstance(asked, list) and len(asked) == 1:
         asked = asked[0]
@@ -281,14 +281,14 @@ def _saved_modules(settings: Settings) -> tuple[str, ...]:
 
 
 def _target_class(names: frozenset[str]) -> str:
-    """The counted kind that holds at least what these targets hold."""
+    """The counted target class that needs at least as much as these targets."""
     if names <= {"q_proj", "v_proj"}:
         return "qv"
     return "attention" if names <= {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj"} else "all"
 
 
 def _loss(settings: Settings, stack: str, on_gpu: bool) -> str:
-    """TRL 1.16 weighs the fused loss of each token for `dft`, so holds no more; on a CPU it then does so itself."""
+    """In TRL 1.16, `dft` weights each token's fused loss and needs no more memory; on a CPU, TRL then computes it."""
     if settings.label_smoothing_factor:
         return "full"
     if stack == "workshop":
@@ -297,7 +297,7 @@ def _loss(settings: Settings, stack: str, on_gpu: bool) -> str:
 
 
 def _unknown(settings: Settings, stack: str, adapted: frozenset[str]) -> tuple[str, ...]:
-    """What no term counts."""
+    """Settings that no term counts."""
     attention = settings.attn_implementation
     named = {
         f"the states of `optim: {settings.optim}`": settings.optim not in OPTIMIZERS,

@@ -1,4 +1,4 @@
-"""The sizes of a model, and how its `config.json` states them."""
+"""The sizes of a model, read from its `config.json`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from headnote_cli.machine.plan import Quantization
 from headnote_cli.memory.forms import known_types
 from headnote_cli.models.fit import positions_of, stored_quantization
 
-# What Google's Gemma 3 configs leave to transformers' `Gemma3Config`, which fills these sizes in.
+# Sizes missing in Google's Gemma 3 configs, with the defaults of transformers' `Gemma3Config`.
 DEFAULTS: dict[str, dict[str, int]] = {
     "gemma3": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208},
 }
 GEMMA = ("gemma", "gemma2", "gemma3", "gemma3_text")
 FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
-IMAGE_TEXT = ("gemma3", "mistral3")  # the language model lies one level deeper
+IMAGE_TEXT = ("gemma3", "mistral3")  # the language model is nested one level deeper
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj")
 NORMS_OF_HEADS = ("gemma3", "gemma3_text", "qwen3", "apertus")
-SLIDING = ("gemma2", "gemma3", "gemma3_text")  # some layers of which see a window only, so a mask is always made
-# SigLIP as Gemma 3 uses it: hidden, MLP, layers, patch, image (google/gemma-3-4b-it, config.json, vision_config).
+SLIDING = ("gemma2", "gemma3", "gemma3_text")  # some layers have a sliding window, so a mask is always made
+# SigLIP in Gemma 3: hidden, MLP, layers, patch, image (google/gemma-3-4b-it, config.json, vision_config).
 SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "patch_size": 14, "image_size": 896}
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What decides a model's memory, counts of elements throughout."""
+    """The sizes that determine a model's memory, all in elements."""
 
     name: str
     model_type: str
@@ -41,16 +41,16 @@ class Shapes:
     vocabulary: int
     tied: bool = True
     window: int | None = None  # tokens that a sliding layer sees
-    global_every: int = 1  # every how many layers one sees everything
-    vision_layers: int = 0  # of a SigLIP tower, with its two widths
+    global_every: int = 1  # every how many layers one has global attention
+    vision_layers: int = 0  # a SigLIP tower's layers and two widths
     vision_hidden: int = 0
     vision_mlp: int = 0
-    other: int = 0  # further unquantized weights: patch embeddings, projector, vision norms and biases
-    stored_width: int = 2  # bytes of a weight on the disk
-    quantized: Quantization | None = None  # the form in which the weights lie on the disk
-    positions: int | None = None  # that it was made for
+    other: int = 0  # other unquantized weights: patch embeddings, projector, vision norms and biases
+    stored_width: int = 2  # bytes per weight on disk
+    quantized: Quantization | None = None  # how the weights are quantized on disk
+    positions: int | None = None  # maximum positions
     source: str = ""  # where the sizes come from
-    unknown: tuple[str, ...] = ()  # parts of the model that are not counted
+    unknown: tuple[str, ...] = ()  # parts that are not counted
 
     @property
     def query_width(self) -> int:
@@ -90,7 +90,7 @@ class Shapes:
         yield "fc2", self.vision_mlp, self.vision_hidden
 
     def module_names(self) -> Iterator[tuple[str, int, int]]:
-        """Full name, input and output width of every linear layer but the output layer, named as PEFT sees them."""
+        """Full name, input and output width of all linear layers except the output layer, named as in PEFT."""
         inner = "model.language_model" if self.model_type in IMAGE_TEXT else "model"
         for layer in range(self.layers):
             for name, rows, columns in self.linear_modules():
@@ -117,12 +117,12 @@ class Shapes:
 
     @property
     def head(self) -> int:
-        """The output layer's own weights; none where it is tied to the embedding."""
+        """The output layer's own weights; 0 if it is tied to the embedding."""
         return 0 if self.tied else self.embedding
 
     def vectors(self) -> Iterator[tuple[int, int]]:
-        """Elements of a tensor, and how many there are: norms, Qwen 2's biases of q, k and v, Apertus' two numbers of
-        its activation."""
+        """Size and number of small tensors: norms, Qwen 2's biases of q, k and v, Apertus' two activation
+        parameters."""
         yield self.hidden, (4 if self.model_type in FOUR_NORMS else 2) * self.layers + 1
         if self.model_type in NORMS_OF_HEADS:
             yield self.head_dim, 2 * self.layers
@@ -146,10 +146,10 @@ def _parent(name: str) -> str:
 
 
 def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
-    """Shapes out of the content of a `config.json`.
+    """Shapes from the content of a `config.json`.
 
     Raises:
-        ConfigError: The model type is not known, or a size is missing.
+        ConfigError: The model type is unknown, or a size is missing.
     """
     text = config.get("text_config", config)
     vision = config.get("vision_config")
@@ -196,13 +196,13 @@ def from_config(name: str, config: Mapping[str, Any]) -> Shapes:
 
 
 def _dtype(config: Mapping[str, Any]) -> object:
-    """The dtype that the weights are saved in, under transformers' new name or its old one."""
+    """The dtype of the saved weights, by transformers' new or old key."""
     text = config.get("text_config", config)
     return next((part[key] for part in (config, text) for key in ("dtype", "torch_dtype") if part.get(key)), None)
 
 
 def _global_every(text: Mapping[str, Any]) -> int:
-    """Every how many layers one sees everything, from `layer_types` or the older `sliding_window_pattern`."""
+    """Every how many layers one is global, from `layer_types` or the older `sliding_window_pattern`."""
     types = text.get("layer_types")
     if isinstance(types, list) and types:
         return max(1, round(len(types) / max(1, types.count("full_attention"))))
@@ -210,7 +210,7 @@ def _global_every(text: Mapping[str, Any]) -> int:
     return pattern if isinstance(pattern, int) and pattern > 0 else 2 if text.get("model_type") == "gemma2" else 6
 
 
-# No model comes near; the widest have 16,384 and 53,248, the largest vocabularies 262,208.
+# Far above any model; the widest have 16,384 and 53,248, the largest vocabularies 262,208.
 LARGEST = {"vocab_size": 10**8, "num_hidden_layers": 10**4, "num_attention_heads": 10**5, "sliding_window": 10**9}
 
 
@@ -223,7 +223,7 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
 
 
 def with_siglip(shapes: Shapes, vision: Mapping[str, Any]) -> Shapes:
-    """With a SigLIP tower and Gemma 3's projector: widths of the tower's layers, and all weights beside them."""
+    """Add a SigLIP tower and Gemma 3's projector: the tower's widths, and all weights beside its linear layers."""
     width, mlp, layers, patch, side = (_size(vision, key) for key in SIGLIP)
     biases_and_norms = layers * (4 * width + mlp + width + 4 * width) + 2 * width
     embeddings = 3 * patch * patch * width + width + (side // patch) ** 2 * width

@@ -1,4 +1,4 @@
-"""`slds merge`: adapters into their base, streamed and verified."""
+"""`slds merge`: merges adapters into their base, streamed and verified."""
 
 from headnote_cli.machine.libraries import quieten
 

@@ -1,4 +1,4 @@
-"""`slds merge --check`: a later look at a merged folder."""
+"""`slds merge --check`: checks a merged folder later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headnote_cli.runs.folders import MERGED
 
 @dataclass(frozen=True)
 class CheckReport:
-    """A merged folder, looked at again."""
+    """The result of checking a merged folder."""
 
     folder: Path
     files: int

@@ -39,7 +39,7 @@ UNVERIFIED = "-unverified"
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was merged into where."""
+    """What was merged, and where it was written."""
 
     base: str
     adapters: tuple[Path, ...]
@@ -50,7 +50,7 @@ class MergeReport:
     bytes: int
     dtype: str
     seconds: dict[str, float]
-    verification: Verification | None  # None: not asked for
+    verification: Verification | None  # None: not requested
 
     def to_json(self) -> dict[str, Any]:
         check = self.verification
@@ -73,7 +73,7 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """What the command line says about a merge; None takes the config's or the base's own."""
+    """The command-line options; None means the value of the config or the base."""
 
     output: Path | None = None
     dtype: str | None = None
@@ -88,11 +88,11 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
     """Merge checkpoints into their base, one after the other.
 
     Args:
-        checkpoints: Paths, or names looked up as `runs.find_checkpoint` says; none: `peft_peft_model_path`.
+        checkpoints: Paths, or names for `runs.find_checkpoint`; if empty, `peft_peft_model_path`.
 
     Raises:
-        UnreachableError: No such checkpoint or base, or no adapter in it.
-        UsageError: The output exists already, or lies where it must not.
+        UnreachableError: The checkpoint, its adapter or the base is missing.
+        UsageError: The output exists, or overlaps the checkpoint.
         DataError: Files are broken, a tensor matches no weight, or the merged model is not base + adapters.
     """
     adapters = _adapters(config, checkpoints)
@@ -139,7 +139,7 @@ def merge(config: Config, emit: Listener, checkpoints: Sequence[str], options: M
 
 @contextmanager
 def _hashing(base: Path) -> Iterator[Hashes]:
-    """The hashes of a base's files, taken while the libraries are being imported, which keeps one core busy."""
+    """The hashes of a base's files, computed while the libraries are imported, which uses one core."""
     files = base.glob("model*.safetensors")
     pool = ThreadPoolExecutor(1)
     try:
@@ -166,7 +166,7 @@ def _adapter(folder: Path) -> Path:
 
 
 def _default_output(config: Config, adapter: Path, named: bool) -> Path:
-    """`peft_output_model_path` if that belongs to the checkpoint, else the checkpoint's path with `-merged`."""
+    """`peft_output_model_path` if it belongs to the checkpoint, else the checkpoint's path with `-merged`."""
     path = config.settings.peft_output_model_path
     if path and (not named or Path(path).name.startswith(adapter.name)):
         return Path(path).expanduser()
@@ -186,9 +186,9 @@ def _require_free(target: Path, adapter: Path, force: bool) -> None:
 def _job(
     config: Config, options: MergeOptions, adapters: Sequence[Path], record: Mapping[str, Any], base_name: str
 ) -> MergeJob:
-    """What the options, the config and the run's record say.
+    """The merge that the options, the config and the run's record describe.
 
-    The base has the class of its run, else the config's own, else the one that its architecture says.
+    The model class is the run's, else the config's, else that of the base's architecture.
     """
     from headnote_cli.merging.plan import MergeJob
     from headnote_cli.models.base import BaseModel, base_of, require_fitting_class
@@ -206,7 +206,7 @@ def _job(
 def _require_same_base(record: Mapping[str, Any], base: Path) -> None:
     """
     Raises:
-        DataError: The weights at hand are not those that the run was trained on.
+        DataError: These are not the weights that the run was trained on.
     """
     noted = record.get("base_fingerprint")
     if noted and has_weights(base) and fingerprint(base) != noted:
@@ -218,7 +218,7 @@ def _require_same_base(record: Mapping[str, Any], base: Path) -> None:
 
 
 def _dequantized(job: MergeJob, stored: Path, folder: Path, emit: Listener) -> MergeJob:
-    """The same with a base in full, beside the merged folder that is being written and removed with it."""
+    """The same job with a dequantized base, written beside the merged folder and removed with it."""
     from headnote_cli.merging.dequantization import write_dequantized
 
     emit(Note("the base lies in 4 bits: the adapter is merged into the weights that these stand for"))
@@ -229,7 +229,7 @@ def _dequantized(job: MergeJob, stored: Path, folder: Path, emit: Listener) -> M
 
 
 def _write(job: MergeJob, folder: Path, emit: Listener, hashes: Hashes) -> tuple[Written, MergePlan | None]:
-    """The weights: streamed, or merged by PEFT where it alone knows how; then there is no plan."""
+    """Stream the weights, or let PEFT merge them if only it can; then there is no plan."""
     from headnote_cli.merging.plan import plan_merge
     from headnote_cli.merging.stream import require_room, write_config, write_merged
     from headnote_cli.models.adapters import NeedsPeft
@@ -255,7 +255,7 @@ def _verify(
     prompts: Path | None,
     max_length: int | None,
 ) -> Verification:
-    """Compare what was written; a folder whose verification cannot run is kept under a name that says so.
+    """Compare the output; if the verification cannot run, the folder is kept and renamed `…-unverified`.
 
     Raises:
         SldsError: The verification cannot run.
@@ -288,7 +288,7 @@ def read_size(text: str) -> int:
     """`5GB`, `500MB`, `2GiB` → bytes.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: It is not a size.
     """
     match = re.fullmatch(r"(\d*\.?\d+)\s*([KMG])(I?)B", text.upper())
     if match:

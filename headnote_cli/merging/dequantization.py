@@ -1,4 +1,4 @@
-"""A model whose weights lie on the disk in bitsandbytes' 4 bits → the same model in full, tensor by tensor."""
+"""Dequantize a model stored in bitsandbytes' 4 bits, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from headnote_cli.models.adapters import TORCH_DTYPES, load_tensor
 from headnote_cli.models.weights import SINGLE, OutputTensor, Stored, packed, read_weights
 from headnote_cli.runs.files import read_json, write_json
 
-# What stands beside a packed weight (bitsandbytes' `QuantState.as_dict`), the last one with its shape and dtype.
+# The tensors beside a packed weight (bitsandbytes' `QuantState.as_dict`); the last has its shape and dtype.
 _PARTS = r"absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__(?:nf4|fp4)"
 _PART = re.compile(rf"(?P<weight>.+)\.(?P<part>{_PARTS})")
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-Parts = dict[str, Stored]  # of one weight, by their names
+Parts = dict[str, Stored]  # parts of one weight, by name
 
 
 def write_dequantized(folder: Path, target: Path) -> None:
-    """Write `config.json` and weights of a 4-bit model in full into another folder, in one file.
+    """Write the `config.json` and dequantized weights of a 4-bit model into another folder, as one file.
 
-    Each weight gets the dtype that it had before it was quantized. Memory holds one weight at a time.
+    Each weight gets the dtype from before quantization. Memory holds one weight at a time.
 
     Raises:
         DataError: Parts of a 4-bit weight are missing.

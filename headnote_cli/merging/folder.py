@@ -1,4 +1,4 @@
-"""A merged model's folder apart from its weights: config, tokenizer, chat template, prompts, card and manifest."""
+"""All files of a merged model except its weights: config, tokenizer, chat template, prompts, card and manifest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGES = ("headnote-cli", "torch", "transformers", "safetensors", "peft")
 
 
 def complete(base: Path, adapter: Path, folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
-    """Add the base's other files (processor, licence …), the chat template of training, its ends, prompts and card."""
+    """Add the base's other files (processor, licence …), training's chat template and stop tokens, prompts, card."""
     for file in sorted(base.iterdir()):
         if file.is_file() and not file.name.endswith(REPLACED) and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
@@ -46,7 +46,7 @@ def complete(base: Path, adapter: Path, folder: Path, record: Mapping[str, Any],
 
 
 def _template_of(adapter: Path) -> str | None:
-    """The chat template of a checkpoint: a file, or where an older transformers saved it a key of the tokenizer."""
+    """The chat template of a checkpoint: a file, or, from an older transformers, a key of the tokenizer config."""
     if (adapter / CHAT_TEMPLATE).is_file():
         return (adapter / CHAT_TEMPLATE).read_text(encoding="utf-8")
     template = (read_json(adapter / TOKENIZER) or {}).get("chat_template")
@@ -54,7 +54,7 @@ def _template_of(adapter: Path) -> str | None:
 
 
 def _remove_other_templates(folder: Path) -> None:
-    """Keep the one of training alone: some libraries and servers look elsewhere first."""
+    """Remove the base's other templates: some libraries and servers read them first."""
     (folder / "chat_template.json").unlink(missing_ok=True)
     for name in (TOKENIZER, "processor_config.json"):
         content = read_json(folder / name) or {}
@@ -63,10 +63,10 @@ def _remove_other_templates(folder: Path) -> None:
 
 
 def _stop_as_trained(folder: Path, record: Mapping[str, Any], prompts: Path | None) -> None:
-    """Let any server stop at the token that ends a turn, and at the `eos_token` of training.
+    """Make every server stop at the token that ends a turn, and at the `eos_token` of training.
 
-    transformers and vLLM stop at the ids of generation_config.json, others at those of config.json, llama.cpp at the
-    tokenizer's `eos_token`. In a base that is not a chat model these end a text, which is not what training taught.
+    transformers and vLLM read the ids of generation_config.json, others those of config.json, llama.cpp the tokenizer's
+    `eos_token`. In a base that is not a chat model these end a text, not a turn.
     """
     from headnote_cli.models.base import BaseModel, eos_ids, load_tokenizer
 
@@ -84,13 +84,13 @@ def _stop_as_trained(folder: Path, record: Mapping[str, Any], prompts: Path | No
             write_json(folder / name, content | {"eos_token_id": list(dict.fromkeys([*trained, *known]))})
     last = chosen or tokenizer.convert_ids_to_tokens(end)
     content = read_json(folder / TOKENIZER) or {}
-    # A template that writes the `eos_token` would write another token.
+    # A template that contains the `eos_token` would then render another token.
     if content and tokenizer.eos_token != last and "eos_token" not in str(tokenizer.chat_template):
         write_json(folder / TOKENIZER, content | {"eos_token": last})
 
 
 def prompts_of(config: Config, adapter: Path) -> Path | None:
-    """The templates of the adapter's run, else the config's."""
+    """The templates of the adapter's run, else those of the config."""
     kept = adapter.parent / PROMPTS
     if kept.is_dir():
         return kept
@@ -106,7 +106,7 @@ def manifest_of(
     folder: Path,
     check: Verification | None,
 ) -> dict[str, Any]:
-    """What the model was made of, how, and how it wants to be prompted."""
+    """How the merged model was made, and how to prompt it."""
     keys = ("model_class", "max_length", "overflow", "overflow_field")
     prompting = {key: record.get(key, getattr(config.settings, key)) for key in keys}
     return prompting | {

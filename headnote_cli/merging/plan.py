@@ -1,4 +1,4 @@
-"""What a merge writes: which tensors of the base are copied, which are merged, into which files."""
+"""What a merge writes: which base tensors are copied, which are merged, and into which files."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from headnote_cli.models.base import BaseModel, load_model_config, weights_folde
 from headnote_cli.models.weights import OutputTensor, Stored, in_shards, read_weights
 
 SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-NAMES_OF_DTYPES = {short: name for name, short in SAFETENSORS_DTYPES.items()}  # of floating-point numbers
+NAMES_OF_DTYPES = {short: name for name, short in SAFETENSORS_DTYPES.items()}  # floating-point dtypes only
 Rename = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
 class MergeJob:
-    """What is merged into what."""
+    """What to merge, and how."""
 
     base: BaseModel
-    adapters: tuple[Path, ...]  # merged one after the other
-    dtype: str | None = None  # of the merged weights; None is the base's own
+    adapters: tuple[Path, ...]  # merged in this order
+    dtype: str | None = None  # of the merged weights; None: the base's own
     onto: Quantization | None = None  # None: the base's own weights
     shard_bytes: int | None = None  # None: shards as in the base
-    trained: Quantization | None = None  # the 4-bit form in which training saw the base, if it did
+    trained: Quantization | None = None  # 4-bit form of the base in training, if any
 
 
 def renaming(model: Any) -> Rename:
-    """A weight's name in any layout that transformers loads → the parameter's name in `model`, by its own tables.
+    """Map a weight's name in any layout that transformers loads to its name in `model`, by transformers' tables.
 
     The function raises `NeedsPeft` for a weight that transformers fuses or splits while loading.
     """
@@ -62,12 +62,12 @@ def renaming(model: Any) -> Rename:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Every tensor of the output with what is done to it. Nothing is written yet."""
+    """Every tensor of the output and how it is made. Nothing is written yet."""
 
     folder: Path  # of the base's weights
     shards: Mapping[str, Sequence[OutputTensor]]  # by file name
-    changes: Mapping[str, Sequence[WeightChange]]  # by the output tensor's name, those of one adapter after the other
-    quantized: frozenset[str]  # output tensors that are first brought to 4 bits and back
+    changes: Mapping[str, Sequence[WeightChange]]  # by output tensor, in the order of the adapters
+    quantized: frozenset[str]  # output tensors quantized to 4 bits and back first
     onto: Quantization | None
     untied: bool
 
@@ -93,7 +93,7 @@ class MergePlan:
 
 
 def meta_model(base: BaseModel) -> Any:
-    """The base's modules and names without its weights."""
+    """The base's modules and names, without weights."""
     with torch.device("meta"):
         return getattr(transformers, base.model_class).from_config(
             load_model_config(base), trust_remote_code=base.trust_remote_code
@@ -104,7 +104,7 @@ def plan_merge(job: MergeJob) -> MergePlan:
     """Match the adapters' tensors with the base's weights, and lay out the output.
 
     Raises:
-        DataError: A file is broken, or a tensor of an adapter matches no weight, or one of another shape.
+        DataError: A file is broken, or an adapter's tensor matches no weight or one of another shape.
         NeedsPeft: Only PEFT itself can merge this.
     """
     folder = weights_folder(job.base)
@@ -141,7 +141,7 @@ def plan_merge(job: MergeJob) -> MergePlan:
 
 
 def _on_disk(stored: Sequence[Stored], rename: Rename) -> dict[str, str]:
-    """Names on the disk by the parameters' names in the model; a tensor that the model lacks is left out."""
+    """Names on disk by the model's parameter names; tensors that the model lacks are left out."""
     names: dict[str, str] = {}
     for tensor in stored:
         parameter = rename(tensor.name)
@@ -151,9 +151,9 @@ def _on_disk(stored: Sequence[Stored], rename: Rename) -> dict[str, str]:
 
 
 def _heads_to_untie(model: Any, on_disk: Collection[str], touched: Collection[str]) -> dict[str, str]:
-    """The output layer of a tied pair that an adapter touches → the embedding whose bytes it shares.
+    """Tied output layers to untie → the embedding whose bytes they share.
 
-    An adapter changes the one or the other, so a merged model cannot tie them.
+    An adapter changes only one of the two, so the merged model cannot tie them.
     """
     aliases: dict[int, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -171,15 +171,15 @@ def _heads_to_untie(model: Any, on_disk: Collection[str], touched: Collection[st
 
 
 def _head_name(head: str, on_disk: Mapping[str, str], rename: Rename) -> str:
-    """The name of the output layer in the base's layout of names."""
+    """The output layer's name in the base's naming layout."""
     in_hub_layout = any(name.startswith("language_model.") for name in on_disk.values())
     nested = f"language_model.{head}"
     return nested if in_hub_layout and rename(nested) == head else head
 
 
 def _quantizable(model: nn.Module) -> frozenset[str]:
-    """The weights that transformers brings to 4 bits, by its own rule."""
-    import bitsandbytes  # noqa: F401 (here and now: two threads that import it at once each find half of it)
+    """The weights that transformers would quantize to 4 bits, by its own rule."""
+    import bitsandbytes  # noqa: F401 (early: when two threads import it at once, each gets half of it)
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -192,7 +192,7 @@ def _quantizable(model: nn.Module) -> frozenset[str]:
 
 
 def _shards(job: MergeJob, tensors: list[OutputTensor]) -> dict[str, list[OutputTensor]]:
-    """Files with their tensors: as in the base, or of at most so many bytes."""
+    """The output files with their tensors: as in the base, or of at most `shard_bytes` each."""
     if job.shard_bytes is not None:
         return in_shards(tensors, job.shard_bytes)
     by_file: dict[str, list[OutputTensor]] = defaultdict(list)

@@ -1,7 +1,7 @@
-"""Adapters + base → the weights of one model folder, straight from safetensors to safetensors.
+"""Adapters + base → the weights of one model folder, streamed from safetensors to safetensors.
 
-Tensors that no adapter touches are copied as bytes; the others are read, changed and written by blocks of rows, so
-memory holds a few blocks, however large the model is.
+Tensors that no adapter changes are copied as bytes. The others are read, changed and written in blocks of rows, so
+memory holds a few blocks, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from headnote_cli.models.adapters import TORCH_DTYPES, load_tensor, needs_all_ro
 from headnote_cli.models.weights import INDEX, SINGLE, OutputTensor, copy_range, known_sha256, packed
 from headnote_cli.runs.files import read_json, sha256, write_json
 
-BLOCK_ELEMENTS = 2**20  # of a weight changed at a time by one thread: 4 MiB in float32
-BLOCK_ROWS = 64  # at least: blocks of fewer rows take another kernel of the BLAS, with other last bits
+BLOCK_ELEMENTS = 2**20  # that one thread changes at a time: 4 MiB in float32
+BLOCK_ROWS = 64  # minimum: BLAS uses another kernel for fewer rows, and the last bits differ
 MOST_WORKERS = 8
 REPORTS_A_SECOND = 10
 Hashes = Mapping[str, "Future[str]"]  # by file name
@@ -37,7 +37,7 @@ Hashes = Mapping[str, "Future[str]"]  # by file name
 
 @dataclass
 class Written:
-    """What was written, and where the time went (seconds of all threads together)."""
+    """What was written, and the time of each part (seconds, summed over threads)."""
 
     copied: int = 0
     merged: int = 0
@@ -51,11 +51,11 @@ class Written:
 def write_merged(plan: MergePlan, folder: Path, emit: Listener, hashes: Hashes) -> Written:
     """Write the plan's weight files and their index into a folder, and flush them.
 
-    Copying, reading, multiplying, writing and hashing overlap: each tensor is a task of its own, and each writes to its
-    own place in the file.
+    Copying, reading, multiplying, writing and hashing overlap: each tensor is a task that writes to its own place in
+    the file.
 
     Args:
-        hashes: Of the base's files, begun earlier.
+        hashes: Of the base's files, started earlier.
     """
     began = time.perf_counter()
     with _one_thread_each(), ExitStack() as open_files:
@@ -67,7 +67,7 @@ def write_merged(plan: MergePlan, folder: Path, emit: Listener, hashes: Hashes) 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Each worker multiplies on its own core."""
+    """Limit torch to one thread per worker."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -91,12 +91,12 @@ class _Writing:
         self._began = self._reported = time.monotonic()
 
     def run(self, folder: Path) -> Written:
-        """Submit everything, then wait until all is done; the first failure ends it."""
+        """Submit all tasks and wait for them; the first failure stops the merge."""
         files = {tensor.source.file for tensor in self.plan.tensors()}
         sources = {file: self._opened(file, os.O_RDONLY) for file in sorted(files)}
         workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         pool = ThreadPoolExecutor(workers)
-        finishing = ThreadPoolExecutor(workers)  # flushes and hashes whole files, and waits for tasks of the other
+        finishing = ThreadPoolExecutor(workers)  # flushes and hashes whole files; its tasks wait for those of `pool`
         try:
             tasks = []
             for name, tensors in self.plan.shards.items():
@@ -124,7 +124,7 @@ class _Writing:
         return descriptor
 
     def _begun(self, file: Path, tensors: Sequence[OutputTensor]) -> tuple[int, dict[str, int]]:
-        """A weight file of its final size with its header, open, and where each tensor begins."""
+        """Open a weight file of its final size with its header; also returns where each tensor starts."""
         header, starts = packed(tensors)
         target = self._opened(file, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         os.pwrite(target, header, 0)
@@ -145,7 +145,7 @@ class _Writing:
             self.written.copied += 1
 
     def _merge(self, tensor: OutputTensor, target: int, to: int) -> None:
-        """One tensor, by blocks of rows."""
+        """Merge one tensor in blocks of rows."""
         changes = self.plan.changes.get(tensor.name, ())
         quantized = self.plan.onto if tensor.name in self.plan.quantized else None
         dtype = TORCH_DTYPES[tensor.dtype]
@@ -169,7 +169,7 @@ class _Writing:
             self.written.merged += 1
 
     def _finish(self, file: Path, target: int, tasks: Sequence[Future[None]]) -> None:
-        """Flush and hash a file, once its tensors are written."""
+        """Flush and hash a file after its tensors are written."""
         for task in tasks:
             task.result()
         with self._timed("flush"):
@@ -183,7 +183,7 @@ class _Writing:
             self.written.base_files[file.name] = known_sha256(file) or (begun.result() if begun else sha256(file))
 
     def _advance(self, size: int) -> None:
-        """Count bytes written, and report them from time to time."""
+        """Count written bytes, and report them from time to time."""
         with self._lock:
             self._done += size
             moment = time.monotonic()
@@ -197,26 +197,26 @@ class _Writing:
 
 
 def _write_all(target: int, data: memoryview, to: int) -> None:
-    """The system may take a part at a time."""
+    """Write all data: one system call may write only a part."""
     while data:
         done = os.pwrite(target, data, to)
         data, to = data[done:], to + done
 
 
 def _blocks(shape: tuple[int, ...], whole: bool) -> Iterator[slice]:
-    """Rows of a tensor in blocks of about `BLOCK_ELEMENTS`, a multiple of `BLOCK_ROWS` of them."""
+    """A tensor's rows in blocks of about `BLOCK_ELEMENTS` elements; the rows are a multiple of `BLOCK_ROWS`."""
     if whole or not shape:
         yield slice(None)
         return
     width = max(1, math.prod(shape[1:]))
     rows = max(BLOCK_ROWS, BLOCK_ELEMENTS // width // BLOCK_ROWS * BLOCK_ROWS)
-    count = max(1, shape[0] // rows)  # the last block takes what is left, so that none is small
+    count = max(1, shape[0] // rows)  # the last block takes the rest, so that none is small
     for index in range(count):
         yield slice(index * rows, shape[0] if index == count - 1 else (index + 1) * rows)
 
 
 def through_four_bits(weight: torch.Tensor, how: Quantization) -> torch.Tensor:
-    """A weight as training saw it: to 4 bits and back, by bitsandbytes' own functions."""
+    """A weight as training saw it: quantized to 4 bits and back with bitsandbytes."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     loaded = weight.to(getattr(torch, how.dtype))
@@ -226,7 +226,7 @@ def through_four_bits(weight: torch.Tensor, how: Quantization) -> torch.Tensor:
 
 
 def _write_index(plan: MergePlan, folder: Path) -> None:
-    """The index of several shards, in transformers' form."""
+    """Write the index of several shards in transformers' format."""
     if list(plan.shards) == [SINGLE]:
         return
     placed = {tensor.name: name for name, tensors in plan.shards.items() for tensor in tensors}
@@ -236,7 +236,7 @@ def _write_index(plan: MergePlan, folder: Path) -> None:
 
 
 def write_config(plan: MergePlan, folder: Path, dtype: str | None) -> None:
-    """The base's `config.json` with the dtype and the tie of the merged weights."""
+    """Write the base's `config.json` with the merged weights' dtype and tying."""
     config = read_json(plan.folder / "config.json") or {}
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for part in parts:
@@ -256,7 +256,7 @@ def write_config(plan: MergePlan, folder: Path, dtype: str | None) -> None:
 def require_room(needed: int, folder: Path) -> None:
     """
     Raises:
-        SldsError: The disk has less room than the merged model takes.
+        SldsError: The disk has too little free space for the merged model.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:

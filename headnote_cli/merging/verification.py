@@ -1,4 +1,4 @@
-"""Is the merged folder the model that was trained? Logits and losses on real prompts, or layers, one by one."""
+"""Check that a merged folder is the trained model: compare logits and losses on real prompts, or single layers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from headnote_cli.models.loading import four_bits, load_model, with_adapter
 from headnote_cli.models.weights import OutputTensor, read_weights
 from headnote_cli.upstream import keep_differentiable
 
-# Relative L2 distance that rounding the merged weights explains, by dtype: measured 1e-6 in float32; a bfloat16
-# weight keeps 8 bits, a float16 one 11, and the reference holds the adapter beside the base in float32.
+# Relative L2 distance that rounding of the merged weights explains, by dtype: measured 1e-6 in float32. A bfloat16
+# weight keeps 8 bits, a float16 weight 11; the reference keeps the adapter beside the base in float32.
 LOGITS_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.08, "float16": 0.02}
 LAYER_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.01, "float16": 0.002}
-POSITIONS = 128  # at the end of each prompt whose logits are compared: a vocabulary of 262,208 makes 134 MB of them
+POSITIONS = 128  # last positions of each prompt to compare; a vocabulary of 262,208 makes 134 MB of logits
 LAYERS = 8
-LARGEST_LAYER = 2**28  # elements: float64 copies of a larger one would not be small
-INPUTS = 16  # random vectors that go through each layer
-CPU = torch.device("cpu")  # where all is compared, also beside a GPU
-ROOM = 1.25  # of a model in float32 that must be free
-# Three lines of the court's kind of text, for prompt templates that the shipped rows do not fit.
+LARGEST_LAYER = 2**28  # elements; larger layers are skipped because of their float64 copies
+INPUTS = 16  # random input vectors per layer
+CPU = torch.device("cpu")  # all comparisons run here, even with a GPU
+ROOM = 1.25  # free memory needed, relative to the model in float32
+# Three lines in the court's style, for prompt templates that do not fit the shipped rows.
 PLAIN_PROBES = (
     "Art. 41 Abs. 1 OR; Haftung aus unerlaubter Handlung. Voraussetzungen der Widerrechtlichkeit (E. 2.1).",
     "Art. 8 CC; fardeau de la preuve. Portée de la maxime des débats devant l'autorité cantonale (consid. 3).",
@@ -45,7 +45,7 @@ PLAIN_PROBES = (
 )
 PROBE_TOKENS = 512
 PROBE_ROWS = Path("samples/slds/test.jsonl")
-# A prompt with its headnote: `input_ids`, and `labels` that are IGNORED on the prompt.
+# A prompt with its headnote: `input_ids`, and `labels`, which are IGNORED on the prompt.
 Probe = Mapping[str, list[int]]
 
 
@@ -61,12 +61,12 @@ class Distance:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and how far apart it is."""
+    """What was compared, and the distances."""
 
     how: str
-    distance: Distance  # to what was to be merged
+    distance: Distance  # to base + adapters
     tolerance: float
-    trained: Distance | None = None  # to the 4-bit model that training saw, where that is another one
+    trained: Distance | None = None  # to the 4-bit model of training, if that differs
 
     @property
     def passed(self) -> bool:
@@ -77,7 +77,7 @@ def verify(job: MergeJob, plan: MergePlan | None, folder: Path, dtype: str, prob
     """Compare a merged folder with its base and adapters: whole models if they fit into memory, else some layers.
 
     Args:
-        plan: None if PEFT merged it; then only whole models can be compared.
+        plan: None if PEFT merged; then only whole models can be compared.
     """
     size = sum(math.prod(tensor.shape) for tensor in read_weights(folder)) * 4
     if plan is None or size * ROOM < available_memory():
@@ -86,7 +86,7 @@ def verify(job: MergeJob, plan: MergePlan | None, folder: Path, dtype: str, prob
 
 
 def probes_for(folder: Path, prompts: Path | None, max_length: int | None) -> list[Probe]:
-    """Shipped rows in the run's own templates; where they do not fit, plain lines with every token in the loss."""
+    """Shipped rows in the run's templates; if these do not fit, plain lines with all tokens in the loss."""
     tokenizer = load_tokenizer(BaseModel(str(folder), "AutoModelForCausalLM"))
     if prompts is not None:
         try:
@@ -102,10 +102,10 @@ def probes_for(folder: Path, prompts: Path | None, max_length: int | None) -> li
 
 
 def _compare_models(job: MergeJob, folder: Path, dtype: str, probes: Sequence[Probe]) -> Verification:
-    """Logits of the merged folder, loaded as any user of transformers would, beside those of base + adapters.
+    """Compare logits of the merged folder, loaded as any transformers user would, with those of base + adapters.
 
-    One model is in memory at a time, in float32 on the CPU: there 16-bit arithmetic is slow, and would blur the
-    comparison of weights with its own rounding.
+    One model is in memory at a time, in float32 on the CPU: 16-bit arithmetic is slow there, and its rounding would
+    hide differences between the weights.
     """
 
     def logits_of(load: Callable[[], Any]) -> list[torch.Tensor]:
@@ -127,10 +127,10 @@ def _compare_models(job: MergeJob, folder: Path, dtype: str, probes: Sequence[Pr
 
 
 def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
-    """The base with its adapters on: all but the last one merged by PEFT, the last beside it."""
+    """The base with its adapters: PEFT merges all but the last, which stays separate."""
     how = four_bits(quantization, torch.float32) if quantization else None
     model: Any = load_model(job.base, torch.float32, CPU, quantization=how)
-    keep_differentiable(model)  # the other layout multiplies in bfloat16
+    keep_differentiable(model)  # the other layout computes in bfloat16
     for adapter in job.adapters[:-1]:
         model = with_adapter(model, adapter).merge_and_unload()
     return with_adapter(model, job.adapters[-1])
@@ -138,7 +138,7 @@ def _adapted(job: MergeJob, quantization: Quantization | None) -> Any:
 
 @torch.inference_mode()
 def _logits(model: Any, probe: Probe) -> torch.Tensor:
-    """(positions, vocabulary), the last positions of a probe."""
+    """Logits at the last positions of a probe, (positions, vocabulary)."""
     ids = torch.tensor([probe["input_ids"]])
     output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=POSITIONS)
     logits: torch.Tensor = output.logits[0].float()
@@ -151,7 +151,7 @@ def _distance(expected: list[torch.Tensor], merged: list[torch.Tensor], probes: 
 
 
 def _apart(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
-    """The largest absolute difference, and the L2 norm of all differences relative to that of the first tensors."""
+    """The largest absolute difference, and the L2 norm of the differences relative to that of the expected tensors."""
     most = differences = norms = 0.0
     for expected, merged in pairs:
         most = max(most, float((expected - merged).abs().max()))
@@ -161,7 +161,7 @@ def _apart(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, f
 
 
 def _loss(logits: list[torch.Tensor], probes: Sequence[Probe]) -> float | None:
-    """Mean cross-entropy on the headnotes' tokens that stand in the kept positions."""
+    """Mean cross-entropy of the headnotes' tokens in the kept positions."""
     total, count = 0.0, 0
     for scores, probe in zip(logits, probes, strict=True):
         labels = torch.tensor(probe["labels"])[-len(scores) :][1:]
@@ -171,7 +171,7 @@ def _loss(logits: list[torch.Tensor], probes: Sequence[Probe]) -> float | None:
 
 
 def _compare_layers(plan: MergePlan, folder: Path, dtype: str) -> Verification:
-    """Outputs of some adapted layers on random inputs, with W + s·B·A computed anew in float64.
+    """Compare outputs of some adapted layers on random inputs with W + s·B·A recomputed in float64.
 
     For models that do not fit into memory.
     """
@@ -194,7 +194,7 @@ def _compare_layers(plan: MergePlan, folder: Path, dtype: str) -> Verification:
 
 
 def _exact(plan: MergePlan, tensor: OutputTensor) -> torch.Tensor:
-    """The merged weight in float64, by the formulas and not by the code that merged it."""
+    """The merged weight in float64, from the formulas, independent of the code that merged it."""
     weight = load_tensor(tensor.source)
     if plan.onto and tensor.name in plan.quantized:
         weight = through_four_bits(weight, plan.onto)

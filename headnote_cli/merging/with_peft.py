@@ -1,4 +1,4 @@
-"""PEFT's own merge of a whole model in memory, for adapters that `models/adapters` does not support."""
+"""Merge a whole model in memory with PEFT, for adapters that `models/adapters` does not support."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from headnote_cli.models.loading import load_model, torch_dtype, with_adapter
 from headnote_cli.models.weights import read_header, read_weights
 from headnote_cli.runs.files import sha256
 
-ROOM = 1.2  # of the weights: the adapter, one layer's delta in float32, the libraries
+ROOM = 1.2  # relative to the weights: room for the adapter, one layer's float32 delta, libraries
 
 
 def merge_with_peft(job: MergeJob, folder: Path, reason: str, emit: Listener) -> Written:
-    """Load base and adapters whole, let PEFT merge, and save.
+    """Load base and adapters, let PEFT merge them, and save.
 
     Raises:
-        UsageError: The merge is to go onto 4-bit weights, which this way cannot.
+        UsageError: PEFT cannot merge onto 4-bit weights.
         DoesNotFitError: The model does not fit into main memory.
     """
     if job.onto is not None:

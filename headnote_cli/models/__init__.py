@@ -1,4 +1,4 @@
-"""Models: which base, its weights on the disk, loading and quantization, adapters, the model card."""
+"""Models: which base, its weights on disk, loading and quantization, adapters, the model card."""
 
 from headnote_cli.machine.libraries import quieten
 

@@ -1,4 +1,4 @@
-"""Which weights an adapter belongs to: those of its run, wherever they lie now, in the form it was trained on."""
+"""Which base an adapter belongs to: the weights of its run, wherever they are now, in the form of training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class AdapterBase:
     """The base of an adapter."""
 
     name: str  # a folder or a hub id
-    is_trained_on: bool = True  # the run's own weights, and not 16-bit ones in place of quantized ones
+    is_trained_on: bool = True  # the run's own weights, not 16-bit ones in place of quantized ones
 
 
 def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) -> AdapterBase:
-    """The base that a run's record notes; of an adapter without one, `peft_base_model_path`, else PEFT's own note.
+    """The base in the run's record; without a record, `peft_base_model_path`, else PEFT's own entry.
 
-    Beside a record `peft_base_model_path` may name another place of the same weights, which their fingerprint proves,
-    or the 16-bit weights of a base that was trained on in its quantized form.
+    With a record, `peft_base_model_path` may name another copy of the same weights (their fingerprint is compared), or
+    the 16-bit weights of a base that was quantized in training.
 
     Raises:
-        UnreachableError: The folder of the base is gone.
+        UnreachableError: The base's folder is missing.
         DataError: `peft_base_model_path` names other weights than the run's.
-        UsageError: Nothing names a base.
+        UsageError: No base is known.
     """
     settings = config.settings
     noted, named = record.get("base_model"), settings.peft_base_model_path
@@ -53,7 +53,7 @@ def base_of_adapter(config: Config, adapter: Path, record: Mapping[str, Any]) ->
 
 
 def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]) -> AdapterBase | None:
-    """What `peft_base_model_path` names in place of a run's base; None where the run's own is to be taken."""
+    """The base that `peft_base_model_path` names in place of the run's; None if the run's is to be used."""
     local = config.locate(named)
     is_quantized = local is not None and "quantization_config" in (read_json(local / "config.json") or {})
     if record.get("base_quantized") and not is_quantized:
@@ -73,12 +73,12 @@ def _elsewhere(config: Config, named: str, noted: str, record: Mapping[str, Any]
 
 
 def _is_gone(config: Config, name: str, record: Mapping[str, Any]) -> bool:
-    """Whether a base was a folder, which is not there any more."""
+    """Whether a base was a folder that no longer exists."""
     was_local = is_path(name) or (name == record.get("base_model") and record.get("base_is_local"))
     return bool(was_local) and config.locate(name) is None
 
 
 def noted_quantization(record: Mapping[str, Any]) -> Quantization | None:
-    """The 4-bit form that a run's record says it trained on, None for another or none."""
+    """The 4-bit form of the base in a run's record, or None."""
     noted = record.get("quantization")
     return Quantization(**noted) if noted and noted["kind"] != "int8" else None

@@ -1,7 +1,7 @@
-"""An adapter folder → what it does to each weight of its base, in PEFT's own arithmetic.
+"""What an adapter does to each weight of its base, in PEFT's own arithmetic.
 
-The bits are those of PEFT's default `merge_and_unload` on a base loaded at the same dtype: products and sums in
-float32, one rounding. PEFT itself is not imported, which would take longer than merging.
+The bits equal those of PEFT's default `merge_and_unload` on a base loaded with the same dtype: products and sums in
+float32, rounded once. PEFT itself is not imported, because that takes longer than merging.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-# Keys of an adapter's config that say nothing about how it is merged, or that are read below.
+# Keys of an adapter's config that do not affect the merge, or that are read below.
 KNOWN = frozenset(
     "alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config exclude_modules fan_in_fan_out "
     "inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_bias lora_dropout "
     "lora_ga_config loftq_config megatron_config megatron_core modules_to_save peft_type peft_version "
     "qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_dora use_rslora".split()
 )
-# Adapters whose training began by changing the base: added to the untouched base they are another model.
+# Initialisations that change the base: added to the original base, such an adapter makes another model.
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class NeedsPeft(Exception):
-    """A feature that this file does not reproduce bit for bit, so PEFT itself must merge it."""
+    """A feature that this module does not reproduce bit for bit, so PEFT itself must merge."""
 
 
-# What an adapter does to a weight: `open` reads the adapter's tensors once, and what it returns changes some rows.
+# A change of a weight: `open` reads the adapter's tensors once and returns a function that changes some rows.
 Block = Callable[[torch.Tensor, slice], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """`modules_to_save`, trained biases: the saved tensor takes the place, in the base's dtype."""
+    """`modules_to_save`, trained biases: the saved tensor replaces the base's, in the base's dtype."""
 
     tensor: Stored
 
@@ -65,11 +65,11 @@ class LowRank:
     a: Stored  # (r, in)
     b: Stored  # (out, r)
     scaling: float
-    transposed: bool = False  # the weight is kept as (in, out)
-    rounded: bool = False  # PEFT rounds an embedding's delta before it is added
+    transposed: bool = False  # the weight is stored as (in, out)
+    rounded: bool = False  # PEFT rounds an embedding's delta before adding it
 
     def open_delta(self) -> Callable[[slice], torch.Tensor]:
-        """s·B·A for some rows of the weight."""
+        """A function that returns s·B·A for some rows of the weight."""
         a, b = as_float32(self.a), as_float32(self.b)
         if self.transposed:
             return lambda rows: (b @ a[:, rows]).T.mul_(self.scaling)
@@ -82,7 +82,7 @@ class LowRank:
             delta = delta_of(rows)
             if self.rounded:
                 delta = delta.to(block.dtype).float()
-            # As `block += delta`, which torch does one by one where the dtypes differ: fourteen times slower.
+            # Same as `block += delta`, which is 14 times slower: with different dtypes torch adds one by one.
             return delta.add_(block.float()).to(block.dtype)
 
         return add
@@ -90,7 +90,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class WeightDecomposed:
-    """(m / ‖W + s·B·A‖) · (W + s·B·A), a norm for each output. DoRA, https://arxiv.org/abs/2402.09353."""
+    """(m / ‖W + s·B·A‖) · (W + s·B·A), one norm per output. DoRA, https://arxiv.org/abs/2402.09353."""
 
     low_rank: LowRank
     magnitude: Stored  # (out,)
@@ -100,7 +100,7 @@ class WeightDecomposed:
 
         def scale(block: torch.Tensor, rows: slice) -> torch.Tensor:
             delta = delta_of(rows)
-            if self.low_rank.transposed:  # needs all rows; the norm's bits depend on how its tensor lies in memory
+            if self.low_rank.transposed:  # needs all rows; the norm's bits depend on the memory layout
                 factor = (magnitude / torch.linalg.norm(block.T + delta.T, dim=1)).view(1, -1)
                 return (factor * (block + delta)).to(block.dtype)
             changed = delta.add_(block.float())
@@ -129,13 +129,13 @@ WeightChange = Replaced | LowRank | WeightDecomposed | ScaledBias
 
 
 def needs_all_rows(change: WeightChange) -> bool:
-    """Whether a change cannot be made to blocks of rows: DoRA's norms of a transposed weight run over all rows."""
+    """Whether a change cannot be made in blocks of rows: DoRA's norms of a transposed weight run over all rows."""
     return isinstance(change, WeightDecomposed) and change.low_rank.transposed
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder whose files were checked."""
+    """An adapter folder whose files have been checked."""
 
     folder: Path
     config: dict[str, Any]
@@ -143,13 +143,13 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """The config and the tensors of a LoRA adapter.
+    """Read the config and tensors of a LoRA adapter.
 
     Raises:
         UnreachableError: The weights are missing.
         UsageError: Its weights are a pickle, or its training changed the base.
-        DataError: A file is broken, or a tensor holds numbers that are not finite.
-        NeedsPeft: It is of another kind, or has a feature that is not supported here.
+        DataError: A file is broken, or a tensor has values that are not finite.
+        NeedsPeft: It is not LoRA, or has a feature that is not supported here.
     """
     config = read_json(folder / ADAPTER_CONFIG) or {}
     weights = folder / ADAPTER_WEIGHTS
@@ -191,7 +191,7 @@ def _require_known(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_tensor(tensor: Stored, rows: slice | None = None) -> torch.Tensor:
-    """A stored tensor, or some of its rows, read into memory of its own.
+    """A stored tensor, or some of its rows, read into new memory.
 
     Raises:
         DataError: The file ends before its data.
@@ -210,7 +210,7 @@ def load_tensor(tensor: Stored, rows: slice | None = None) -> torch.Tensor:
 
 
 def as_float32(tensor: Stored) -> torch.Tensor:
-    """An adapter's tensor as PEFT loads it: 16-bit ones become float32."""
+    """An adapter's tensor as PEFT loads it, with 16-bit dtypes converted to float32."""
     loaded = load_tensor(tensor)
     return loaded.float() if loaded.dtype in (torch.float16, torch.bfloat16) else loaded
 
@@ -218,15 +218,15 @@ def as_float32(tensor: Stored) -> torch.Tensor:
 def changes_of(
     adapter: Adapter, model: nn.Module, rename: Callable[[str], str | None]
 ) -> dict[str, list[WeightChange]]:
-    """What an adapter does to the parameters of its base, in order, by the parameters' names in `model`.
+    """An adapter's changes to its base, by parameter name in `model`, in the order of application.
 
     Args:
         model: The base on the meta device.
-        rename: A parameter's name in any layout that transformers loads → its name in `model`, None if there is none.
+        rename: Maps a parameter's name in any layout that transformers loads to its name in `model`, or None.
 
     Raises:
-        DataError: A tensor of the adapter has no weight to go to, or not of its shape.
-        NeedsPeft: A module of a kind that is not supported here.
+        DataError: A tensor of the adapter matches no weight, or one of another shape.
+        NeedsPeft: A module type is not supported here.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -253,7 +253,7 @@ _LORA_KEY = re.compile(
 def _by_module(
     adapter: Adapter, rename: Callable[[str], str | None]
 ) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[str]]:
-    """The tensors by module, those that replace a whole parameter, and the names of those that match nothing."""
+    """The tensors by module, those that replace a whole parameter, and the names that match nothing."""
     parts: dict[str, dict[str, Stored]] = {}
     replaced: dict[str, Stored] = {}
     unmatched = []
@@ -277,7 +277,7 @@ def _by_module(
 
 
 def _unmatched(adapter: Adapter, names: list[str], shapes: Mapping[str, Any]) -> DataError:
-    """The error that lists them, each with the nearest weights."""
+    """An error that lists the names, each with the nearest weights."""
     lines = []
     for name in names[:5]:
         wanted = re.sub(r"\.lora_.*", ".weight", name.removeprefix(PREFIX))
@@ -310,7 +310,7 @@ def _module_changes(
     tensors: Mapping[str, Stored],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[tuple[str, WeightChange]]:
-    """The changes that LoRA makes to one module's weight and bias."""
+    """LoRA's changes to one module's weight and bias."""
     weight, bias = f"{module}.weight", f"{module}.bias"
     scaling, rank = scaling_of(adapter.config, module)
     embedding = isinstance(layer, nn.Embedding)
@@ -339,7 +339,7 @@ def _module_changes(
 
 
 def _require_patterns_used(adapter: Adapter, modules: Iterable[str]) -> None:
-    """A pattern that fits no adapted module may be written for another layout of names."""
+    """A pattern that matches no adapted module may be for another naming layout."""
     for patterns in ("rank_pattern", "alpha_pattern"):
         for pattern in adapter.config.get(patterns) or {}:
             try:
@@ -357,7 +357,7 @@ def _fits(pattern: str, module: str) -> bool:
 
 
 def scaling_of(config: Mapping[str, Any], module: str) -> tuple[float, int]:
-    """The factor of B·A for a module and its rank, by PEFT's rule for patterns."""
+    """A module's factor of B·A and its rank, by PEFT's rule for patterns."""
 
     def of_module(key: str, default: float) -> float:
         patterns: Mapping[str, float] = config.get(key) or {}

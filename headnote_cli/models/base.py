@@ -1,4 +1,4 @@
-"""Which base model a config means, its configuration and its tokenizer: all that needs no torch."""
+"""Which base model a config means, its `config.json` and its tokenizer; no torch needed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from headnote_cli.models.fit import length_warning, positions_of, stored_quantiz
 from headnote_cli.runs.files import require_there
 
 if not os.environ.get("SLDS_DEBUG"):
-    disable_default_handler()  # warnings reach the screen once, see `libraries`
+    disable_default_handler()  # `libraries` shows each warning once
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseModel:
-    """Which model, and how it is to be loaded."""
+    """Which model to load, and how."""
 
     name: str  # hub id, or a local folder
     model_class: str
@@ -34,15 +34,15 @@ class BaseModel:
     trust_remote_code: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of every `from_pretrained`."""
+        """Keyword arguments for `from_pretrained`."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
 
 def base_model(config: Config, allow_remote_code: bool = False) -> BaseModel:
-    """The model that a config names. Its `hub_token`, if any, is from now on what the hub's clients send.
+    """The model that a config names. Also sets the config's `hub_token`, if any, for the hub's clients.
 
     Raises:
-        ConfigError: None is named.
+        ConfigError: No model is named.
     """
     if config.settings.hub_token:
         os.environ.setdefault("HF_TOKEN", config.settings.hub_token)
@@ -60,7 +60,7 @@ def base_model(config: Config, allow_remote_code: bool = False) -> BaseModel:
 
 @contextmanager
 def reaching(kind: str, name: str) -> Iterator[None]:
-    """Turn what the libraries raise into one message: unavailable, or unusable as asked."""
+    """Turn the libraries' errors into one message: unavailable, or cannot be loaded as asked."""
     require_there(kind, name)
     try:
         yield
@@ -85,7 +85,7 @@ def load_model_config(base: BaseModel) -> Any:
 
 
 def stored_quantization_of(base: BaseModel) -> Quantization | None:
-    """How a base's weights are quantized on the disk already, None if they are not."""
+    """How a base's weights are quantized on disk, or None."""
     return stored_quantization(load_model_config(base).to_dict(), base.name)
 
 
@@ -95,10 +95,10 @@ def eos_ids(noted: int | list[int] | None) -> list[int]:
 
 
 def require_fitting_class(base: BaseModel, where: str | None = None) -> None:
-    """By transformers' own tables of which Auto class loads which type of model.
+    """Check `model_class` with transformers' tables of Auto classes and model types.
 
     Raises:
-        ConfigError: `model_class` does not load this model and the other one does.
+        ConfigError: `model_class` does not load this model, but the other one does.
     """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -116,7 +116,7 @@ def require_fitting_class(base: BaseModel, where: str | None = None) -> None:
 
 
 def longer_than_made_for(config: Config, base: BaseModel) -> str | None:
-    """A warning where `max_length` is beyond the positions that the model was made for."""
+    """A warning if `max_length` exceeds the model's maximum positions."""
     return length_warning(config.settings.max_length, positions_of(load_model_config(base).to_dict()))
 
 
@@ -124,10 +124,10 @@ NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md"
 
 
 def weights_folder(base: BaseModel) -> Path:
-    """The folder that a model's files lie in: its own, or the hub's cached snapshot, fetched if need be.
+    """The folder of a model's files: its own, or the hub's cached snapshot, downloaded if needed.
 
     Raises:
-        UnreachableError: There is no such folder, and the hub does not give the model.
+        UnreachableError: There is no such folder, and the hub does not provide the model.
     """
     local = Path(base.name)
     if local.is_dir():
@@ -139,11 +139,11 @@ def weights_folder(base: BaseModel) -> Path:
 
 
 def load_tokenizer(base: BaseModel, config: Config | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the chat template that `chat_template_path` names, if any.
+    """The tokenizer, with the chat template of `chat_template_path`, if set.
 
     Raises:
-        UnreachableError: The hub does not give it, or the folder holds none.
-        ConfigError: The template is no text, or there is none, or the vocabulary lacks `eos_token`.
+        UnreachableError: The hub does not provide it, or the folder has none.
+        ConfigError: The template is missing or not text, or the vocabulary lacks `eos_token`.
     """
     with reaching("tokenizer", base.name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.name, **base.options())
@@ -178,7 +178,7 @@ def _chat_template(config: Config, base: BaseModel) -> Any:
 
 
 def _set_end(tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
-    """TRL's `eos_token`: the token that ends a text."""
+    """Set TRL's `eos_token`: the token that ends a text."""
     name = str(config.settings.eos_token)
     if name not in tokenizer.get_vocab():
         near = difflib.get_close_matches(name, tokenizer.all_special_tokens, n=1, cutoff=0.3)
@@ -188,14 +188,14 @@ def _set_end(tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
 
 
 def _without_mark(template: Any) -> Any:
-    """A chat template, or templates by name, without the byte order mark that some editors put before the text."""
+    """A chat template, or templates by name, without a byte order mark, which some editors add."""
     if isinstance(template, dict):
         return {name: _without_mark(text) for name, text in template.items()}
     return template.removeprefix("\ufeff") if isinstance(template, str) else template
 
 
 def base_of(name: str) -> BaseModel:
-    """A model by its name alone; its architecture decides the Auto class that loads it."""
+    """A model by its name alone; its architecture determines its Auto class."""
     text_only = BaseModel(name, "AutoModelForCausalLM")
     architectures = load_model_config(text_only).architectures or []
     multimodal = any(architecture.endswith("ForConditionalGeneration") for architecture in architectures)

@@ -10,7 +10,7 @@ GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
 
 def model_card(record: Mapping[str, Any], merged: bool = False) -> str:
-    """A model card in the hub's format: YAML front matter, then what a reader must know.
+    """A model card in the hub's format: YAML front matter, then what readers must know.
 
     Args:
         record: A run's `run.json`.

@@ -1,4 +1,4 @@
-"""What a model's `config.json` says, and whether that is what our config takes it for."""
+"""Facts from a model's `config.json`, and whether they fit our config."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ IMAGE_TEXT_CLASS = "AutoModelForImageTextToText"
 
 
 def keeps_off_vision(model_class: str, targets: str | Iterable[str] | None) -> bool:
-    """Whether adapters are kept off the vision tower: of an image-text model, unless a target names it."""
+    """Whether adapters skip the vision tower: in image-text models, unless a target names it."""
     named = targets if isinstance(targets, str) else " ".join(targets or ())
     return model_class == IMAGE_TEXT_CLASS and not any(word in named for word in ("vision", "visual", "multi_modal"))
 
 
 def wrong_class(given: str, fitting: str, name: str, model_type: str, where: str | None) -> ConfigError:
-    """The error for a `model_class` that does not load a model."""
+    """The error for a `model_class` that does not load the model."""
     what = f"`model_class: {given}` does not load {name} (model type `{model_type}`)"
     return ConfigError(what, where, f"write `model_class: {fitting}`")
 
 
 def stored_quantization(config: Mapping[str, Any], name: str) -> Quantization | None:
-    """How the weights of a model are quantized on the disk already, by its `config.json`; None if they are not.
+    """How a model's weights are quantized on disk, by its `config.json`; None if they are not.
 
     Raises:
-        ConfigError: In a way that cannot be trained on.
+        ConfigError: The quantization is not supported in training.
     """
     stored = config.get("quantization_config")
     if not isinstance(stored, Mapping):
@@ -47,7 +47,7 @@ def stored_quantization(config: Mapping[str, Any], name: str) -> Quantization | 
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """How many positions a model was made for, by its `config.json`; None where that does not say."""
+    """The maximum positions of a model, by its `config.json`; None if it does not say."""
     text = config.get("text_config") or config
     positions = text.get("max_position_embeddings")
     scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
@@ -58,7 +58,7 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
 
 
 def length_warning(max_length: int | None, positions: int | None) -> str | None:
-    """A warning of rows longer than a model was made for, None if they are not."""
+    """A warning if rows may be longer than the model's maximum positions, else None."""
     if max_length is None or positions is None or max_length <= positions:
         return None
     return f"`max_length: {max_length:,}` is beyond the {positions:,} positions that the model was made for"

@@ -1,4 +1,4 @@
-"""Uploads to the hub, only when asked."""
+"""Uploads to the hub, only on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def push(folder: Path, name: str) -> str:
     """Upload a folder as the private model `name`; returns its address.
 
     Raises:
-        UnreachableError: The hub does not take it: no login, no network, no right to that name.
+        UnreachableError: The hub rejects it: no login, no network, or no permission for that name.
     """
     from huggingface_hub import create_repo, upload_folder
 

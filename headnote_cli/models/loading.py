@@ -1,4 +1,4 @@
-"""Weights: base models, their quantization and adapters, loaded as the plan says and counted afterwards."""
+"""Load base models, quantized and with adapters as planned, and count their weights."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if not os.environ.get("SLDS_DEBUG"):
 
 
 def this_machine() -> Machine:
-    """The machine as torch sees it, which `CUDA_VISIBLE_DEVICES` and the build of torch decide.
+    """The machine as torch sees it, which depends on `CUDA_VISIBLE_DEVICES` and torch's build.
 
-    Only this process's own GPU is asked what is in use on it: asking takes a CUDA context, half a gigabyte.
+    Memory in use is read only on this process's own GPU: reading it takes a CUDA context, half a gigabyte.
     """
     gpus = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -52,7 +52,7 @@ def this_machine() -> Machine:
 
 @contextmanager
 def main_process_first(plan: Plan) -> Iterator[bool]:
-    """The first of several processes goes through alone, then the others; yields whether this is the first."""
+    """Run the first of several processes alone, then the others; yields whether this is the first."""
     state = PartialState(cpu=plan.device == "cpu")
     with state.main_process_first():
         yield state.is_main_process
@@ -65,13 +65,12 @@ def load_model(
     attention: str | None = None,
     quantization: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
-    """The weights, at an explicit dtype, on an explicit device.
+    """Load the weights with an explicit dtype on an explicit device.
 
-    Without a device map transformers puts quantized weights onto the first GPU that is visible, whatever was planned.
+    Without a device map, transformers puts quantized weights on the first visible GPU, whatever was planned.
 
     Args:
-        quantization: How to quantize them while loading; None leaves them as they are stored, and so does a model that
-            is stored quantized.
+        quantization: Applied while loading; None keeps the weights as stored. Ignored if they are stored quantized.
     """
     loader = getattr(transformers, base.model_class)
     options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
@@ -85,18 +84,18 @@ def load_model(
     if "device_map" not in options:
         model.to(device)
     for module in model.modules():
-        if type(module).__name__ == "Linear4bit":  # quantized weights bring the dtype that they were saved with
+        if type(module).__name__ == "Linear4bit":  # quantized weights keep the dtype they were saved with
             module.compute_dtype = dtype
     return model
 
 
-FLASH_KERNEL = FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"]  # the hub's name of the prebuilt one
+FLASH_KERNEL = FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"]  # the prebuilt kernel's name on the hub
 FETCH_KERNEL = f"hf download --repo-type kernel --revision v{FLASH_ATTN_KERNEL_VERSIONS[FLASH_KERNEL]} {FLASH_KERNEL}"
 
 
 @contextmanager
 def _naming_the_kernel() -> Iterator[None]:
-    """Say what to do where the prebuilt FlashAttention-2 is neither in the hub's cache nor can be fetched."""
+    """Say what to do if the prebuilt FlashAttention-2 is neither cached nor available on the hub."""
     try:
         yield
     except (ImportError, ValueError, OSError) as error:
@@ -111,13 +110,13 @@ def _naming_the_kernel() -> Iterator[None]:
 
 
 def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTrainedModel:
-    """The base model as the plan says, quantized if it asks for that.
+    """The base model as planned, quantized if the plan says so.
 
     Raises:
-        ConfigError: Quantization was asked for and no layer was quantized.
+        ConfigError: Quantization was asked for, but no layer was quantized.
     """
     how = get_quantization_config(_model_arguments(settings, plan)) if plan.quantization is not None else None
-    device = own_device(plan) if plan.quantization is not None else torch.device("cpu")  # the Trainer moves whole ones
+    device = own_device(plan) if plan.quantization is not None else torch.device("cpu")  # the Trainer moves others
     model = load_model(base, torch_dtype(plan.dtype), device, plan.attention, how)
     asked = settings.load_in_4bit or settings.load_in_8bit or plan.quantization is not None
     if asked and not quantized_layers(model):
@@ -127,19 +126,19 @@ def load_for_training(base: BaseModel, settings: Settings, plan: Plan) -> PreTra
 
 
 def own_device(plan: Plan) -> torch.device:
-    """The device of this process."""
+    """This process's device."""
     if plan.device == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", own_gpu(torch.cuda.device_count()))
 
 
 def stop_ids(model: Any, turn_end: int) -> list[int]:
-    """The tokens that end a headnote: the end of the assistant's turn, and the model's own ends of a text."""
+    """The tokens that end a headnote: the end of the assistant's turn, and the model's own end-of-text tokens."""
     return sorted({turn_end, *eos_ids(model.generation_config.eos_token_id)})
 
 
 def four_bits(how: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Load a model as a run had it, and compute in `dtype`."""
+    """The 4-bit form that a run loaded its model in, computing in `dtype`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=how.kind,
@@ -150,12 +149,12 @@ def four_bits(how: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def quantized_layers(model: torch.nn.Module) -> list[str]:
     """Names of the 4-bit and 8-bit linear layers."""
-    kinds = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes, which is imported where it is needed only
+    kinds = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes, which is imported only where needed
     return [name for name, module in model.named_modules() if type(module).__name__ in kinds]
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
-    """Bytes of all parameters and of the tables that 4-bit ones carry."""
+    """Bytes of all parameters, and of the quantization tables of 4-bit ones."""
     total = 0
     for parameter in model.parameters():
         total += parameter.nbytes
@@ -166,7 +165,7 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 def unquantized_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
-    """Bytes that the weights would take with the 4-bit and 8-bit ones in `dtype`."""
+    """Bytes that the weights would need if the 4-bit and 8-bit ones were in `dtype`."""
     total = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
@@ -183,23 +182,23 @@ def _model_arguments(settings: Settings, plan: Plan) -> ModelConfig:
 
 
 def lora_config(settings: Settings, plan: Plan) -> LoraConfig | None:
-    """TRL's own LoRA settings, kept off the vision tower unless a target names it."""
+    """TRL's LoRA settings; the vision tower is excluded unless a target names it."""
     lora = get_peft_config(_model_arguments(settings, plan))
     if lora is None:
         return None
     targets = lora.target_modules
     if isinstance(settings.lora_target_modules, list) and settings.lora_target_modules != ["all-linear"]:
-        lora.target_modules = set(settings.lora_target_modules)  # TRL makes a lone name a regex for whole paths
+        lora.target_modules = set(settings.lora_target_modules)  # TRL turns a single name into a regex for whole paths
     if keeps_off_vision(settings.model_class, targets):
         lora.exclude_modules = VISION_MODULES
     return lora
 
 
 def require_targets(model: torch.nn.Module, lora: LoraConfig) -> None:
-    """Check that every name in the LoRA settings matches a part of the model, by PEFT's own rule; PEFT asks for one.
+    """Check that every name in the LoRA settings matches, by PEFT's rule; PEFT requires only one match.
 
     Raises:
-        ConfigError: Some match nothing; the message gives the nearest names.
+        ConfigError: Some match nothing; the message lists the nearest names.
     """
     modules = dict(model.named_modules())
     linear = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
@@ -231,7 +230,7 @@ def _missing(wanted: list[str] | None, names: list[str]) -> list[str]:
 
 
 def _unknown(key: str, missing: list[str], known: Iterable[str]) -> Iterator[str]:
-    """The fault of each name that matches nothing."""
+    """A message for each name that matches nothing."""
     for name in missing:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:12]
         yield f"`{key}`: the model has no {name}; nearest: {', '.join(near)}"
@@ -245,6 +244,6 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def with_adapter(model: torch.nn.Module, adapter: Path, is_trainable: bool = False) -> PeftModel:
-    """The base model with an adapter on it, PEFT's default way."""
+    """The base model with an adapter, loaded with PEFT's defaults."""
     with reaching("adapter", str(adapter)):
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable)

@@ -1,4 +1,4 @@
-"""Weights on the disk: safetensors files as headers and ranges of bytes, without torch.
+"""Weights on disk: safetensors files as headers and byte ranges, without torch.
 
 The format: 8 bytes with the header's length, a JSON header with dtype, shape and range of each tensor, then the data
 without gaps (https://huggingface.co/docs/safetensors).
@@ -28,14 +28,14 @@ DTYPE_BYTES = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 LENGTH_BYTES = 8
-CHUNK = 2**26  # bytes copied between two reports of progress
+CHUNK = 2**26  # bytes copied between two progress reports
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-SAMPLES, SAMPLE_BYTES = 64, 2**16  # of each file, for a fingerprint
+SAMPLES, SAMPLE_BYTES = 64, 2**16  # per file, for a fingerprint
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a safetensors file: `size` bytes from `start`, counted from the file's beginning."""
+    """A tensor in a safetensors file: `size` bytes from offset `start` in the file."""
 
     name: str
     dtype: str  # safetensors' name, such as BF16
@@ -47,7 +47,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to be written: the bytes of `source` as they are, or computed from them."""
+    """A tensor to write: a copy of `source`, or computed from it."""
 
     name: str
     dtype: str
@@ -60,10 +60,10 @@ class OutputTensor:
 
 
 def read_header(file: Path) -> list[Stored]:
-    """The tensors of a safetensors file in the order of their bytes. Nothing of their data is read.
+    """The tensors of a safetensors file in byte order. Their data is not read.
 
     Raises:
-        DataError: It is not a complete safetensors file: cut short, ranges that overlap or reach beyond it, odd dtypes.
+        DataError: It is not a complete safetensors file: truncated, wrong ranges, unknown dtypes.
     """
     stored = []
     try:
@@ -86,11 +86,11 @@ def read_header(file: Path) -> list[Stored]:
 
 
 def read_weights(folder: Path) -> list[Stored]:
-    """All tensors of a model folder, one file or several with their index.
+    """All tensors of a model folder: one file, or several with an index.
 
     Raises:
-        UnreachableError: The folder holds no safetensors weights.
-        DataError: A file is broken, or files and index do not agree.
+        UnreachableError: The folder has no safetensors weights.
+        DataError: A file is broken, or the files do not match the index.
     """
     index = folder / INDEX
     if not has_weights(folder):
@@ -122,7 +122,7 @@ def _no_weights(folder: Path) -> UnreachableError:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 of the header, the size and 64 samples of each weight file: distinguishes bases within a second."""
+    """SHA-256 of each weight file's header, size and 64 samples: distinguishes bases within a second."""
     digest = hashlib.sha256()
     for file in sorted({tensor.file for tensor in read_weights(folder)}):
         size = file.stat().st_size
@@ -138,20 +138,20 @@ def fingerprint(folder: Path) -> str:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds safetensors weights of a whole model."""
+    """Whether a folder has safetensors weights of a whole model."""
     return (folder / INDEX).is_file() or (folder / SINGLE).is_file()
 
 
 def known_sha256(file: Path) -> str | None:
-    """The hash that the hub's cache names a file by."""
+    """The hash in the file's name in the hub's cache, or None."""
     blob = file.resolve()
     return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else None
 
 
 def packed(tensors: Sequence[OutputTensor]) -> tuple[bytes, dict[str, int]]:
-    """A safetensors header for tensors, and where in the file each begins.
+    """A safetensors header for tensors, and where in the file each starts.
 
-    Wider dtypes stand first, else the order stays, so that every tensor is aligned.
+    Wider dtypes come first, so that every tensor is aligned; else the order is kept.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts, position = {}, 0
@@ -166,7 +166,7 @@ def packed(tensors: Sequence[OutputTensor]) -> tuple[bytes, dict[str, int]]:
 
 
 def in_shards(tensors: Iterable[OutputTensor], limit: int) -> dict[str, list[OutputTensor]]:
-    """Tensors in order, by transformers' names of files of at most `limit` bytes; one that is larger stands alone."""
+    """Tensors in order, by transformers' shard names; at most `limit` bytes each, unless one tensor is larger."""
     groups: list[list[OutputTensor]] = []
     room = 0
     for tensor in tensors:
@@ -181,16 +181,16 @@ def in_shards(tensors: Iterable[OutputTensor], limit: int) -> dict[str, list[Out
 
 
 def copy_range(source: int, target: int, start: int, size: int, to: int, copied: Callable[[int], None]) -> None:
-    """Copy bytes between two open files inside the kernel, which may share them instead.
+    """Copy bytes between two open files inside the kernel, which may share the blocks instead.
 
     Args:
         source, target: File descriptors.
-        copied: Told of every piece, in bytes.
+        copied: Called with the size of each piece, in bytes.
     """
     while size:
         try:
             done = os.copy_file_range(source, target, min(size, CHUNK), start, to)
-        except OSError:  # not between these file systems
+        except OSError:  # not supported between these file systems
             done = os.pwrite(target, os.pread(source, min(size, CHUNK), start), to)
         if not done:
             raise OSError(errno.EIO, "the file ends before its last tensor")

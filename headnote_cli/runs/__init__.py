@@ -1,1 +1,1 @@
-"""Run folders: their record, their checkpoints, their metrics, and files that are whole or not there."""
+"""Run folders: their record, checkpoints and metrics, and files that are never half-written."""

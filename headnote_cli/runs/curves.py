@@ -1,4 +1,4 @@
-"""The picture of a run: its losses and its learning rate by step."""
+"""The plot of a run: losses and learning rate by step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CURVES = "curves.png"
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
-    """Training and evaluation loss by step, and the learning rate below."""
+    """Plot training and evaluation loss by step, and the learning rate below."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,7 +34,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def save_figure(figure: Any, file: Path, **options: Any) -> None:
-    """Write a matplotlib figure beside and rename, in the format of the file's ending, and let go of it."""
+    """Write a matplotlib figure atomically, in the format of the file's suffix, and close it."""
     from matplotlib import pyplot
 
     picture = io.BytesIO()

@@ -1,5 +1,5 @@
-"""Files: written beside and renamed, so that nobody meets half of one; added to line by line, so that nothing is lost;
-read and hashed with a word on what is wrong."""
+"""Files: written atomically (to a temporary file, then renamed), appended to durably, and read and hashed with clear
+errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headnote_cli.errors import DataError, UnreachableError
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Failures to write name the file: of a full disk the system only says that it is full."""
+    """Add the file's name to write errors: the system's error for a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -27,27 +27,27 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write beside and rename, so that a reader never meets half a file."""
+    """Write a JSON file atomically, so that nobody reads half of it."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same for a text, in UTF-8; file names that are not text are escaped."""
+    """Write a UTF-8 text atomically; file names that are not text are escaped."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, rename."""
+    """Write a temporary file, flush it to the disk, and rename it."""
     _write_beside(path, (data,), f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_lines(path: Path, values: Iterable[object]) -> None:
-    """The same for JSON lines, written as they come."""
+    """Write JSON lines atomically, streamed."""
     _write_beside(path, map(_line, values), f".{path.name}.{os.getpid()}.tmp")
 
 
 def _write_beside(path: Path, chunks: Iterable[bytes], name: str) -> None:
-    """The whole of a file under another name first; a failure leaves the file as it was."""
+    """Write a temporary file first; on failure the file stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(name)
     try:
@@ -59,11 +59,11 @@ def _write_beside(path: Path, chunks: Iterable[bytes], name: str) -> None:
             temporary.replace(path)
             _flush_names(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)  # a full disk needs the room
+        temporary.unlink(missing_ok=True)  # free its space, which a full disk needs
 
 
 def _line(value: object) -> bytes:
-    """A JSON line. Half a surrogate pair, which UTF-8 cannot hold, stands there as JSON's own escape."""
+    """A JSON line. Unpaired surrogates, which UTF-8 cannot encode, become JSON escapes."""
     return (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode(errors="backslashreplace")
 
 
@@ -77,30 +77,30 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """The system may take a part at a time."""
+    """Write all data: one system call may write only a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def _flush_names(folder: Path) -> None:
-    """A folder's own list of names, onto the disk."""
+    """Flush a folder's directory entries to the disk."""
     with _opened(folder, os.O_RDONLY) as descriptor:
         os.fsync(descriptor)
 
 
 @dataclass(frozen=True)
 class Journal:
-    """A file of JSON objects, a line each, that is only ever added to.
+    """An append-only file of JSON objects, one per line.
 
-    What was added is on the disk and stays there, whatever ends the process or fills the disk. A line that was cut
-    short is passed over, and the next one begins on a line of its own.
+    Appended lines are on the disk and stay there, even if the process is killed or the disk is full. An incomplete line
+    is skipped, and the next one starts on a new line.
     """
 
     path: Path
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was added; nothing where there is no file."""
+        """The appended objects; empty if there is no file."""
         try:
             written = self.path.read_bytes()
         except FileNotFoundError:
@@ -108,10 +108,10 @@ class Journal:
         return [value for line in written.split(b"\n") if (value := _object(line)) is not None]
 
     def append(self, value: object) -> None:
-        """Add an object and wait until the disk has it.
+        """Append an object and wait until it is on the disk.
 
         Raises:
-            OSError: It may be there or not; what came before is, and the next one can be added.
+            OSError: This object may be missing; earlier ones are safe, and more can be appended.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
@@ -124,16 +124,16 @@ class Journal:
                 _flush_names(self.path.parent)
 
     def publish(self, output: Path, values: Iterable[object]) -> None:
-        """Write what was added, in its final order, into `output`; only then is the journal removed.
+        """Write the objects, in their final order, to `output`; only then remove the journal.
 
-        One process at a time: what a killed one left half-written is replaced by the next.
+        For one process at a time: the next one replaces what a killed one left half-written.
         """
         _write_beside(output, map(_line, values), f".{output.name}.new")
         self.path.unlink(missing_ok=True)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
-    """The JSON object on a line, None if it is not whole: no object without its end is one."""
+    """The JSON object on a line, or None if it is incomplete."""
     try:
         value = json.loads(line.decode())
     except ValueError:
@@ -149,14 +149,14 @@ def is_path(name: str) -> bool:
 def require_there(kind: str, name: str) -> None:
     """
     Raises:
-        UnreachableError: The name is a path, and nothing lies there.
+        UnreachableError: The name is a path that does not exist.
     """
     if is_path(name) and not os.path.exists(os.path.expanduser(name)):
         raise UnreachableError(f"the {kind} is not there: no such file or folder", name, "check the path")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file, None where there is no file.
+    """The object in a file, or None if there is no file.
 
     Raises:
         DataError: The file is not a JSON object.
@@ -173,20 +173,20 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def flush(folder: Path) -> None:
-    """Everything in a folder, and the folder's own list of names, onto the disk."""
+    """Flush all files in a folder, and its directory entries, to the disk."""
     for path in (*folder.rglob("*"), folder):
         with _opened(path, os.O_RDONLY) as descriptor:
             os.fsync(descriptor)
 
 
 def altered(folder: Path, name: str, noted: Any, by_hash: bool = True) -> str | None:
-    """What is wrong with a file of which a manifest notes size and hash; None if it is as it was."""
+    """What is wrong with a file, compared with its size and hash in a manifest; None if it is unchanged."""
     file = folder / name
     size = noted.get("bytes") if isinstance(noted, dict) else noted
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Run folders: their record, their checkpoints, and which of them are whole."""
+"""Run folders: their record and checkpoints, and which checkpoints are complete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headnote_cli.runs.files import Journal, altered, flush, read_json, sha256, 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
 MANIFEST = "slds.json"  # in a checkpoint: its files, their sizes and hashes
-MERGED = "merge.json"  # in a merged model: the same, what it was made of, and how it wants to be prompted
+MERGED = "merge.json"  # in a merged model: the same, its sources, and how to prompt it
 PROMPTS = "prompts"
 SAMPLES = "samples"
 LOCK = ".lock"
@@ -34,7 +34,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A `checkpoint-N` folder. `fault` says what is missing from it, None if it is whole."""
+    """A `checkpoint-N` folder. `fault` says what is wrong with it; None if it is complete."""
 
     path: Path
     step: int
@@ -43,46 +43,46 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and what it holds."""
+    """A run folder and its contents."""
 
     folder: Path
 
     def record(self) -> dict[str, Any]:
-        """What `run.json` says; empty where there is none."""
+        """The content of `run.json`; empty if there is none."""
         return read_json(self.folder / RECORD) or {}
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged steps; a line that was cut short is left out."""
+        """The logged steps, without incomplete lines."""
         return [entry for entry in Journal(self.folder / METRICS).lines() if isinstance(entry.get("step"), int)]
 
     def checkpoints(self) -> list[Checkpoint]:
-        """All checkpoints by step, the half-written ones too, each with its fault."""
+        """All checkpoints by step, incomplete ones with their fault."""
         matches = ((path, _CHECKPOINT.fullmatch(path.name)) for path in self.folder.glob("checkpoint-*"))
         folders = ((path, int(match[1])) for path, match in matches if match and path.is_dir())
         return [Checkpoint(path, step, _fault(path)) for path, step in sorted(folders, key=lambda item: item[1])]
 
     def whole_checkpoints(self) -> list[Checkpoint]:
-        """Those of which nothing is missing."""
+        """The complete checkpoints."""
         return [checkpoint for checkpoint in self.checkpoints() if checkpoint.fault is None]
 
     def newest_whole(self) -> Checkpoint | None:
-        """Where a stopped run goes on."""
+        """The checkpoint to resume from."""
         return next(reversed(self.whole_checkpoints()), None)
 
     def best_whole(self) -> Checkpoint | None:
-        """The whole checkpoint whose evaluation loss was the lowest; None where none was evaluated."""
+        """The complete checkpoint with the lowest evaluation loss; None if none was evaluated."""
         losses = {line["step"]: line["eval_loss"] for line in self.metrics() if "eval_loss" in line}
         scored = [checkpoint for checkpoint in self.whole_checkpoints() if checkpoint.step in losses]
         return min(scored, key=lambda checkpoint: losses[checkpoint.step], default=None)
 
     def is_locked(self) -> bool:
-        """Whether a process is at work in the folder now; nothing is written to find out."""
+        """Whether a process is using the folder now; checked without writing."""
         try:
             probe = os.open(self.folder / LOCK, os.O_RDONLY)
         except OSError:
             return False
         try:
-            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks do not block each other
         except OSError:
             return True
         finally:
@@ -91,21 +91,21 @@ class Run:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """The current UTC time, ISO 8601, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def seal(folder: Path) -> None:
-    """Flush a checkpoint's files and write its manifest, the last of them: without one it is not whole."""
+    """Flush a checkpoint's files and write its manifest last: without one it is incomplete."""
     flush(folder)
     write_json(folder / MANIFEST, {"files": hashes_of(folder), "sealed": now()})
 
 
 def hashes_of(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file of a folder but the manifests, by its path within.
+    """Size and SHA-256 of each file in a folder except manifests, by relative path.
 
     Args:
-        known: Hashes that were taken already.
+        known: Hashes computed earlier.
     """
     files = {}
     for file in sorted(folder.rglob("*")):
@@ -117,9 +117,9 @@ def hashes_of(folder: Path, known: Mapping[str, str] | None = None) -> dict[str,
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` to write into; when the block ends well it gets that name, and an older one goes.
+    """A new folder to write into, which replaces `target` when the block succeeds.
 
-    Until then the older one stays. What a killed process left behind is cleaned up by the next one.
+    Until then, an existing `target` stays. The next process cleans up after a killed one.
 
     Raises:
         UsageError: Another process is writing the same folder.
@@ -152,10 +152,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process alone. The system lets go of the lock however the process ends.
+    """Lock a run folder for this process. The system releases the lock however the process ends.
 
     Raises:
-        UsageError: Another process holds it; the message names that one.
+        UsageError: Another process holds the lock; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / f"{LOCK}.json"
@@ -177,10 +177,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(output: Path) -> Iterator[None]:
-    """Hold an output file for this process alone.
+    """Lock an output file for this process.
 
     Raises:
-        UsageError: Another process is writing it; the message names that one.
+        UsageError: Another process is writing it; the message names it.
     """
     work = output.with_name(f".{output.name}.writing")
     with locked(work):
@@ -196,7 +196,7 @@ def _remove(*folders: Path) -> None:
 
 
 def tampered(folder: Path) -> str | None:
-    """What is wrong with a sealed folder whose sizes are right: a file whose hash is another."""
+    """The first file of a sealed folder whose size or hash has changed, and how; else None."""
     files = (read_json(folder / MANIFEST) or {}).get("files") or {}
     return next((fault for name, noted in files.items() if (fault := altered(folder, name, noted))), None)
 
@@ -216,25 +216,25 @@ def _fault(folder: Path) -> str | None:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, and not a whole model."""
+    """Whether a folder has an adapter, not a whole model."""
     return (folder / ADAPTER_CONFIG).is_file()
 
 
 def noted_base(adapter: Path) -> str | None:
-    """The base model that PEFT noted with an adapter."""
+    """The base model in PEFT's adapter config."""
     named = (read_json(adapter / ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
     return str(named) if named else None
 
 
 def find_checkpoint(name: str, config: Config) -> Path:
-    """The checkpoint folder meant by a path, a name such as `checkpoint-1364`, or `latest`.
+    """The checkpoint folder for a path, a name such as `checkpoint-1364`, `latest` or `best`.
 
-    A name is looked up under the config's `output_dir`, then under the newest run beside it that has it; `latest` is
-    the newest whole one of the config's own run, `best` its whole one with the lowest evaluation loss.
+    A name is searched in the config's `output_dir`, then in the newest run beside it that has it. `latest` is the
+    newest complete one of the config's own run, `best` the complete one with the lowest evaluation loss.
 
     Raises:
-        UnreachableError: It is nowhere; the message lists what there is.
-        DataError: Its manifest names files that are missing or have another size.
+        UnreachableError: It does not exist; the message lists those that do.
+        DataError: Files in its manifest are missing or have another size.
     """
     by_word = {"latest": Run.newest_whole, "best": Run.best_whole}.get(name)
     if by_word is None and Path(name).expanduser().is_dir():
@@ -257,7 +257,7 @@ def find_checkpoint(name: str, config: Config) -> Path:
 
 
 def _sound(folder: Path) -> Path:
-    """A checkpoint as it was sealed, or one of another tool, which has no manifest."""
+    """Check a checkpoint against its manifest; other tools' checkpoints have none."""
     fault = _fault(folder) if (folder / MANIFEST).is_file() else None
     if fault is not None:
         raise DataError(f"the checkpoint is not whole: {fault}", str(folder))
@@ -265,7 +265,7 @@ def _sound(folder: Path) -> Path:
 
 
 def _runs_beside(output: Path) -> list[Path]:
-    """Other run folders, newest first: under the first folder of a relative `output_dir`, beside an absolute one."""
+    """Other runs, newest first: under the first folder of a relative `output_dir`, beside an absolute one."""
     first = Path(*output.parts[:1])
     if output.is_absolute() or len(output.parts) < 2 or first.name == "..":
         records = output.parent.glob(f"*/{RECORD}")
@@ -279,7 +279,7 @@ def output_dir(config: Config) -> Path:
     """The run folder of a config.
 
     Raises:
-        UsageError: The config names none.
+        UsageError: The config has none.
     """
     name = config.settings.output_dir
     if not name:
@@ -288,7 +288,7 @@ def output_dir(config: Config) -> Path:
 
 
 def record_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The record of the run that a checkpoint belongs to."""
+    """The record of a checkpoint's run."""
     for folder in (checkpoint, checkpoint.parent):
         record = read_json(folder / RECORD)
         if record is not None:
@@ -297,7 +297,7 @@ def record_of(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def merged_models(config: Config) -> Iterator[Path]:
-    """Finished merged folders of the config's run, newest first."""
+    """Complete merged folders of the config's run, newest first."""
     named = config.settings.peft_output_model_path
     candidates = [Path(named).expanduser()] if named else []
     if config.settings.output_dir:
@@ -307,7 +307,7 @@ def merged_models(config: Config) -> Iterator[Path]:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder so that its name is free and nothing is lost; returns where it went."""
+    """Rename a folder to a free name, to keep it; returns the new path."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     target = folder.parent / f"{folder.name}.old-{stamp}"
     number = 1

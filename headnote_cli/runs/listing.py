@@ -1,4 +1,4 @@
-"""`slds runs`: what was trained, when, and how far it came."""
+"""`slds runs`: what was trained, when, and how far."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _state(run: Run, record: Mapping[str, Any]) -> str:
-    """A run that says it is running and holds no lock was killed before it could say anything else."""
+    """The recorded state; a run recorded as running that holds no lock was killed."""
     state = str(record.get("state", "unknown"))
     return "killed" if state == "running" and not run.is_locked() else state
 
 
 def difference(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
-    """The config keys in which two runs differ, and both values.
+    """The config keys that differ between two runs, with both values.
 
     Raises:
-        UnreachableError: A folder holds no run.
+        UnreachableError: A folder has no run.
     """
     configs = []
     for run in (first, second):

@@ -1,4 +1,4 @@
-"""What changed between a run and its continuation, and whether it is still the same run."""
+"""What changed between a run and its resume, and whether it is still the same run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from headnote_cli.config.keys import RULES, SECRETS, Settings, effective_values
 from headnote_cli.machine.plan import Plan
 from headnote_cli.runs.files import read_json
 
-# Keys that decide when a run is evaluated. With `early_stopping` they also decide when it ends, with a schedule that
-# waits for a plateau its learning rate.
+# Keys that decide when a run is evaluated. With `early_stopping` they also affect when it ends; with a plateau
+# schedule, its learning rate.
 EVALUATION = frozenset(key for key, rule in RULES.items() if rule.resume == "evaluation")
 FREE = EVALUATION | {"allocator"} | {key for key, rule in RULES.items() if rule.resume == "free"}
-# Keys that the plan's rows speak for, beside those that it decides.
+# Keys covered by the plan's rows, besides those that it decides.
 IN_ROWS = frozenset(("bnb_4bit_quant_type", "tf32", "torch_compile", "use_bnb_nested_quant"))
 
 
 def breaks_a_resume(settings: Settings) -> list[str]:
-    """What makes a run that was stopped go on as another run, whatever stays unchanged."""
+    """Settings that make a resumed run a different one, even without changes."""
     accelerator = settings.accelerator_config
     if isinstance(accelerator, str):
         accelerator = read_json(Path(accelerator).expanduser())
@@ -42,18 +42,18 @@ class Changes:
     """Lines such as `save_steps 2 → 5`."""
 
     free: tuple[str, ...]
-    binding: tuple[str, ...]  # would make the resumed run a different one
+    binding: tuple[str, ...]  # these make the resumed run a different one
 
 
 def changes_since(
     record: Mapping[str, Any], settings: Settings, plan: Plan, processes: int, same_base: bool = False
 ) -> Changes:
-    """The changes of a config, a plan and a number of processes since a run's record was written.
+    """Changes in config, plan and number of processes since a run's record was written.
 
-    Values that are in effect are compared: a default that is now written out is not a change.
+    Effective values are compared: writing out a default is not a change.
 
     Args:
-        same_base: Whether the base's weights are those of the record, wherever they lie.
+        same_base: Whether the base's weights equal those of the record, at any path.
     """
     evaluated = settings.early_stopping or settings.lr_scheduler_type == "reduce_lr_on_plateau"
     free = FREE - EVALUATION if evaluated else FREE
@@ -68,7 +68,7 @@ def changes_since(
 
 
 def _values(written: Mapping[str, Any]) -> dict[str, Any]:
-    """All values of a record's config. One that other versions wrote is taken as it stands."""
+    """All values of a record's config. A config of another version is used as it is."""
     try:
         return effective_values(Settings.model_validate(dict(written)))
     except ValidationError:
@@ -76,7 +76,7 @@ def _values(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any], plan: Plan) -> Iterator[str]:
-    """Keys whose values differ. Of what the plan decides, what was done counts, not what was asked."""
+    """Keys whose values differ, except those that the plan decides: their effective values count."""
     for key in sorted({*before, *after} - plan.values().keys() - IN_ROWS - SECRETS):
         if key in before and key in after and before[key] != after[key]:
             yield key

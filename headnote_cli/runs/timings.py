@@ -8,21 +8,21 @@ from pathlib import Path
 
 
 class Laps:
-    """Seconds by part, in order; each part begins where the last one ended, the first with the process itself."""
+    """Seconds by part, in order. Each part starts where the last one ended; the first starts with the process."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic() - seconds_lived()
 
     def lap(self, part: str) -> None:
-        """A part ends here."""
+        """End a part."""
         now = time.monotonic()
         self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._last, 3)
         self._last = now
 
 
 def seconds_lived() -> float:
-    """Seconds since this process began, 0 where the system does not say."""
+    """Seconds since this process started; 0 if unknown."""
     try:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -1,1 +1,1 @@
-"""What a person sees: tables, progress, pictures, errors in words."""
+"""Everything that users see: tables, progress, plots and error messages."""

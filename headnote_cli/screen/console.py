@@ -1,4 +1,4 @@
-"""The screen: results to stdout, all else to stderr; plain lines where there is no terminal; JSON on demand."""
+"""The screen: results on stdout, everything else on stderr; plain lines without a terminal; JSON on request."""
 
 from __future__ import annotations
 
@@ -40,37 +40,37 @@ from headnote_cli.events import (
 from headnote_cli.machine import libraries
 from headnote_cli.machine.processes import is_to_show, rank
 
-PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+PLAIN_LINE_SECONDS = 10.0  # between progress lines without a terminal
 SMOOTHING = 0.9  # weight of the past in the smoothed loss, an exponential moving average
-# C0 and C1 controls but newline and tab, and the marks that turn the direction of writing: none may reach a terminal.
+# C0 and C1 controls except newline and tab, and bidirectional marks: none may reach a terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Text without anything that a terminal would obey; of a file's name, bytes that are not text are escaped."""
+    """Text without terminal control characters; bytes of a file name that are not text are escaped."""
     return encoded(_CONTROLS.sub("", text.replace("\r\n", "\n"))).decode()
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8; bytes of a file's name that are no text become escapes, which are JSON's as well."""
+    """Text as UTF-8; bytes of a file name that are not text become escapes, which are valid JSON, too."""
     return text.encode(errors="backslashreplace")
 
 
 class _Console(Console):
-    """A console that says when its reader went away, instead of ending the process itself."""
+    """A console that raises an error when its reader has gone, instead of ending the process itself."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 class Screen:
-    """Where a command shows what it did."""
+    """The output of a command."""
 
     def __init__(self, json_mode: bool = False, quiet: bool = False) -> None:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
         self.json_mode = json_mode
         self.quiet = quiet
-        # Of several processes only the first one speaks; an error of any is heard, once.
+        # Of several processes, only the first writes; errors of any are shown once.
         self.muted = rank() > 0
         self.out = _Console(quiet=self.muted, **plain)
         self.err = _Console(stderr=True, quiet=self.muted, **plain)
@@ -78,7 +78,7 @@ class Screen:
         libraries.tell = partial(self.note, warning=True)
 
     def note(self, *lines: str, warning: bool = False, style: str = "dim") -> None:
-        """Lines beside the result; a warning is shown even when quiet."""
+        """Show lines beside the result; warnings are shown even when quiet."""
         if self.quiet and not warning:
             return
         mark, style = ("! ", "yellow") if warning else ("", style)
@@ -86,60 +86,60 @@ class Screen:
             self.err.print(Text(mark + printable(line), style=style), soft_wrap=not self.err.is_terminal)
 
     def table(self, renderable: RenderableType) -> None:
-        """Something that belongs beside the result."""
+        """Show something beside the result."""
         if not self.quiet and not self.json_mode:
             self.err.print(renderable)
 
     def show(self, renderable: RenderableType, *following: str) -> None:
-        """The result itself, for a person; what was in progress has ended.
+        """Show the result to a person, and end any progress display.
 
         Args:
-            following: Commands to type next, each on a line of its own that no width breaks.
+            following: Commands to type next, each on its own unwrapped line.
         """
         self.close()
         if self.json_mode:
             return
         for part in renderable.renderables if isinstance(renderable, Group) else [renderable]:
-            # Words wrap in a terminal; in a pipe running text stays as it is.
+            # Text wraps in a terminal; in a pipe it stays as it is.
             self.out.print(part, soft_wrap=isinstance(part, Text) and not self.out.is_terminal)
         if following:
             self.text("\n".join(["", "next:", *following]))
 
     def text(self, text: str) -> None:
-        """Running text, the result itself: exactly as it is, wrapped by the terminal."""
+        """Show text that is the result itself: unchanged, wrapped by the terminal."""
         if not self.json_mode:
             self.out.print(Text(printable(text)), soft_wrap=True)
 
     def exact(self, texts: Sequence[str]) -> None:
-        """Texts, the result itself: byte for byte in a file or pipe, a NUL between them; harmless in a terminal."""
+        """Write the result texts: exact bytes, separated by NUL, to a file or pipe; printable text to a terminal."""
         if sys.stdout.isatty():
             self.text("\n".join(texts))
         elif not self.json_mode and not self.muted:
             self._write("\0".join(texts))
 
     def data(self, value: object) -> None:
-        """The result itself, for a program: one object."""
+        """Write the result for a program, as one JSON object."""
         if self.json_mode:
             self.line(value)
 
     def line(self, value: object) -> None:
-        """One JSON object on a line of stdout."""
+        """Write one JSON object as a line of stdout."""
         if self.muted:
             return
         self._write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
     def _write(self, text: str) -> None:
-        """For a program: UTF-8, whatever the console's own encoding is."""
+        """Write UTF-8 for a program, whatever the console's encoding."""
         sys.stdout.flush()
         sys.stdout.buffer.write(encoded(text))
         sys.stdout.buffer.flush()
 
     def error(self, error: SldsError) -> None:
-        """What is wrong, where, and how to fix it."""
+        """Show what is wrong, where, and how to fix it."""
         if not is_to_show(error):
             return
         self.muted = self.err.quiet = False
-        with contextlib.suppress(OSError):  # nobody is left to read it
+        with contextlib.suppress(OSError):  # the reader may be gone
             self._error(error)
 
     def _error(self, error: SldsError) -> None:
@@ -154,7 +154,7 @@ class Screen:
         self.err.print(Text.assemble((f"{title}: ", f"bold {style}"), body), soft_wrap=True)
 
     def listen(self, event: Event) -> None:
-        """Draw an event."""
+        """Show an event."""
         match event:
             case Note(text, warning):
                 self.note(text, warning=warning)
@@ -179,25 +179,25 @@ class Screen:
             self.close()
 
     def _describe(self, facts: dict[str, str]) -> None:
-        """What is about to be trained: a panel in a terminal, a plain line each elsewhere."""
+        """Show what is about to be trained: a panel in a terminal, else plain lines."""
         if self.quiet:
             return
         if self.err.is_terminal:
-            # The main lines; what is indented below one is left to the log.
+            # Only the main lines; indented lines are for logs.
             shown = {name: re.sub(r"\n .*", "", value) for name, value in facts.items()}
             self.err.print(Panel(facts_table(shown), title="training", title_align="left", border_style="dim"))
             return
         self.note(*(f"{name}: {value}" for name, value in facts.items()))
 
     def close(self) -> None:
-        """End any live display; the terminal is as it was."""
+        """End any live display and restore the terminal."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     @property
     def streams(self) -> bool:
-        """Whether text is shown while it is being written."""
+        """Whether text is shown while it is being generated."""
         return self.out.is_terminal and not self.json_mode
 
     def _stream(self, text: str) -> None:
@@ -206,9 +206,9 @@ class Screen:
 
 
 class Progress:
-    """A bar with the latest facts in a terminal, a plain line every so often elsewhere.
+    """A bar with the latest facts in a terminal, else a plain line from time to time.
 
-    The bar of a training stays on the screen; that of other work is removed when it is done.
+    The bar of a training stays on the screen; other bars are removed at the end.
     """
 
     def __init__(self, screen: Screen, training: Table | None = None) -> None:
@@ -221,7 +221,7 @@ class Progress:
             self._live.start()
 
     def update(self, event: Event) -> None:
-        """Draw an event of a training."""
+        """Show an event of a training."""
         match event:
             case StepDone():
                 self._step(event)
@@ -245,7 +245,7 @@ class Progress:
         self.draw(bar, facts, plain, at_once=event.step == event.total_steps)
 
     def draw(self, bar: Table, facts: str, plain: str | None = None, at_once: bool = False) -> None:
-        """The bar above the facts, or a plain line that stands for both."""
+        """The bar above the facts, or a plain line in place of both."""
         if self._live is not None:
             self._live.update(Group(bar, Text(facts)))
         elif at_once or time.monotonic() - self._printed >= PLAIN_LINE_SECONDS:
@@ -258,7 +258,7 @@ class Progress:
 
 
 def progress_of(event: WeightsWritten | RowWritten) -> tuple[int, int, str]:
-    """What is done, of how much, and that in one line with rate and time left."""
+    """The amount done, the total, and a line with both, the rate and the time left."""
     seconds = max(event.seconds, 1e-9)
     if isinstance(event, RowWritten):
         done, total, new = event.rows, event.total_rows, event.rows - event.before
@@ -276,7 +276,7 @@ def _steps(step: int, total: int, seconds_left: float | None = None) -> Table:
 
 
 def _bar(done: int, total: int, before: str = "", behind: str = "") -> Table:
-    """A bar on a line of its own: rich's own ends without a newline, and what follows it would be cut off."""
+    """A bar on its own line: rich's own has no newline at its end, and what follows would be cut off."""
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(no_wrap=True)
     row.add_column(ratio=1)
@@ -286,7 +286,7 @@ def _bar(done: int, total: int, before: str = "", behind: str = "") -> Table:
 
 
 def step_facts(event: StepDone, smoothed: float) -> str:
-    """A step in one line."""
+    """One line about a step."""
     memory = f" · peak {size(event.peak_memory)}" if event.peak_memory else ""
     return (
         f"loss {event.loss:.4f} (smoothed {smoothed:.4f}) · lr {event.learning_rate:.1e} · "
@@ -295,7 +295,7 @@ def step_facts(event: StepDone, smoothed: float) -> str:
 
 
 def facts_table(facts: Mapping[str, str | Text]) -> Table:
-    """Facts by name, a row each."""
+    """A row for each fact: name and value."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -321,7 +321,7 @@ def size(count: int) -> str:
 
 @contextmanager
 def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
-    """A screen, and one clear message with the right exit code for whatever goes wrong."""
+    """A screen; every failure becomes one clear message and the right exit code."""
     if debug:
         os.environ["SLDS_DEBUG"] = "1"
     screen = Screen(json_mode, quiet)
@@ -330,7 +330,7 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
     except typer.Exit:
         raise
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the reader went away; nothing may be written at exit)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the reader is gone; nothing may be written at exit)
         raise typer.Exit(ExitCode.DONE) from None
     except KeyboardInterrupt:
         screen.close()
@@ -348,5 +348,5 @@ def screen_for(json_mode: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
 
 
 def number(value: float | None) -> str:
-    """A loss in four digits after the point."""
+    """A loss with four decimals."""
     return "–" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""`slds demo`: the headnote before and after training, and where everything lies."""
+"""`slds demo`: the headnote before and after training, and where the files are."""
 
 from __future__ import annotations
 

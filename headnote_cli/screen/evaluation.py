@@ -33,7 +33,7 @@ IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")
 
 
 def evaluation_view(report: Report) -> RenderableType:
-    """Each score with its interval; by language pair; what differs by more than chance; the published results."""
+    """Each score with its interval; scores by language pair; significant differences; the published results."""
     title = f"{counted(report.rows, 'headnote')} of {counted(report.decisions, 'decision')}"
     columns = [
         (scored.name, {name: table.macro for name, table in scored.tables.items()}) for scored in report.evaluations
@@ -56,7 +56,7 @@ def evaluation_view(report: Report) -> RenderableType:
 
 
 def _difference(compared: Comparison) -> Text:
-    """A plain sentence: which is better, by how much, and whether chance explains it."""
+    """One sentence: which is better, by how much, and whether chance explains it."""
     first, second, apart = compared.first, compared.second, compared.difference
     bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
     if compared.more_than_chance:
@@ -86,7 +86,7 @@ def _score_table(title: str, columns: list[tuple[str, dict[str, Interval]]]) -> 
 
 
 def _group_table(title: str, scores: Mapping[str, Mapping[str, Interval]]) -> Table:
-    """The main scores of each group; all of them are in --json."""
+    """The main scores of each group; `--json` has all."""
     table = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     shown = [score for score in IN_GROUPS if score in scores]
     table.add_column("", no_wrap=True)

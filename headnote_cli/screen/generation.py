@@ -1,4 +1,4 @@
-"""`slds generate`: a headnote's citations, and what a file of headnotes came to."""
+"""`slds generate`: a headnote's citations, and the result of a run over many rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOUND, PARTLY, MISSING = "green", "yellow", "bold red"
 
 
 def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
-    """What was checked about a headnote, to stand below it."""
+    """The checks of a headnote, shown below it."""
     rows: dict[str, str | Text] = {
         "citations in the decision": Text(", ".join(headnote.found) or "none", FOUND if headnote.found else ""),
         "in part": Text(", ".join(headnote.partly) or "none", PARTLY if headnote.partly else ""),
@@ -33,7 +33,7 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
 
 
 def many_view(report: ManyReport) -> RenderableType:
-    """What a run over many rows came to."""
+    """The result of a run over many rows."""
     rows = {
         "output": str(report.output),
         "headnotes": f"{report.headnotes:,}" + (f", {report.before:,} of them from before" if report.before else ""),

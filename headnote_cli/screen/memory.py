@@ -1,4 +1,4 @@
-"""`slds check-memory`: what a step takes, on which cards it fits, and what would help."""
+"""`slds check-memory`: what a step needs, which cards it fits on, and what would help."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ PURPOSE = {
 }
 VERDICT = {"fits": "green", "tight": "yellow", "does not fit": "red"}
 SHARES = " ▏▎▍▌▋▊▉█"  # eighths of a character
-NARROW = 72  # columns below which bars are left out and advice is a list
-WIDE_NAMES = 22  # columns of a config's cell
+NARROW = 72  # columns; narrower screens get no bars, and advice as a list
+WIDE_NAMES = 22  # columns of one config's cell
 SHOWN_ADVICE = 6
 SHARDING = {
     "none": "alone",
@@ -49,7 +49,7 @@ LOSSES = {
 
 
 def memory_view(checks: list[MemoryCheck], width: int) -> RenderableType:
-    """Components with bars, total and what is assumed; the cards; what would help; the grid.
+    """Components with bars, total and assumptions; the cards; what would help; the grid.
 
     Args:
         width: Columns of the screen.
@@ -86,12 +86,12 @@ def _components(checks: list[MemoryCheck], width: int) -> Table:
 
 
 def _breakable(text: str, width: int) -> str:
-    """On a narrow screen, a name that wraps between its words."""
+    """On a narrow screen, a name that can wrap between its words."""
     return text if width >= NARROW else text.replace("_", " ")
 
 
 def _component_names(checks: list[MemoryCheck]) -> list[str]:
-    """Of all configs, what no tensor takes last."""
+    """The components of all configs; those that no tensor takes come last."""
     fullest = sorted(checks, key=lambda check: -len(check.estimate.components))
     names = dict.fromkeys(name for check in fullest for name in check.estimate.components)
     return sorted(names, key=lambda name: name in BESIDE)
@@ -104,7 +104,7 @@ def _counted(count: int, most: int, bars: bool) -> Text:
 
 
 def _facts(check: MemoryCheck) -> dict[str, str]:
-    """The total and what it assumes; by the same names for all configs of a screen, whose options are the same."""
+    """The total and its assumptions. All configs of a screen share their options, so they have the same names."""
     estimate, setup = check.estimate, check.setup
     facts = {"total": f"{'at least ' if estimate.unknown else ''}{size(estimate.total)}", "fullest in": estimate.phase}
     if check.purpose != "merge":
@@ -121,7 +121,7 @@ def _facts(check: MemoryCheck) -> dict[str, str]:
 
 
 def _caveats(checks: list[MemoryCheck]) -> list[Text]:
-    """What is not counted, and whose count stands in."""
+    """What is not counted, and which layer kinds are estimated by another kind."""
     unknown = sorted({part for check in checks for part in check.estimate.unknown})
     nearest = sorted({check.estimate.nearest for check in checks if check.estimate.nearest})
     lines = [f"not counted: {', '.join(unknown)}"] if unknown else []
@@ -130,7 +130,7 @@ def _caveats(checks: list[MemoryCheck]) -> list[Text]:
 
 
 def _weights_in(check: MemoryCheck) -> str:
-    if check.purpose == "generate":  # the merged model, which is not quantized
+    if check.purpose == "generate":  # the merged model is not quantized
         return check.setup.kind.dtype
     names = {"nf4": "NF4", "nf4 double": "NF4, nested", "int8": "int8"}
     return names.get(check.setup.quantization, check.setup.kind.dtype)
@@ -142,7 +142,7 @@ def _bar(share: float, width: int = 8) -> Text:
 
 
 def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
-    """Each card: does it fit, and which batch and length would."""
+    """For each card, whether it fits, and which batch and length would."""
     table = _memory_table("Fits on", "card", width)
     room = (width - WIDE_NAMES) // len(checks)
     for check in checks:
@@ -157,8 +157,8 @@ def _cards(checks: list[MemoryCheck], width: int) -> RenderableType:
 
 
 def _differences(fits: list[Fit]) -> Iterator[Text]:
-    """What a card does otherwise than asked, and why; of a size what it is taken for. A line for each card."""
-    done: dict[str, dict[str, str]] = {}  # by card: what is done, and why
+    """One line per card: what it does differently from the config and why, and what an assumed card stands for."""
+    done: dict[str, dict[str, str]] = {}  # by card: what is done instead, and why
     for fit in fits:
         done.setdefault(fit.card.name, {}).update({_done(row): row.why for row in fit.changes})
         if fit.card.is_assumed:
@@ -179,7 +179,7 @@ def _whole(count: int) -> str:
 
 
 def _fit(fit: Fit, room: int) -> Text:
-    """As much as there is room for: the verdict, the largest batch, the longest row."""
+    """As much as fits the cell: the verdict, the largest batch, the longest row."""
     if not fit.fits:
         return _unfit(fit, room)
     text = Text(fit.verdict, style=VERDICT[fit.verdict])
@@ -192,7 +192,7 @@ def _fit(fit: Fit, room: int) -> Text:
 
 
 def _unfit(fit: Fit, room: int) -> Text:
-    """What would fit where the step does not."""
+    """What would fit if the step does not."""
     batch = f"batch {fit.largest_batch:,}" if fit.largest_batch else ""
     length = f"length {fit.longest:,}" if fit.longest and room >= 2 * WIDE_NAMES - 8 else ""
     text = Text("no", style=VERDICT[fit.verdict])
@@ -203,7 +203,7 @@ def _unfit(fit: Fit, room: int) -> Text:
 
 
 def _advice(check: MemoryCheck, width: int) -> RenderableType:
-    """Changes by what they save, with the lines to write, which are never broken."""
+    """Changes by what they save, with the config lines to write, which never wrap."""
     changes = [(change, _consequence(check, change)) for change in check.advice[:SHOWN_ADVICE]]
     lines = [Text("\n".join(change.lines), style=COMPLETION) for change, _ in changes]
     if width < max(NARROW, 44 + max(text.cell_len for line in lines for text in line.split())):
@@ -223,7 +223,7 @@ def _advice(check: MemoryCheck, width: int) -> RenderableType:
 
 
 def _consequence(check: MemoryCheck, change: Advice) -> str:
-    """The change, and if it shortens rows that are at hand, how many it would cut."""
+    """The change, and, if it shortens rows that are known, how many it would cut."""
     limit = next((int(line.split(": ")[1]) for line in change.lines if line.startswith("max_length")), None)
     if check.data is None or limit not in check.data.cut:
         return change.what
@@ -231,7 +231,7 @@ def _consequence(check: MemoryCheck, change: Advice) -> str:
 
 
 def _grid(peaks: dict[int, dict[int, int]], card: Card) -> Table:
-    """Peaks by length and batch, coloured by one card."""
+    """Peaks by length and batch, coloured for one card."""
     title = f"Peak by length and batch; green fits {card.name} ({_whole(card.memory)}), yellow is tight, red does not"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("length", justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""`slds merge`: what was merged, and how near it is to base + adapter."""
+"""`slds merge`: what was merged, and its distance from base + adapter."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def _apart(distance: Distance) -> str:
 
 
 def check_view(report: CheckReport) -> RenderableType:
-    """A merged folder, looked at again."""
+    """The result of checking a merged folder."""
     state = "; ".join(report.faults) or f"all {report.files} files are as they were written"
     return facts_table({"folder": str(report.folder), "state": state})

@@ -1,4 +1,4 @@
-"""Pictures, drawn by matplotlib without a display."""
+"""Plots, drawn by matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GIB = 2**30
 
 
 def draw_memory(checks: list[MemoryCheck], file: Path) -> None:
-    """Stacked components by batch, one panel a config, with lines at the cards' memory.
+    """Stacked components by batch, one panel per config, with lines at the cards' memory.
 
     Raises:
-        UsageError: The file's ending names no picture, or there is nothing to draw by batch.
+        UsageError: The file's suffix is not supported, or there is nothing to draw by batch.
     """
     if file.suffix.lower() not in FORMATS:
         raise UsageError(f"--plot {file}: the name ends in {' or '.join(FORMATS)}")

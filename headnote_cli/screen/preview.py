@@ -19,7 +19,7 @@ BAR = 30  # widest bar of a histogram, in characters
 
 
 def preview_view(preview: Preview) -> RenderableType:
-    """Each row as the model sees it: prompt, completion in the loss, control tokens and cuts in their colours."""
+    """Each row as the model sees it, with colours for prompt, completion, control tokens and cuts."""
     parts: list[RenderableType] = [_legend(preview)] if preview.rows else []
     for row in preview.rows:
         parts += [Text.assemble(("── ", "dim"), (_row_title(row), "bold")), _row_text(row), Text()]
@@ -27,7 +27,7 @@ def preview_view(preview: Preview) -> RenderableType:
 
 
 def preview_raw(preview: Preview) -> list[str]:
-    """The exact text of each row; without a tokenizer, of its messages."""
+    """The exact text of each row; without a tokenizer, the text of its messages."""
     return [row.encoded.text if row.encoded else _messages(row) for row in preview.rows]
 
 
@@ -78,7 +78,7 @@ def _messages_text(row: PreviewedRow) -> Text:
 
 
 def _stats_views(stats: dict[str, Any]) -> list[RenderableType]:
-    """Rows, lengths and cuts: the whole, by language pair, and a histogram; or what is known without a tokenizer."""
+    """Rows, lengths and cuts in total and by language pair, with a histogram; without a tokenizer, what is known."""
     if "pairs" not in stats:
         return [facts_table({name.replace("_", " "): _quantiles(value) for name, value in stats.items()})]
     keys = ("rows", "rows_cut", "rows_dropped", "rows_bad", "tokens_cut", "tokens_dropped")

@@ -1,4 +1,4 @@
-"""`slds review`: what a page holds."""
+"""`slds review`: what was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`slds` alone: the commands in the order in which one needs them."""
+"""`slds` alone: the commands in the usual order."""
 
 from __future__ import annotations
 

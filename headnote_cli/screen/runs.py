@@ -1,4 +1,4 @@
-"""`slds runs`: runs in a table, and what two of them differ in."""
+"""`slds runs`: a table of runs, and the differences between two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def runs_view(runs: list[dict[str, Any]]) -> RenderableType:
 
 
 def difference_view(changed: dict[str, tuple[Any, Any]]) -> RenderableType:
-    """Config keys in which two runs differ."""
+    """Config keys that differ between two runs."""
     if not changed:
         return Text("the same config")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

@@ -1,4 +1,4 @@
-"""`slds train`: the plan, and what a run came to."""
+"""`slds train`: the plan, and the result of a run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def plan_view(plan: Sequence[PlanRow[Any]]) -> RenderableType:
-    """What is on, and what this machine does otherwise than asked, and why; settings that are off stay out.
+    """The settings that are on, and those that differ from what was asked for and why.
 
-    One line where all is as asked.
+    One line if nothing differs.
     """
     if not any(row.changed or row.why for row in plan):
         return Text("plan: as asked")
@@ -49,7 +49,7 @@ def after_training(report: TrainingReport, options: str) -> str | None:
 
 
 def training_view(report: TrainingReport) -> RenderableType:
-    """What a run came to."""
+    """The result of a run."""
     if report.state == "dry run":
         return facts_table({"run": str(report.run), "state": "dry run: nothing was trained"})
     rows = {

@@ -1,4 +1,4 @@
-"""`slds train` and `slds preview-prompts`: TRL's trainer on rows encoded beforehand."""
+"""`slds train` and `slds preview-prompts`: TRL's trainer on pre-encoded rows."""
 
 from headnote_cli.machine.libraries import quieten
 

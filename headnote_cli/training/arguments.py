@@ -1,4 +1,4 @@
-"""The config's training keys as TRL takes them, checked by the libraries themselves."""
+"""The config's training keys as TRL arguments, checked by the libraries."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from headnote_cli.upstream import train_on_one_gpu
 
 
 def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> dict[str, Any]:
-    """Let the libraries check their own keys before anything is loaded; returns every value that will hold.
+    """Let the libraries check their keys before anything is loaded; returns all effective values.
 
     Raises:
-        ConfigError: Keys that contradict each other or need what is not there, in the library's words.
+        ConfigError: Keys conflict, or need something that is missing; in the library's words.
     """
     arguments = training_arguments(settings, plan, output_dir)
     if arguments.activation_offloading and arguments.use_cpu:
@@ -40,7 +40,7 @@ def check_arguments(settings: Settings, plan: Plan, output_dir: Path) -> dict[st
 
 @contextmanager
 def _in_our_words(key: str, value: Any) -> Iterator[None]:
-    """What the Trainer would find out only when the model is loaded."""
+    """Report errors that the Trainer would raise only after loading the model."""
     try:
         yield
     except (ImportError, ValueError, TypeError, KeyError) as error:
@@ -49,7 +49,7 @@ def _in_our_words(key: str, value: Any) -> Iterator[None]:
 
 
 def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTConfig:
-    """The config's training keys for TRL, with the plan's answers in place of what cannot be done here."""
+    """The config's training keys for TRL, with the plan's values."""
     names = {field.name for field in dataclasses.fields(SFTConfig)}
     values = {name: getattr(settings, name) for name in settings.model_fields_set & names}
     values.pop("hub_token", None)  # the Trainer writes its arguments into each checkpoint
@@ -61,9 +61,9 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
     if not plan.tf32:
         values.pop("tf32", None)
     if plan.padding_free and not settings.packing:
-        values["max_length"] = None  # TRL wants rows that were cut before, as they are
+        values["max_length"] = None  # TRL requires rows that are already cut
     os.environ.update(offline_environment(plan.reporters))
-    # FlashAttention-2's backward adds up in any order otherwise, and a resumed run would not be the same run.
+    # Otherwise FlashAttention-2's backward sums in any order, and a resumed run would differ.
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     values.update(
         bf16=plan.bf16,
@@ -78,7 +78,7 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         optim=plan.optimizer,
         report_to=[tracker.name for tracker in plan.reporters] or ["none"],
         use_cpu=plan.device == "cpu",
-        dataset_num_proc=None,  # rows come encoded
+        dataset_num_proc=None,  # rows are already encoded
         completion_only_loss=True,
         chat_template_path=None,  # already in the tokenizer
         prediction_loss_only=True,
@@ -89,5 +89,5 @@ def training_arguments(settings: Settings, plan: Plan, output_dir: Path) -> SFTC
         arguments = SFTConfig(**values)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"the training keys do not go together: {error}") from error
-    train_on_one_gpu(arguments)  # of one process; a 4-bit model cannot be copied to the others
+    train_on_one_gpu(arguments)  # within one process: a 4-bit model cannot be copied to other GPUs
     return arguments

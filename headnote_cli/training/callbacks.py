@@ -1,4 +1,4 @@
-"""What is reported and watched during a run: events, metrics lines, signals, samples."""
+"""Callbacks of a run: events, metrics lines, checkpoints, signals, samples."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from headnote_cli.runs.folders import METRICS, SAMPLES, Run, seal
 from headnote_cli.runs.timings import Laps
 from headnote_cli.training.trainer import CompletionTrainer, RunCut
 
-# torchrun repeats a Ctrl-C that its workers have had from the terminal already: seconds in which two count as one.
+# torchrun repeats a Ctrl-C that its workers already got from the terminal: two within this many seconds count as one.
 ECHO = 1.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
 LONGEST_SAMPLE = 256  # tokens
 
 
 def peak_rss() -> int:
-    """The most bytes of main memory that this process has held."""
+    """Peak bytes of main memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -51,8 +51,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.laps = laps
         self._first_step = 0
         self._step_began = 0.0
-        self._steps_took = self._since_log = 0.0  # seconds of steps alone, without evaluations and saving
-        self._evaluated = 0  # batches of the evaluation at hand
+        self._steps_took = self._since_log = 0.0  # seconds of steps only, without evaluations and saving
+        self._evaluated = 0  # batches of the current evaluation
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self._first_step = state.global_step
@@ -112,11 +112,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Makes a saved checkpoint whole: its model card, then its manifest, the last file of all; only then are older ones
-    deleted. A folder without a manifest is one whose saving was cut short.
+    """Completes a saved checkpoint: adds the model card, then the manifest as the last file, then deletes older ones. A
+    folder without a manifest was not saved completely.
 
-    The Trainer itself deletes none (`save_total_limit` is kept from it): with a limit of one it would delete the last
-    checkpoint for the best.
+    The Trainer itself deletes none (it gets no `save_total_limit`): with a limit of one it would delete the last
+    checkpoint and keep the best.
     """
 
     def __init__(self, trainer: CompletionTrainer, limit: int | None) -> None:
@@ -126,7 +126,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         run, step = Path(args.output_dir), state.global_step
         self.trainer.saved_step = step
-        self.trainer.accelerator.wait_for_everyone()  # every process has written its part
+        self.trainer.accelerator.wait_for_everyone()  # all processes have written their parts
         if args.should_save:
             write_text(run / f"checkpoint-{step}" / CARD, self._card(run, state))
             seal(run / f"checkpoint-{step}")
@@ -139,7 +139,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self.trainer.accelerator.wait_for_everyone()
 
     def _card(self, run: Path, state: TrainerState) -> str:
-        """Our model card, in place of PEFT's draft."""
+        """Our model card, in place of PEFT's."""
         logged = {
             name: value
             for entry in state.log_history
@@ -151,16 +151,16 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
 
 class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
-    """Ends a run after so many evaluations without improvement; a resumed run goes on counting.
+    """Ends a run after a number of evaluations without improvement. A resumed run continues the count.
 
-    The libraries' own begins to count anew at a resume, and keeps nothing of the steps after the last checkpoint.
+    The library's callback restarts the count on resume, and does not save the steps after the last checkpoint.
     """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: Any
     ) -> None:
         super().on_train_begin(args, state, control, **options)
-        # The checkpoint's state stands here; a run that began without early stopping has none.
+        # The state from the checkpoint; a run that began without early stopping has none.
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
@@ -175,10 +175,10 @@ class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
 
 
 class SampleWriter:
-    """Writes headnotes of the first evaluation rows after each evaluation, so that one sees the model learn.
+    """Writes headnotes for the first evaluation rows after each evaluation, to show progress.
 
-    Greedy, so no random state is touched: the run with samples is bit for bit the run without. What goes wrong here is
-    a warning, and the run goes on.
+    Decoding is greedy and uses no random state: a run with samples is bit for bit the run without. Errors here are only
+    warnings.
     """
 
     def __init__(
@@ -203,14 +203,14 @@ class SampleWriter:
         self.emit = emit
 
     def write(self, step: int) -> None:
-        """Write them with the model as it is after a step."""
+        """Write the samples with the model as it is after a step."""
         if not self.trainer.is_world_process_zero():
             return
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         was_training = model.training
         model.eval()
         try:
-            with self.trainer.accelerator.autocast():  # float32 adapters on a 16-bit base compute under it alone
+            with self.trainer.accelerator.autocast():  # float32 adapters on a 16-bit base need autocast
                 written = list(self._written(model, step))
             write_lines(self.folder / f"step-{step}.jsonl", written)
         except Exception as error:
@@ -251,19 +251,19 @@ class SampleWriter:
 
 
 class Stopper(TrainerCallback):  # type: ignore[misc]
-    """Stops a run that was asked to: saved within the step, without the rest of an evaluation.
+    """Stops a run on request: saves within the step and skips the rest of an evaluation.
 
-    A signal may reach one process before another; they agree at each step and each batch of an evaluation, so that
+    A signal may reach one process before another. The processes agree at each step and each evaluation batch, so that
     all save and stop at the same place.
     """
 
     def __init__(self, trainer: CompletionTrainer) -> None:
         self.trainer = trainer
-        self.asked = 0  # the signal that this process was asked by
-        self.signal = 0  # the one that all agreed on
+        self.asked = 0  # the signal that this process received
+        self.signal = 0  # the signal that all agreed on
 
     def promise(self) -> str:
-        """What will be done before the run stops."""
+        """What happens before the run stops."""
         if not self.trainer.evaluating:
             return "this step is finished and saved first"
         if self.trainer.args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
@@ -281,12 +281,12 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
         return self.trainer.stopping
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.stopping:  # asked to in the evaluation before the first step
+        if self.trainer.stopping:  # requested in the evaluation before the first step
             raise RunCut
-        self.trainer.sample()  # due after that evaluation alone
+        self.trainer.sample()  # due only after that evaluation
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.sample()  # the same, where no step was left
+        self.trainer.sample()  # the same, if no step was left
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         if self._is_stopping():
@@ -294,7 +294,7 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = False
 
     def on_prediction_step(self, args: TrainingArguments, state: Any, control: TrainerControl, **_: Any) -> None:
-        # A schedule that waits for a plateau goes by this evaluation: it is finished first.
+        # A plateau schedule depends on this evaluation, so it is finished first.
         if self._is_stopping() and args.lr_scheduler_type != SchedulerType.REDUCE_ON_PLATEAU:
             control.should_training_stop = True
             raise RunCut
@@ -304,13 +304,13 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
-        if self.trainer.stopping:  # saved already
+        if self.trainer.stopping:  # already saved
             control.should_save = control.should_evaluate = False
 
 
 @contextmanager
 def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
-    """The first SIGINT or SIGTERM saves within the current step; a second SIGINT stops at once."""
+    """The first SIGINT or SIGTERM saves within the current step; a second SIGINT stops immediately."""
     interrupts: list[float] = []
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -326,14 +326,14 @@ def stopping_on_signals(stopper: Stopper, emit: Listener) -> Iterator[None]:
     try:
         yield
     finally:
-        # When one process of `--num-processes` fails, torch's launcher sends SIGTERM to the others at once: they still
-        # have to write what became of the run.
+        # When one process of `--num-processes` fails, torch's launcher immediately sends SIGTERM to the others. They
+        # must still write the run's final state.
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if PARENT in os.environ and number == signal.SIGTERM else handler)
 
 
 def interruption(number: int, checkpoint: Path | None) -> Interrupted:
-    """The error that a signal ends in, when everything is saved."""
+    """The error for a signal, after everything is saved."""
     code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.INTERRUPTED
     if checkpoint is None:
         return Interrupted(

@@ -58,13 +58,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What is asked of a run beside its config.
+    """The command-line options of a run.
 
     Attributes:
-        resume: Go on from the newest whole checkpoint; else the old run is set aside.
-        strict: Refuse what this machine cannot do as asked.
-        samples: Headnotes of the evaluation split to write at each evaluation.
-        force: Go on although something changed that makes the resumed run a different one.
+        resume: Continue from the newest complete checkpoint; if false, the old run is set aside.
+        strict: Fail if this machine cannot do what the config asks for.
+        samples: Number of evaluation rows to write headnotes for at each evaluation.
+        force: Continue even if a change makes the resumed run a different one.
     """
 
     resume: bool = True
@@ -78,14 +78,14 @@ class TrainOptions:
 
 
 def train(config: Config, emit: Listener, options: TrainOptions | None = None) -> TrainingReport:
-    """Train a config from its start, or go on where its run folder ends.
+    """Train a config from the start, or resume the run in its folder.
 
     Raises:
-        DoesNotFitError: The estimate says that this machine's memory cannot hold a step.
-        UsageError: `strict` and the machine cannot do what is asked; a resumed run would be a different one; another
-            process is at work in the run's folder; a launcher started fewer processes than it was asked for.
-        DataError: Rows that cannot be trained on.
-        Interrupted: A signal came; the run is saved.
+        DoesNotFitError: By the estimate, this machine's memory cannot hold a step.
+        UsageError: `strict`, and the machine cannot do what is asked; a resumed run would be a different one; another
+            process uses the run's folder; a launcher started fewer processes than requested.
+        DataError: Rows cannot be trained on.
+        Interrupted: A signal arrived; the run is saved.
     """
     options, laps = options or TrainOptions(), Laps()
     laps.lap("start")
@@ -136,7 +136,7 @@ def train(config: Config, emit: Listener, options: TrainOptions | None = None) -
 
 
 def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
-    """The base and the plan, resolved and reported; nothing is loaded yet."""
+    """Resolve and report the base and the plan; nothing is loaded yet."""
     from headnote_cli.models.base import (
         base_model,
         load_model_config,
@@ -169,7 +169,7 @@ def _target(config: Config, options: TrainOptions, emit: Listener) -> Target:
 
 
 def _encoder(config: Config, base: BaseModel, emit: Listener) -> Encoder:
-    """The encoder of the config's prompts and the base's tokenizer."""
+    """The encoder for the config's prompts and the base's tokenizer."""
     from headnote_cli.models.base import load_tokenizer
 
     templates = PromptTemplates(config.path_of("prompts_path"))
@@ -181,7 +181,7 @@ def _encoder(config: Config, base: BaseModel, emit: Listener) -> Encoder:
 
 
 def _require_samples_possible(settings: Settings) -> None:
-    """`--sample` needs evaluations to write at, and a model that one process holds whole."""
+    """`--sample` needs evaluations, and a process that holds the whole model."""
     if settings.eval_strategy == "no":
         raise UsageError("--sample writes at each evaluation, and `eval_strategy` is `no`", hint="set `eval_strategy`")
     launched = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
@@ -194,7 +194,7 @@ def _require_samples_possible(settings: Settings) -> None:
 
 @dataclass
 class LiveRun:
-    """A run at work: the trainer in it, and what its folder keeps of it meanwhile."""
+    """A run in progress: its trainer, and what its folder records."""
 
     config: Config
     target: Target
@@ -206,14 +206,14 @@ class LiveRun:
     emit: Listener
     facts: dict[str, str]
     record: dict[str, Any]
-    peaks_before: dict[str, int]  # of the run's earlier processes
+    peaks_before: dict[str, int]  # peaks of the run's earlier processes
 
     @property
     def folder(self) -> Path:
         return output_dir(self.config)
 
     def train(self, samples: int) -> TrainingReport:
-        """Train to the end; whatever ends it, the record says how."""
+        """Train to the end; the record says how the run ended."""
         from headnote_cli.training.job import train
 
         self.keep("running")
@@ -223,7 +223,7 @@ class LiveRun:
             result = train(self._job(samples), self.listen)
         except BaseException as error:
             state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-            with suppress(OSError):  # a full disk would hide what happened
+            with suppress(OSError):  # a full disk must not hide the error
                 self.keep(state, ended=now())
             if is_out_of_memory(error):
                 raise out_of_memory(self.config, self.target.plan, self.folder, error) from error
@@ -252,7 +252,7 @@ class LiveRun:
         )
 
     def listen(self, event: Event) -> None:
-        """Pass an event on; a checkpoint is noted in the record and in the picture."""
+        """Pass an event on; at a checkpoint, also update the record and the plot."""
         if isinstance(event, ModelLoaded):
             event = RunDescribed(self.facts | loaded_facts(event))
         if isinstance(event, Saved):
@@ -271,17 +271,17 @@ class LiveRun:
         return kept
 
     def draw(self) -> None:
-        """The picture of the run so far; a run does not end for want of one."""
+        """Plot the run so far; a failure does not end the run."""
         if self.is_main:
             with suppress(OSError):
                 draw_curves(Run(self.folder).metrics(), self.folder / CURVES)
 
 
 def push_checkpoint(report: TrainingReport, name: str, emit: Listener) -> None:
-    """Upload the best checkpoint of a run by evaluation loss, else its last one, as the private model `name`.
+    """Upload a run's best checkpoint by evaluation loss, else its last one, as the private model `name`.
 
     Raises:
-        UnreachableError: There is no checkpoint, or the hub does not take it.
+        UnreachableError: There is no checkpoint, or the hub rejects it.
     """
     from headnote_cli.models.hub import push
 

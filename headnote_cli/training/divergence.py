@@ -1,21 +1,21 @@
-"""When a loss says that a run is lost: NaN, infinite, far beyond a blind guess, or far from where it already was."""
+"""Detect a lost run by its loss: NaN, infinite, far worse than a random guess, or far above its earlier values."""
 
 from __future__ import annotations
 
 import math
 
-CHANCES = 3.0  # times the loss of a blind guess: hopeless from the first batch on
-JUMP = 4.0  # times the running mean, and worse than a blind guess: the last update broke the model
-DRIFT = 3.0  # times the lowest running mean, and half way back to a blind guess: what was learnt is lost
+CHANCES = 3.0  # times the loss of a random guess: hopeless from the first batch
+JUMP = 4.0  # times the running mean, and worse than a random guess: the last update broke the model
+DRIFT = 3.0  # times the lowest running mean, and half way to a random guess: what was learned is lost
 WARM_UP = 20  # batches before the running mean is trusted
-WEIGHT = 0.1  # of a new loss in the running mean: it remembers about ten batches
+WEIGHT = 0.1  # of a new loss in the running mean, which covers about ten batches
 
 
 class LossWatch:
     """Watches the mean token loss of batches.
 
-    Single batches of real rows lie between a third and three times the running mean, and never come near the loss of a
-    blind guess, `ln(vocabulary)`: so a fault needs both, a loss far from the run's own and far from a trained model's.
+    Losses of single real batches are between a third and three times the running mean, and never near that of a random
+    guess, `ln(vocabulary)`. So a fault needs both: a loss far from the run's own and far from a trained model's.
     """
 
     def __init__(self, chance: float) -> None:
@@ -25,7 +25,7 @@ class LossWatch:
         self.seen = 0
 
     def fault(self, loss: float) -> str | None:
-        """What is wrong with the next batch's loss, None if it may be learnt from."""
+        """What is wrong with the next batch's loss, or None."""
         if not math.isfinite(loss):
             return "the loss is not a finite number"
         if loss > CHANCES * self.chance:
@@ -39,7 +39,7 @@ class LossWatch:
 
     def _remember(self, loss: float) -> None:
         self.seen += 1
-        weight = max(WEIGHT, 1 / self.seen)  # the plain mean at first
+        weight = max(WEIGHT, 1 / self.seen)  # first the plain mean
         self.mean += weight * (loss - self.mean)
         if self.seen >= WARM_UP:
             self.lowest = min(self.lowest, self.mean)

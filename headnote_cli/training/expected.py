@@ -1,4 +1,4 @@
-"""The memory that a run is expected to take on this machine, and what would help where it is too much."""
+"""The estimated memory of a run on this machine, and what would help if it is too much."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from headnote_cli.runs.folders import Run
 def expected_memory(
     config: Config, plan: Plan, machine: Machine, ignore: bool, emit: Listener
 ) -> dict[str, Any] | None:
-    """The estimate for this machine, as the plan will train here; None where the model's sizes are not known.
+    """The estimate for this machine and plan; None if the model's sizes are unknown.
 
     Raises:
-        DoesNotFitError: The tensors alone are more than the machine has free, and that is not to be ignored.
+        DoesNotFitError: The tensors alone need more than the free memory, and `ignore` is false.
     """
     effective = plan.applied(config.settings)
     try:
@@ -51,7 +51,7 @@ def expected_memory(
     if card.verdict(processes * expected.total) == "does not fit":
         emit(Note("memory: the estimate leaves no room; it may run out", warning=True))
     summary = f"{needed} of {free:.1f} GiB ({card.name}), estimated"
-    if plan.device == "cuda":  # on a CPU the progress line counts the whole process, as the estimate does
+    if plan.device == "cuda":  # on a CPU, the progress line and the estimate both count the whole process
         summary += f"; tensors alone, as the progress counts them, {expected.allocated / 2**30:.1f}"
     return {
         "bytes": expected.total,
@@ -63,7 +63,7 @@ def expected_memory(
 
 
 def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> tuple[Card, int]:
-    """What this process trains in, and how many processes share it: a GPU is its own, main memory is everybody's."""
+    """The memory that this process trains in, and how many processes share it: only main memory is shared."""
     if device == "cuda":
         gpu = machine.gpus[own_gpu(len(machine.gpus), environment)]
         return Card(gpu.name, gpu.memory, gpu.used), 1
@@ -73,7 +73,7 @@ def own_card(device: str, machine: Machine, environment: Mapping[str, str]) -> t
 
 
 def out_of_memory(config: Config, plan: Plan, folder: Path, error: BaseException) -> DoesNotFitError:
-    """Out of memory in words: where, what is kept, and what would help most."""
+    """An out-of-memory error with the folder, the last complete checkpoint and what would help most."""
     whole = Run(folder).newest_whole()
     shapes = shapes_for(config)
     advised = advice(shapes, plan.applied(config.settings), partial(setup_of, shapes=shapes))

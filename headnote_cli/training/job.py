@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on rows encoded beforehand: its events, its signals, its checkpoints."""
+"""TRL's SFTTrainer on pre-encoded rows: its events, signals and checkpoints."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ disable_progress_bar()
 
 @dataclasses.dataclass(frozen=True)
 class TrainingJob:
-    """Everything a run needs, checked and encoded."""
+    """Everything that a run needs, checked and encoded."""
 
     base: BaseModel
     settings: Settings
     plan: Plan
     tokenizer: PreTrainedTokenizerBase
-    train_rows: Dataset  # columns `input_ids` and `labels`, which the trainer takes as they are
+    train_rows: Dataset  # columns `input_ids` and `labels`, used unchanged by the trainer
     eval_rows: Dataset | None
     output_dir: Path
     turn_end: int  # the token that ends the assistant's turn
     resume_from: Path | None = None
-    start_adapter: Path | None = None  # of another run, to train on
+    start_adapter: Path | None = None  # of another run, to continue training
     samples: int = 0  # headnotes to write at each evaluation
     laps: Laps = dataclasses.field(default_factory=Laps)  # of the command so far
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run came to."""
+    """The result of a finished run."""
 
     steps: int
     train_loss: float | None
@@ -92,14 +92,14 @@ class TrainingResult:
 
 
 def train(job: TrainingJob, emit: Listener) -> TrainingResult:
-    """Train, or go on training, until the end or a signal.
+    """Train, or continue training, until the end or a signal.
 
     Raises:
-        ConfigError: What was loaded is not what the config asks for.
-        DivergedError: A loss or gradient that must not be learnt from.
-        UnsoundTrainingError: Adapters that do not move, or a library that warns of incorrect results.
+        ConfigError: The loaded model is not what the config asks for.
+        DivergedError: A loss or gradient must not be used.
+        UnsoundTrainingError: Adapters do not change, or a library warns of incorrect results.
         MemoryError: Out of memory, with the step and its rows.
-        Interrupted: A signal came; a checkpoint of the last step is saved.
+        Interrupted: A signal arrived; a checkpoint of the last step is saved.
     """
     job.output_dir.mkdir(parents=True, exist_ok=True)
     trainer, loaded = _built(job, emit)
@@ -163,7 +163,7 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, ModelLo
         processing_class=job.tokenizer,
         peft_config=lora,
     )
-    if not isinstance(trainer.model, PeftModel):  # its checkpoints are whole models, served as they are
+    if not isinstance(trainer.model, PeftModel):  # its checkpoints are whole models, served unchanged
         _stop_at_the_turn(trainer.model, job)
     _adapters_in_float32(trainer.model, autocast=job.plan.autocast)
     loaded = _counted(trainer.model, layers, size)
@@ -174,7 +174,7 @@ def _built(job: TrainingJob, emit: Listener) -> tuple[CompletionTrainer, ModelLo
 
 
 def _stop_at_the_turn(model: Any, job: TrainingJob) -> None:
-    """Name the token that ends a turn in the model's configs and its tokenizer, for whatever serves a checkpoint."""
+    """Set the token that ends a turn in the model's configs and tokenizer, for servers of a checkpoint."""
     ends = stop_ids(model, job.turn_end)
     model.generation_config.eos_token_id = model.config.eos_token_id = ends
     if job.settings.eos_token is None and "eos_token" not in str(job.tokenizer.chat_template):
@@ -182,9 +182,9 @@ def _stop_at_the_turn(model: Any, job: TrainingJob) -> None:
 
 
 def _trains_idle_parts(model: torch.nn.Module, lora: LoraConfig | None) -> bool:
-    """Whether a step on text may leave trained parameters without a gradient: of a vision tower, or of experts.
+    """Whether a text step may leave trained parameters without gradients: in a vision tower, or in experts.
 
-    Looking for such parameters costs a walk over the graph at every step of several processes.
+    With several processes, searching for such parameters costs a walk over the graph at every step.
     """
     trained = [name for name, weights in model.named_parameters() if weights.requires_grad or lora is not None]
     spared = re.compile(VISION_MODULES) if lora is not None and lora.exclude_modules else None
@@ -193,7 +193,7 @@ def _trains_idle_parts(model: torch.nn.Module, lora: LoraConfig | None) -> bool:
 
 
 def _owes_evaluation(job: TrainingJob) -> bool:
-    """Whether the run was stopped at a step whose evaluation it left."""
+    """Whether the run was stopped at a step whose evaluation it skipped."""
     if job.resume_from is None or job.eval_rows is None:
         return False
     state = TrainerState.load_from_json(str(job.resume_from / "trainer_state.json"))
@@ -213,7 +213,7 @@ def _add_callbacks(
 ) -> None:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
-    trainer.add_callback(Checkpoints(trainer, job.settings.save_total_limit))  # before the callbacks that report them
+    trainer.add_callback(Checkpoints(trainer, job.settings.save_total_limit))  # before the callbacks that report it
     trainer.add_callback(reporter)
     trainer.add_callback(SoundGradients(trainer))
     trainer.add_callback(movement)
@@ -222,11 +222,11 @@ def _add_callbacks(
     if job.samples and job.eval_rows is not None:
         ends = stop_ids(trainer.accelerator.unwrap_model(trainer.model), job.turn_end)
         trainer.after_evaluation = SampleWriter(trainer, stopper, job.output_dir, job.samples, ends, emit).write
-    trainer.add_callback(stopper)  # the last: what it decides stays
+    trainer.add_callback(stopper)  # last, so that its decisions hold
 
 
 def _require_as_planned(trainer: CompletionTrainer, loaded: ModelLoaded, job: TrainingJob) -> None:
-    """What the plan says is what was loaded, by count."""
+    """Check that the loaded model matches the plan."""
     faults = []
     attention = job.plan.attention
     if not same_attention(attention, loaded.attention):
@@ -247,13 +247,13 @@ def _require_as_planned(trainer: CompletionTrainer, loaded: ModelLoaded, job: Tr
 
 
 def same_attention(planned: str, loaded: str) -> bool:
-    """Whether a model's attention is the planned one: flash attention out of the `kernels` package has its own name."""
+    """Whether a model's attention is the planned one; flash attention from `kernels` has another name."""
     return loaded in (planned, FLASH_ATTN_KERNEL_FALLBACK.get(planned))
 
 
 @contextmanager
 def _telling_of_memory(trainer: CompletionTrainer) -> Iterator[None]:
-    """Out of memory with the step and its rows."""
+    """Add the step and its rows to out-of-memory errors."""
     try:
         yield
     except Exception as error:
@@ -270,7 +270,7 @@ def _telling_of_memory(trainer: CompletionTrainer) -> Iterator[None]:
 
 @contextmanager
 def _telling_of_a_full_disk(run: Run) -> Iterator[None]:
-    """A failure to write, in words; checkpoints that were whole stay whole."""
+    """Explain a failure to write; complete checkpoints stay complete."""
     try:
         yield
     except SldsError:
@@ -280,7 +280,7 @@ def _telling_of_a_full_disk(run: Run) -> Iterator[None]:
         if getattr(error, "errno", None) not in NO_ROOM and not any(word in str(error) for word in words):
             raise
         for half in run.checkpoints():
-            if half.fault is not None:  # the one being saved: its room is for the record
+            if half.fault is not None:  # the one being saved; its space is needed for the record
                 shutil.rmtree(half.path, ignore_errors=True)
         whole = run.newest_whole()
         kept = f"{whole.path} is whole" if whole else "no checkpoint was saved yet"
@@ -289,11 +289,11 @@ def _telling_of_a_full_disk(run: Run) -> Iterator[None]:
 
 
 def _adapters_in_float32(model: torch.nn.Module, autocast: bool) -> None:
-    """TRL casts adapters on a 4-bit base to bfloat16 and a resume brings them back as float32:
-    float32 throughout makes a resumed run the same run.
+    """Keep adapters in float32: TRL casts them to bfloat16 on a 4-bit base, but a resume restores float32, and the
+    resumed run would differ.
 
-    Autocast computes in 16 bits whatever the adapters' dtype, so PEFT's cast of every input to float32 would only
-    hold three copies of it until backward.
+    Autocast computes in 16 bits whatever the adapters' dtype, so PEFT's cast of every input to float32 would only keep
+    three copies of it until the backward pass.
     """
     for parameter in model.parameters():
         if parameter.requires_grad and isinstance(model, PeftModel):
@@ -322,8 +322,8 @@ def _counted(model: torch.nn.Module, layers: int, size: int) -> ModelLoaded:
 
 
 def measured_memory(device: str) -> dict[str, int]:
-    """Peak bytes of this process: what torch allocated and reserved on the GPU, else the resident set of all of it,
-    libraries and the loading of weights included."""
+    """Peak bytes of this process: allocated and reserved by torch on the GPU, else the resident set of the whole
+    process, including libraries and loading."""
     if device == "cuda":
         return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
     return {"peak_rss": peak_rss()}

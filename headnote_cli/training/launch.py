@@ -1,4 +1,4 @@
-"""`slds train --num-processes N`: the same command in N processes of this machine."""
+"""`slds train --num-processes N`: runs the same command in N processes on this machine."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from headnote_cli.machine.processes import PARENT, error_from
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import PContext, ProcessFailure
 
-SAVING = 3600  # seconds that processes have to save when a signal came
+SAVING = 3600  # seconds that processes have to save after a signal
 CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
     """Run `slds ARGUMENTS` in several processes that train together; signals are passed on to them.
 
-    torch starts and watches them by the functions beneath torchrun, which itself ends every failure in a table and exit
-    code 1. Each process checks that as many really train together as `SLDS_PROCESSES` says.
+    torch starts and watches them with the functions beneath torchrun; torchrun itself ends every failure with a table
+    and exit code 1. Each process checks that `SLDS_PROCESSES` processes really train together.
 
     Raises:
         SldsError: The first failure of any process, with its exit code.
-        Interrupted: A signal came; what the processes saved stays.
+        Interrupted: A signal arrived; what the processes saved is kept.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
@@ -68,25 +68,25 @@ def _free_port() -> int:
 
 
 def _ended(context: PContext) -> tuple[Mapping[int, ProcessFailure], list[signal.Signals]]:
-    """Wait for all processes; the failures, the first one first, and the signals that were passed on."""
+    """Wait for all processes; returns their failures and the signals that were passed on."""
     from torch.distributed.elastic.multiprocessing import SignalException
 
     signals: list[signal.Signals] = []
     while True:
         try:
             if signals:
-                for pid in context.pids().values():  # alone: torch's own signal goes to its data loaders, too
+                for pid in context.pids().values():  # only these: torch's own signal also reaches data loaders
                     with suppress(ProcessLookupError):
                         os.kill(pid, signals[-1])
-                context.close(signal.SIGCONT, timeout=SAVING)  # which changes nothing in a running process
+                context.close(signal.SIGCONT, timeout=SAVING)  # no effect on a running process
             return context.wait(period=0.05).failures, signals
         except SignalException as caught:
             signals.append(caught.sigval)
 
 
 def _order(failure: ProcessFailure) -> tuple[bool, float]:
-    """What comes first among failures: a process that was killed, whose end makes the others fail; then the first that
-    recorded an error; then those that torch ended with SIGTERM."""
+    """Sort key of failures: first a killed process, whose end makes others fail; then the first with a recorded error;
+    then those that torch ended with SIGTERM."""
     was_killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
     return not was_killed, float(failure.error_file_data.get("timestamp", math.inf))
 

@@ -1,5 +1,5 @@
-"""Gradients that are finite, and proof that training changes every adapter: people train for hours on gradients of zero
-and see a plausible loss."""
+"""Check that gradients are finite and that training changes every adapter: with gradients of zero, the loss still looks
+plausible for hours."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from headnote_cli.errors import UnsoundTrainingError
 from headnote_cli.events import Movement
 from headnote_cli.training.trainer import CompletionTrainer
 
-PATIENCE = 5  # steps in a row in which the gradient of an adapter that is used may be zero
-NAMED = 3  # adapters in a message
+PATIENCE = 5  # steps in a row in which a used adapter's gradient may be zero
+NAMED = 3  # adapters named in a message
 NO_RATE = "the learning rate was 0 in every step: see `learning_rate`, and whether `warmup_steps` are fewer than all"
-# LoRA begins with B = 0, so B is what has a gradient from the first step on.
+# LoRA starts with B = 0, so B has a gradient from the first step.
 _SECOND_MATRIX = re.compile(r"(?P<module>.+)\.lora_(?:B\.[^.]+\.weight|embedding_B\.[^.]+)")
 
 
 class SoundGradients(TrainerCallback):  # type: ignore[misc]
-    """Ends the run before the optimizer takes gradients that are not finite, and where all of them stay zero. One norm
-    a step, of what is trained.
+    """Ends the run before the optimizer uses gradients that are not finite, or if all of them stay zero. Costs one norm
+    of the trained gradients per step.
 
-    A gradient scaler (float16) looks for them itself: it leaves out the step and halves its scale, as it should.
+    A gradient scaler (float16) checks them itself: it skips the step and halves its scale, as it should.
     """
 
     def __init__(self, trainer: CompletionTrainer) -> None:
@@ -51,18 +51,18 @@ class SoundGradients(TrainerCallback):  # type: ignore[misc]
 
 
 class AdaptersMove(TrainerCallback):  # type: ignore[misc]
-    """Ends a run as soon as adapters get no gradient any more, and one at whose end they are what they were.
+    """Ends a run when adapters no longer get a gradient, or when they are unchanged at the end.
 
-    An adapter that no forward uses has no gradient at all (the vision tower's, experts that were never chosen). It is
-    counted as unused and is not a fault.
+    An adapter that no forward pass uses has no gradient (the vision tower's, experts that were never chosen). It counts
+    as unused, which is not a fault.
     """
 
     def __init__(self, trainer: CompletionTrainer) -> None:
         self.args = trainer.args
-        # Of sharded weights no process holds a whole adapter.
+        # With sharded weights, no process holds a whole adapter.
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         self._adapters = {} if sharded else second_matrices(trainer.model)
-        self._before = _sums(self._adapters.values())  # before a checkpoint is loaded: what the whole run began with
+        self._before = _sums(self._adapters.values())  # before a checkpoint is loaded: the run's initial values
         self._without = dict.fromkeys(self._adapters, 0)  # steps in a row without a gradient
         self._unused = set(self._adapters)
         self._has_stepped = False
@@ -77,7 +77,7 @@ class AdaptersMove(TrainerCallback):  # type: ignore[misc]
         self._unused -= grads.keys()
         if not grads:
             return
-        norms = torch.stack([grad.norm() for grad in grads.values()]).tolist()  # one wait for the device
+        norms = torch.stack([grad.norm() for grad in grads.values()]).tolist()  # one synchronization with the device
         for name, norm in zip(grads, norms, strict=True):
             self._without[name] = 0 if norm else self._without[name] + 1
         still = sorted(name for name in grads if self._without[name] == PATIENCE)
@@ -89,12 +89,12 @@ class AdaptersMove(TrainerCallback):  # type: ignore[misc]
             )
 
     def at_end(self) -> Movement:
-        """How many adapters are others than at the start.
+        """How many adapters differ from the start.
 
         Raises:
-            UnsoundTrainingError: One that had a gradient is what it was, or holds nothing but zeros.
+            UnsoundTrainingError: One that had a gradient is unchanged or all zeros.
         """
-        if not self._has_stepped:  # a resumed run that had nothing left to do
+        if not self._has_stepped:  # a resumed run with no steps left
             return Movement(len(self._adapters), len(self._adapters))
         after = _sums(self._adapters.values())
         still = {
@@ -111,7 +111,7 @@ class AdaptersMove(TrainerCallback):  # type: ignore[misc]
 
 
 def second_matrices(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The B of each trained LoRA adapter, by the name of its module; none of a model without adapters."""
+    """The B of each trained LoRA adapter, by module name; empty for a model without adapters."""
     if not isinstance(model, PeftModel):
         return {}
     matches = ((_SECOND_MATRIX.fullmatch(name), parameter) for name, parameter in model.named_parameters())
@@ -119,7 +119,7 @@ def second_matrices(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def _sums(parameters: Iterable[torch.nn.Parameter]) -> list[tuple[float, float]]:
-    """The sum and the sum of absolute values of each: a changed matrix has others."""
+    """The sum and the sum of absolute values of each parameter; they differ if a matrix has changed."""
     doubles = (parameter.detach().double() for parameter in parameters)
     sums = [torch.stack([values.sum(), values.abs().sum()]) for values in doubles]
     return [(first, second) for first, second in torch.stack(sums).tolist()] if sums else []
@@ -131,7 +131,7 @@ def _named(names: list[str], total: int) -> str:
 
 
 def _cause(args: TrainingArguments) -> str:
-    """What most likely cut the gradient off."""
+    """The most likely reason for missing gradients."""
     if args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
         return "set `gradient_checkpointing_kwargs: {use_reentrant: false}`: reentrant checkpoints lose the gradient"
     return (

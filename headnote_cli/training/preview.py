@@ -1,4 +1,4 @@
-"""`slds preview-prompts`: what the model will see."""
+"""`slds preview-prompts`: what the model sees."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class PreviewedRow:
-    """One row as messages and, with a tokenizer, as the exact training sequence."""
+    """One row as messages, and with a tokenizer as the exact training sequence."""
 
     row: int
     split: str
@@ -66,7 +66,7 @@ class PreviewedRow:
 
 @dataclass(frozen=True)
 class Preview:
-    """The rows asked for, and counts over the whole split."""
+    """The selected rows, and counts over the whole split."""
 
     rows: list[PreviewedRow]
     stats: dict[str, Any]
@@ -74,7 +74,7 @@ class Preview:
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     control_tokens: tuple[str, ...] = ()
-    tokenizer_missing: str | None = None  # why there is none
+    tokenizer_missing: str | None = None  # the reason, if there is none
 
     def to_json(self) -> dict[str, Any]:
         return {"rows": [row.to_json() for row in self.rows], "stats": self.stats, "source": self.source}
@@ -89,15 +89,15 @@ def preview(
     samples_if_unreachable: bool = False,
     skip_bad_rows: bool = False,
 ) -> Preview:
-    """Render rows of a split, and encode them where a tokenizer is available.
+    """Render rows of a split, and encode them if a tokenizer is available.
 
     Args:
-        stats: Encode the whole split for its counts, and look for decisions that splits share.
-        samples_if_unreachable: Show the shipped fictional rows where the data set cannot be had, and say so.
+        stats: Encode the whole split for counts, and look for decisions that several splits contain.
+        samples_if_unreachable: Show the shipped fictional rows, with a note, if the data set is unavailable.
 
     Raises:
         UsageError: There is no such row.
-        DataError: A row has a fault or does not go through the templates.
+        DataError: A row has a fault or does not fit the templates.
     """
     rows, replaced = _rows(config, split, samples_if_unreachable)
     templates = PromptTemplates(config.path_of("prompts_path"))
@@ -129,7 +129,7 @@ def preview(
 
 
 def _rows(config: Config, split: str, samples_if_unreachable: bool) -> tuple[Rows, str | None]:
-    """The split, or the samples with the reason why they stand in for it."""
+    """The split, or the shipped samples and the reason why they replace it."""
     try:
         return load_split(config, split), None
     except UnreachableError as error:
@@ -141,7 +141,7 @@ def _rows(config: Config, split: str, samples_if_unreachable: bool) -> tuple[Row
 
 
 def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None, str | None, str | None]:
-    """The encoder, or why there is none; and what to say of rows longer than the model was made for."""
+    """The encoder, or why there is none; and a warning if rows may be longer than the model's positions."""
     if not config.settings.model_name_or_path:
         return None, "`model_name_or_path` is not set", None
     from headnote_cli.models.base import base_model, load_tokenizer, longer_than_made_for, require_fitting_class
@@ -152,14 +152,14 @@ def _encoder(config: Config, templates: PromptTemplates) -> tuple[Encoder | None
     except UnreachableError as error:
         return None, str(error), None
     encoder = encoder_for(config, templates, tokenizer)
-    if Path(base.name).is_dir() and not (Path(base.name) / "config.json").is_file():  # a tokenizer alone
+    if Path(base.name).is_dir() and not (Path(base.name) / "config.json").is_file():  # only a tokenizer
         return encoder, None, None
     require_fitting_class(base, config.where("model_class"))
     return encoder, None, longer_than_made_for(config, base)
 
 
 def _turn_warnings(encoder: Encoder | None) -> list[str]:
-    """Why training would refuse the chat template, if it would."""
+    """Why training would reject the chat template, if it would."""
     try:
         if encoder is not None:
             encoder.turn_end_id()
@@ -171,7 +171,7 @@ def _turn_warnings(encoder: Encoder | None) -> list[str]:
 def _chosen(
     rows: Rows, selection: Selection, look: Callable[[Located, int], PreviewedRow], skip_bad_rows: bool
 ) -> Iterator[PreviewedRow]:
-    """The rows asked for, in their order; only as many are read as are needed."""
+    """The selected rows in order; only as many as needed are read."""
     numbered: Iterator[tuple[int, Located]] = enumerate(rows.stream(), 1)
     if selection.row is not None:
         numbered = (item for item in numbered if item[0] == selection.row)
@@ -199,7 +199,7 @@ def _chosen(
 
 
 def _fields(located: Located) -> Row:
-    """The fields of a row, none if it cannot be read."""
+    """The fields of a row; empty if it cannot be read."""
     return {} if isinstance(located[1], DataError) else located[1]
 
 
@@ -233,7 +233,7 @@ def _previewed(
 def _stats(
     rows: Rows, templates: PromptTemplates, encoder: Encoder | None, skip_bad_rows: bool
 ) -> tuple[dict[str, Any], bool]:
-    """Counts over the split, and whether they were kept: of characters, or with an encoder of tokens and cuts."""
+    """Counts over the split, of characters or, with an encoder, of tokens and cuts; and whether they were cached."""
     if encoder is None:
         return _characters(rows, templates.fields("user"), skip_bad_rows), False
     from headnote_cli.data.preparation import prepare
@@ -243,7 +243,7 @@ def _stats(
 
 
 def _characters(rows: Rows, fields: Collection[str], skip_bad_rows: bool) -> dict[str, Any]:
-    """How many rows there are, and how long the longest of some fields is."""
+    """The number of rows, and lengths of each row's longest field among `fields`."""
     lengths, unreadable = [], 0
     for _, row in rows.stream():
         if not isinstance(row, DataError):

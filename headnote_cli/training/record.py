@@ -1,4 +1,4 @@
-"""What `run.json` keeps of a run, and what is shown of it."""
+"""What `run.json` records about a run, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STORED_PACKAGES = (
     "torchao",
     "headnote-cli",
 )
-# What slds does itself, before the trainer sees the rows or after it has saved.
+# Keys that slds handles itself, before the trainer sees the rows or after it has saved.
 DONE_BEFOREHAND = ("dataset_num_proc", "chat_template_path", "eos_token", "pad_token", "save_total_limit")
 
 
@@ -45,14 +45,14 @@ class Target:
 
     base: BaseModel
     model_type: str
-    is_quantized: bool  # the base's weights, on the disk
+    is_quantized: bool  # the base's weights on disk
     machine: Machine
     plan: Plan
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a run came to."""
+    """The result of a run."""
 
     run: Path
     state: str
@@ -67,7 +67,7 @@ class TrainingReport:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether the checkpoint is an adapter, to be merged, and not a whole model."""
+        """Whether the checkpoint is an adapter to merge, not a whole model."""
         return self.checkpoint is not None and is_adapter(self.checkpoint)
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class TrainingReport:
 
 
 def resolved_values(settings: Settings, plan: Plan, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Every key with the value that holds: as asked, as this machine can, or the library's default; no secrets."""
+    """Every key with its effective value: from the config, the plan or the library's default; no secrets."""
     values = settings.model_dump() | {key: value for key, value in arguments.items() if key in Settings.model_fields}
     values |= {key: getattr(settings, key) for key in DONE_BEFOREHAND}
     values |= plan.values()
@@ -110,7 +110,7 @@ def loaded_facts(loaded: ModelLoaded) -> dict[str, str]:
 
 
 def report_of(folder: Path, record: Mapping[str, Any], plan: tuple[PlanRow[Any], ...]) -> TrainingReport:
-    """The report of a finished run, out of its record."""
+    """The report of a finished run, from its record."""
     metrics = record.get("metrics", {})
     checkpoint, movement = metrics.get("checkpoint"), metrics.get("movement") or {}
     return TrainingReport(
@@ -128,12 +128,12 @@ def report_of(folder: Path, record: Mapping[str, Any], plan: tuple[PlanRow[Any],
 
 
 def highest(*peaks: Mapping[str, int]) -> dict[str, int]:
-    """The peaks of a run: the highest of all processes that worked on it, one after the other."""
+    """The highest peaks of all processes that worked on a run, one after the other."""
     return {name: max(peak.get(name, 0) for peak in peaks) for name in set().union(*peaks)}
 
 
 def final_metrics(result: TrainingResult, folder: Path) -> dict[str, Any]:
-    """The last word on a run. The training loss is the mean of all logged ones, those before a resume too."""
+    """The final metrics. The training loss is the mean of all logged losses, including those before a resume."""
     values = asdict(result) | {"checkpoint": result.checkpoint and str(result.checkpoint)}
     losses = [line["loss"] for line in Run(folder).metrics() if "loss" in line]
     return {
@@ -171,7 +171,7 @@ def record_of_run(config: Config, target: Target, encoder: Encoder, splits: Spli
 
 
 def base_fingerprint(base: Any) -> str | None:
-    """Which weights these are, so that a merge can recognize others; None for a base that is not in safetensors."""
+    """The base's fingerprint, so that a merge can detect other weights; None if it is not in safetensors."""
     from headnote_cli.models.base import weights_folder
 
     folder = weights_folder(base)

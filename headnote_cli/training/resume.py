@@ -1,4 +1,4 @@
-"""Whether a run goes on as the same run, and from where."""
+"""Whether a run can resume as the same run, and from where."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from headnote_cli.training.splits import Splits
 
 
 def is_finished(record: Mapping[str, Any], folder: Path, emit: Listener) -> bool:
-    """Whether a run has ended and what it came to is still there."""
+    """Whether a run has finished and its checkpoint still exists."""
     if record.get("state") != "finished":
         return False
     last = (record.get("metrics") or {}).get("checkpoint")
@@ -46,13 +46,13 @@ def is_finished(record: Mapping[str, Any], folder: Path, emit: Listener) -> bool
 def require_same_run(
     config: Config, plan: Plan, base: BaseModel, record: Mapping[str, Any], folder: Path, force: bool, emit: Listener
 ) -> bool:
-    """Tell what changed since the run began.
+    """Report what changed since the run began.
 
     Returns:
         Whether it is the same run.
 
     Raises:
-        UsageError: It is not, and that is not forced.
+        UsageError: It is not, and `force` is not set.
     """
     known = record.get("base_fingerprint")
     is_renamed = record.get("config", {}).get("model_name_or_path") != config.settings.model_name_or_path
@@ -70,10 +70,10 @@ def require_same_run(
 def require_resumable(
     config: Config, record: Mapping[str, Any], splits: Splits, folder: Path, force: bool, emit: Listener
 ) -> None:
-    """A resumed run keeps what it needs to be the same run, and sees the rows, prompts and tokenizer it began with.
+    """Check that a run keeps what a resume needs, and has its original rows, prompts and tokenizer.
 
     Raises:
-        UsageError: It does not, and that is not forced.
+        UsageError: It does not, and `force` is not set.
     """
     for fault in breaks_a_resume(config.settings) if Run(folder).newest_whole() else ():
         _refuse_unless_forced(f"the run in this folder cannot go on as the same run: {fault}", folder, force, emit)
@@ -84,7 +84,7 @@ def require_resumable(
 
 
 def _refuse_unless_forced(what: str, folder: Path, force: bool, emit: Listener) -> None:
-    """A change that makes the resumed run a different one: an error, or a warning when it is forced."""
+    """Report a change that makes the resumed run a different one: an error, or with `force` a warning."""
     if force:
         emit(Note(f"{what}; --force goes on all the same", warning=True))
         return
@@ -95,19 +95,19 @@ def _refuse_unless_forced(what: str, folder: Path, force: bool, emit: Listener) 
 
 
 def make_room(folder: Path, emit: Listener) -> None:
-    """`--no-resume`: the run that lies here is set aside."""
+    """Implements `--no-resume`: sets aside the run in this folder."""
     if not folder.is_dir() or not any(file.name not in (LOCK, f"{LOCK}.json") for file in folder.iterdir()):
         return
     if not (folder / RECORD).is_file() and not Run(folder).checkpoints():
         hint = "choose another `output_dir`; only runs are set aside"
         raise UsageError("the folder is not empty, and holds no run of slds", str(folder), hint)
     with locked(folder):
-        pass  # no run is at work in it
+        pass  # no run is using it
     emit(Note(f"the earlier run now lies in {set_aside(folder)}"))
 
 
 def starting_point(folder: Path, emit: Listener) -> Checkpoint | None:
-    """The newest whole checkpoint; half-written and altered ones are set aside and named."""
+    """The newest complete checkpoint; incomplete and altered ones are set aside and named."""
     whole = None
     for checkpoint in reversed(Run(folder).checkpoints()):
         fault = checkpoint.fault or (tampered(checkpoint.path) if whole is None else None)
@@ -124,7 +124,7 @@ def starting_point(folder: Path, emit: Listener) -> Checkpoint | None:
 
 
 def start_adapter(config: Config, folder: Path) -> Path | None:
-    """`peft_peft_model_path` of another run, to train on; inside the run's own folder it only says what to merge."""
+    """`peft_peft_model_path` of another run, to train on; inside the run's own folder it only selects what to merge."""
     named = config.settings.peft_peft_model_path
     path = config.locate(named) if named and config.settings.use_peft else None
     if path is None or not is_adapter(path) or path.resolve().is_relative_to(folder.resolve()):
@@ -133,7 +133,7 @@ def start_adapter(config: Config, folder: Path) -> Path | None:
 
 
 def _forget_steps_after(step: int, folder: Path) -> None:
-    """Steps that a resumed run will do again are taken out of its metrics."""
+    """Remove the steps that a resumed run will repeat from its metrics."""
     lines = Run(folder).metrics()
     if lines:
         write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))

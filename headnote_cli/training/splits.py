@@ -1,4 +1,4 @@
-"""The rows of a run: its training and evaluation splits, encoded."""
+"""A run's training and evaluation splits, encoded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Splits:
-    """Encoded rows to train and to evaluate on, and lines on what that did to them."""
+    """Encoded rows for training and evaluation, and lines that describe the encoding."""
 
     train: Prepared
     evaluation: Prepared | None
@@ -28,7 +28,7 @@ class Splits:
 
 
 def prepared_splits(config: Config, encoder: Encoder, plan: Plan, skip_bad_rows: bool, emit: Listener) -> Splits:
-    """Rows of the training and evaluation splits, encoded."""
+    """The encoded rows of the training and evaluation splits."""
     from headnote_cli.data.preparation import prepare
 
     lines: list[str] = []

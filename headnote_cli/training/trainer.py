@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with our differences: what the CPU scores, what the evaluation loss is, what stops a run."""
+"""TRL's SFTTrainer with slds's changes: the loss on the CPU, the evaluation loss, and how a run stops."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from headnote_cli.upstream import attention_of, count_tokens
 
 
 class RunCut(Exception):
-    """The run ends here, in an evaluation or before a step."""
+    """The run ends here, during an evaluation or before a step."""
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer on rows with labels.
 
-    On the CPU it runs the output layer on label positions only: TRL's fused head does so where Triton is at hand, but
-    scores every position on the CPU. The loss and its gradients are the same. A loss or gradient that is not finite, or
-    a loss far beyond chance or the run's own, ends the run before the optimizer uses it. The evaluation loss is the
-    mean over the split's labels, whatever the batch.
+    On the CPU the output layer runs only on label positions: TRL's fused head does so with Triton, but on the CPU TRL
+    scores every position. The loss and its gradients are the same. A loss or gradient that is not finite, or a loss far
+    worse than a random guess or the run's own, ends the run before the optimizer uses it. The evaluation loss is the
+    mean over the split's labels, whatever the batch size.
     """
 
     control: TrainerControl
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.step_inputs: list[torch.Tensor] = []  # ids of the current step's rows, to name them if it fails
+        self.step_inputs: list[torch.Tensor] = []  # ids of the current step's rows, to name them in errors
         self.stopping = False  # all processes agreed to stop
         self.evaluating = False
-        self.after_evaluation: Callable[[int], None] | None = None  # called with the step, once that is saved
+        self.after_evaluation: Callable[[int], None] | None = None  # called with the step, after it is saved
         self._is_sample_due = False
-        self.saved_step = -1  # the last one that was saved
+        self.saved_step = -1  # the last saved step
         self._watch = LossWatch(math.log(max(2, self.model.get_input_embeddings().num_embeddings)))
         self._evaluated = (0.0, 0)  # sum of token losses, labels
 
@@ -72,9 +72,9 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _without_mask(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Padding that only follows a row's tokens needs no mask in SDPA: see `_padded_right`.
+        """Drop the attention mask where SDPA does not need it: if padding is only on the right, see `_padded_right`.
 
-        The inputs keep it: TRL counts the tokens by it.
+        `inputs` keeps it, because TRL counts tokens with it.
         """
         mask = inputs.get("attention_mask")
         if mask is None or attention_of(self.model) != "sdpa" or not _padded_right(mask):
@@ -91,7 +91,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             hook.remove()
 
     def _plain_loss(self) -> bool:
-        """Whether the loss is the plain mean over labels, and the model has an output layer of its own."""
+        """Whether the loss is the plain mean over labels, and the model has a separate output layer."""
         return (
             self.args.loss_type == "nll"
             and not self.args.label_smoothing_factor
@@ -107,10 +107,10 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _head_on(self, labelled: torch.Tensor) -> Iterator[None]:
-        """The output layer sees the hidden states before each label alone, as one row: (1, labels, hidden).
+        """Run the output layer only on the hidden states before labels, as one row: (1, labels, hidden).
 
         Args:
-            labelled: (rows, tokens - 1), where the next token has a label.
+            labelled: (rows, tokens - 1), true where the next token has a label.
         """
 
         def chosen(_: torch.nn.Module, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -147,7 +147,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """The mean token loss of a batch, added up with the number of its labels."""
+        """Also add up the batch's mean token loss times its number of labels."""
         inputs["labels"] = self._without_repeated_rows(inputs["labels"])
         outputs = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
@@ -156,7 +156,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return outputs
 
     def _without_repeated_rows(self, labels: torch.Tensor) -> torch.Tensor:
-        """Several processes fill up the last batch with rows of the first: those score nothing."""
+        """Mask the rows of the first batch that fill up the last batch of several processes."""
         state, batch = self.accelerator.gradient_state, self.args.eval_batch_size
         if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return labels
@@ -164,7 +164,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return torch.cat([labels[:real], torch.full_like(labels[real:], IGNORED)])
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
-        """The library's loop, with the mean over all labels of the split, and not over its batches, as the loss."""
+        """Trainer's loop, but the loss is the mean over all labels of the split, not over its batches."""
         self._evaluated = (0.0, 0)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **options)
         sums = torch.tensor(self._evaluated, dtype=torch.float64, device=self.accelerator.device)
@@ -174,7 +174,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return output
 
     def diverged(self, what: str) -> DivergedError:
-        """The error for a step that must not be learnt from."""
+        """The error for a step that must not be used."""
         whole = Run(Path(self.args.output_dir)).newest_whole()
         rows = ", ".join(self.rows_of_step()) or "unknown"
         return DivergedError(
@@ -185,7 +185,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         )
 
     def rows_of_step(self) -> list[str]:
-        """Names of the rows of the current step, found by their ids."""
+        """Names of the current step's rows, found by their ids."""
         if not isinstance(self.train_dataset, Dataset) or "name" not in self.train_dataset.column_names:
             return []
         pad = self.processing_class.pad_token_id
@@ -193,7 +193,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return [row["name"] for row in self.train_dataset if _unpadded(row["input_ids"], pad) in wanted]
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """As Trainer's, and the random state stays: a run that leaves an evaluation out is still the same run."""
+        """Trainer's, but restores the random state: a run that skips an evaluation is still the same run."""
         devices = [torch.cuda.current_device()] if self.args.device.type == "cuda" else []
         self.evaluating = True
         try:
@@ -205,13 +205,13 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def sample(self) -> None:
-        """What follows an evaluation, once its step is saved."""
+        """Call `after_evaluation` after an evaluation, once its step is saved."""
         if self.after_evaluation is not None and self._is_sample_due and not self.stopping:
             self.after_evaluation(self.state.global_step)
         self._is_sample_due = False
 
     def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
-        """As Trainer's; a run that is to stop leaves its evaluation and is saved once."""
+        """Trainer's, but a run that stops skips its evaluation and is saved once."""
         with contextlib.suppress(RunCut):
             super()._maybe_log_save_evaluate(*args, **options)
         if self.stopping and self.saved_step != self.state.global_step:
@@ -220,13 +220,12 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self.sample()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None in the run folder: each checkpoint gets ours."""
+        """Write none in the run folder: each checkpoint gets ours."""
 
 
 def _padded_right(mask: torch.Tensor) -> bool:
-    """Whether padding only follows a row's tokens, (batch, seq). Causal attention then needs no mask: no token looks at
-    what follows it, and padding has no label. Without one the kernel computes half of the scores, and no mask.
-    """
+    """Whether padding is only on the right, (batch, seq). Then causal attention needs no mask: no token attends to
+    later ones, and padding has no label. Without a mask the kernel computes only half of the scores."""
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
