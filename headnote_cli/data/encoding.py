@@ -19,7 +19,7 @@ from headnote_cli.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ENCODING_VERSION = 6  # raise it when the same row and settings would give other ids or counts
+ENCODING_VERSION = 7  # raise it when the same row and settings would give other ids or counts
 IGNORED = -100  # the loss skips this label
 LONG = 2  # prose has at least this many characters per token
 KEPT_TEXTS = 8
@@ -27,7 +27,8 @@ SEAM_TOKENS = 64  # more than a text's token count can change where it meets the
 PROBE = "\uf8ff"  # a character that chat templates do not contain
 OTHER_TEMPLATE = "name another template with `chat_template_path`"
 JOINED = "the chat template takes no system message: its text goes before the user message"
-UNUSED = 0.02  # share of `max_length`: a cut that leaves more unused is retried
+UNUSED = 0.01  # share of `max_length`: a cut that leaves more unused is retried
+TRIES = 4  # times that it is retried at most
 
 
 @dataclass(frozen=True)
@@ -178,19 +179,18 @@ class Encoder:
         rest = self._encode_row({**row, self.overflow_field: CUT_MARK}, with_completion)
         fixed = rest.size - len(self._offsets(CUT_MARK))
         size = fixed + len(offsets)
-        budget, best = limit - fixed, None
-        while budget > 0:
+        budget, best, tries = limit - fixed, None, 0
+        while budget > 0 and tries < TRIES:
             shorter = shorten(text, offsets, budget, cut)
             encoded = self._encode_row({**row, self.overflow_field: shorter}, with_completion)
             room = limit - encoded.size
             if room >= 0:
                 spans = _mark_spans(encoded.prompt_text, text, shorter)
                 candidate = replace(encoded, cut=max(1, size - encoded.size), cut_spans=spans)
-                if best is not None or room <= UNUSED * limit:
+                if room <= UNUSED * limit:
                     return candidate
-                best = candidate
-            elif best is not None:
-                return best
+                best = max(best or candidate, candidate, key=lambda fitting: fitting.size)
+            tries += best is not None
             budget += room  # marks may take fewer tokens than reserved, or seams more
         if best is not None:
             return best

@@ -14,6 +14,7 @@ from headnote_cli.law.sentences import sentence_ends
 Cut = Literal["structure", "middle", "end"]
 Offsets = Sequence[tuple[int, int]]  # start and end character of each token
 CUT_MARK = "[…]"
+WASTE = 0.01  # of the budget, which may stay empty
 MARK_TOKENS = 4  # a mark and its spaces, with all tokenizers tested
 _OWN_MARK = re.compile(rf"\s*{re.escape(CUT_MARK)}")
 
@@ -87,7 +88,10 @@ def _by_structure(text: str, offsets: Offsets, budget: int, parts: Sequence[Cons
     if facts <= left:
         opening = parts[0].start
     spans = [span for span, flag in zip(itertools.chain(*pieces), kept, strict=True) if flag]
-    return _joined(text, [(0, opening)] * bool(opening) + spans)
+    if opening:
+        spans.insert(0, (0, opening))
+        left -= tokens(0, opening)
+    return _joined(text, _longer(text, starts, spans, left) if left > WASTE * budget else spans)
 
 
 def _size(sizes: Sequence[int], kept: Sequence[bool]) -> int:
@@ -116,6 +120,17 @@ def _fill(sizes: Sequence[int], kept: list[bool], left: int) -> int:
             kept[index] = True
             left -= cost
     return left
+
+
+def _longer(text: str, starts: Sequence[int], spans: list[tuple[int, int]], left: int) -> list[tuple[int, int]]:
+    """The spans, the first that a longer sentence follows with as many of its words as there are tokens left."""
+    for index, (begin, end) in enumerate(spans):
+        following = spans[index + 1][0] if index + 1 < len(spans) else len(text)
+        further = bisect_left(starts, end) + left
+        if further < len(starts) and starts[further] < following:
+            longer = (begin, max(end, text.rfind(" ", end, starts[further])))
+            return [*spans[:index], longer, *spans[index + 1 :]]
+    return spans
 
 
 def _sentences(text: str, part: Consideration) -> list[tuple[int, int]]:
