@@ -80,7 +80,8 @@ def training_order(lengths: list[int], settings: Settings) -> list[int]:
     from headnote_cli.data.batches import GroupedByLength
 
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    return list(GroupedByLength(lengths, batch, settings.data_seed or settings.seed))
+    seed = settings.seed if settings.data_seed is None else settings.data_seed
+    return list(GroupedByLength(lengths, batch, seed))
 
 
 def _row_lengths(config: Config) -> tuple[list[int], list[int], dict[str, Any], list[str]]:

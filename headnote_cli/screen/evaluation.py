@@ -61,7 +61,8 @@ def _difference(compared: Comparison) -> Text:
     bounds = f"95 %: {apart.low:+.1f} to {apart.high:+.1f}"
     if compared.more_than_chance:
         than = f"{abs(apart.value):.1f} {'higher' if apart.value > 0 else 'lower'} than {first}"
-        return Text(f"{SCORES[compared.metric]}: {second} scores {than}, more than chance ({bounds})", "bold")
+        verdict = f"{second} scores {than}, more than chance ({bounds})"
+        return Text(printable(f"{SCORES[compared.metric]}: {verdict}"), "bold")
     if compared.more_than_chance is None:
         verdict = f"{second} minus {first} {apart.value:+.1f} ({bounds}); too few decisions for a verdict"
     else:

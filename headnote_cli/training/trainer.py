@@ -131,7 +131,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         chunks = rows.with_format("arrow").iter(1000)
         lengths = [length for chunk in chunks for length in pc.list_value_length(chunk["input_ids"]).to_pylist()]
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return GroupedByLength(lengths, batch, self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return GroupedByLength(lengths, batch, seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         self.step_inputs.append(inputs["input_ids"])
@@ -152,7 +153,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         outputs = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
         total, count = self._evaluated
-        self._evaluated = (total + float(outputs[0]) * labels, count + labels)
+        if labels:  # the mean of none is not a number
+            self._evaluated = (total + float(outputs[0]) * labels, count + labels)
         return outputs
 
     def _without_repeated_rows(self, labels: torch.Tensor) -> torch.Tensor:
