@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     What_to_write="decision split lang from_ limit shard",
     Output="output force",
     Which_model="model endpoint served_model concurrency",
-    Sampling="preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates",
+    Sampling="grounded preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates",
 )
 def generate(
     screen: Screen,
@@ -67,6 +67,9 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 42,
     num_candidates: Annotated[int, typer.Option(min=1, help="Headnotes for each decision and language.")] = 1,
+    grounded: Annotated[
+        bool, typer.Option("--grounded", help="Cite only what the decision has, in the language of the headnote.")
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +117,7 @@ def generate(
         "candidates": num_candidates,
         "server": Server(endpoint, served_model) if endpoint else None,
         "prompts": prompts,
+        "grounded": grounded,
     }
     if output is None:
         if split is not None or _is_rows(decision):

@@ -37,5 +37,5 @@ def generate(
         if asked.encoded.cut:
             removed = f"{counted(asked.encoded.cut, 'token')} removed ({encoder.overflow})"
             emit(Note(f"the decision is longer than `max_length` allows: {removed}", warning=True))
-        written = backend.write_one(asked.prompt(kept=len(requests) > 1), options.sampling, emit)
+        written = backend.write_one(asked.prompt(options.grounded, kept=len(requests) > 1), options.sampling, emit)
         yield checked(asked, written, seconds=round(time.monotonic() - started, 3))

@@ -27,6 +27,7 @@ from transformers.generation import (
 )
 
 from headnote_cli.generation.cpu import tune
+from headnote_cli.generation.grounding import Constraint
 from headnote_cli.generation.sampling import Sampling
 from headnote_cli.machine.memory import available_memory
 
@@ -48,6 +49,7 @@ class RowState:
     name: Any
     prompt: list[int]
     seed: int
+    constraint: Constraint | None = None
     written: list[int] = dataclasses.field(default_factory=list)
 
     @property
@@ -322,6 +324,13 @@ class Chooser:
     def choose(self, row: RowState, logits: torch.Tensor) -> int:
         """A token for a row, from its logits (vocabulary,)."""
         scores = logits.float()[None]
+        if row.constraint is None:
+            return self._draw(row, scores)
+        token = self._draw(row, row.constraint.allow(scores))
+        row.constraint.take(token)
+        return token
+
+    def _draw(self, row: RowState, scores: torch.Tensor) -> int:
         if self.processors:
             scores = self.processors(torch.tensor([row.prompt + row.written], device=scores.device), scores)
         if self.sampling.temperature == 0:

@@ -133,6 +133,7 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
         },
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
+        "grounded": options.grounded,
         "shard": list(options.shard),
         "served_model": (options.server.model or choice.name) if options.server else None,
     }
@@ -212,7 +213,7 @@ def _written(
     _sort_by_length(prompts)
     if options.server is not None and prompts:  # where even the shortest is too long, all are
         prompts.insert(0, prompts.pop())
-    for asked, result in backend.write((asked.prompt() for asked in prompts), options.sampling):
+    for asked, result in backend.write((asked.prompt(options.grounded) for asked in prompts), options.sampling):
         finished += 1
         if isinstance(result, Exception):
             line = _failure(asked.request, result)

@@ -65,7 +65,10 @@ def noted_settings(output: Path) -> dict[str, Any] | None:
         DataError: It cannot be read.
     """
     noted = read_json(settings_of(output))
-    if noted is None or "server" not in noted:
+    if noted is None:
+        return None
+    noted = {"grounded": False, **noted}  # older files do not say
+    if "server" not in noted:
         return noted
     server = noted.pop("server")
     return noted | {"served_model": (server.get("model") or noted.get("model")) if isinstance(server, dict) else None}

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from headnote_cli.data.documents import Decision
 from headnote_cli.data.encoding import Encoded, Encoder
-from headnote_cli.data.fields import row_fault
+from headnote_cli.data.fields import row_fault, year_of_row
 from headnote_cli.data.row_files import Row
 from headnote_cli.errors import DataError
 from headnote_cli.generation.predictions import Key, sample_name
 from headnote_cli.generation.sampling import Prompt, Sampling
+from headnote_cli.law.citations import Cited, cited_by
+from headnote_cli.law.grammar import grammar
 
 if TYPE_CHECKING:
     from headnote_cli.generation.endpoint import Server
@@ -32,6 +34,7 @@ class GenerateOptions:
         candidates: Headnotes for each decision and language, drawn with one seed after the other.
         server: What writes instead of a model here.
         prompts: Templates in place of those that the model was trained with.
+        grounded: Whether a headnote may cite only what its decision has.
     """
 
     languages: tuple[str, ...] = ()
@@ -40,6 +43,7 @@ class GenerateOptions:
     candidates: int = 1
     server: Server | None = None
     prompts: Path | None = None
+    grounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ class HeadnoteRequest:
     seed: int
     candidate: int | None
 
+    def cited(self) -> Cited:
+        """What the decision cites: the whole of it, also what the prompt has no room for."""
+        return cited_by(self.decision, self.row.get("decision_language"), year_of_row(self.row))
+
+    def grammar(self) -> str:
+        """The grammar of a headnote that cites nothing else."""
+        return grammar(self.cited(), self.key[1])
+
 
 @dataclass(frozen=True)
 class Prompted:
@@ -67,8 +79,9 @@ class Prompted:
     request: HeadnoteRequest
     encoded: Encoded
 
-    def prompt(self, kept: bool = False) -> Prompt:
-        return Prompt(self, self.encoded.prompt_ids, self.encoded.messages(), self.request.seed, kept)
+    def prompt(self, grounded: bool, kept: bool = False) -> Prompt:
+        grammar = self.request.grammar if grounded else None
+        return Prompt(self, self.encoded.prompt_ids, self.encoded.messages(), self.request.seed, grammar, kept)
 
 
 def rows_of(decisions: Iterable[Decision], field: str) -> list[tuple[str, Row]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ class Prompt:
     ids: list[int]
     messages: list[dict[str, str]]
     seed: int
+    grammar: Callable[[], str] | None = None  # of what may be written, None if anything
     kept: bool = False  # what was read of it is kept for the next one, which begins alike
 
 

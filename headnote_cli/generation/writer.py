@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase, TextStrea
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.generation.cpu import tune
 from headnote_cli.generation.decoder import CACHE, Chooser, Decoder, LastPrompt, RowState, rows_can_join
+from headnote_cli.generation.grounding import Grounding
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.models.base import BaseModel
@@ -55,9 +57,16 @@ class Writer:
             for prompt in prompts:
                 yield prompt.name, self.write_one(prompt, sampling, _ignore)
             return
-        rows = (RowState(prompt.name, prompt.ids, prompt.seed) for prompt in prompts)
-        for row in self.decoder.write(rows, sampling):
-            yield row.name, self._headnote(row.written)
+        for row in self.decoder.write((self._row(prompt) for prompt in prompts), sampling):
+            yield row.name, self._headnote(row)
+
+    def _row(self, prompt: Prompt) -> RowState:
+        constraint = self._grounding.constraint(prompt.grammar) if prompt.grammar else None
+        return RowState(prompt.name, prompt.ids, prompt.seed, constraint)
+
+    @cached_property
+    def _grounding(self) -> Grounding:
+        return Grounding(self.tokenizer, self.stop_ids, self.model.get_output_embeddings().weight.shape[0])
 
     @torch.inference_mode()
     def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:
@@ -67,7 +76,7 @@ class Writer:
         """
         ids = torch.tensor([prompt.ids], device=self.model.device)
         cache = self._last.begin(prompt.ids) if prompt.kept and self.decoder is not None else None
-        chooser = Chooser(sampling)
+        chooser, row = Chooser(sampling), self._row(prompt)
         output = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -75,17 +84,22 @@ class Writer:
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
             streamer=_Pieces(self.tokenizer, emit),
-            logits_processor=LogitsProcessorList([chooser.of_row(RowState(prompt.name, prompt.ids, prompt.seed))]),
+            logits_processor=LogitsProcessorList([chooser.of_row(row)]),
             **{CACHE: cache},
             **NOTHING_ELSE,
         )
         if cache is not None:
             self._last.keep(prompt.ids, cache)
-        return self._headnote(output[0, len(prompt.ids) :].tolist())
+        row.written = output[0, len(prompt.ids) :].tolist()
+        return self._headnote(row)
 
-    def _headnote(self, written: list[int]) -> Headnote:
-        """Tokens as text; one that the limit cut off says so."""
+    def _headnote(self, row: RowState) -> Headnote:
+        """Tokens as text; one that the limit cut off says so, and has no citation that was begun."""
+        written = row.written
         finished = bool(written) and written[-1] in self.stop_ids
+        if row.constraint is not None:
+            written = written if finished else written[: row.constraint.complete]
+            row.constraint.release()
         text = str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
         return Headnote(text, "stop" if finished else "length", len(written))
 

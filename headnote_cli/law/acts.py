@@ -123,11 +123,16 @@ def _precedence(act: Act, year: int | None) -> int:
 
 
 @cache
-def abbreviations(act: str) -> frozenset[str]:
-    """What an act is called in any of the languages."""
-    return frozenset(
-        name for row in acts() if row.name == act for names in row.abbreviations.values() for name in names
-    )
+def abbreviations(act: str, language: str | None = None) -> frozenset[str]:
+    """What an act is called in a language; None: in any."""
+    languages = LANGUAGES if language is None else (language,)
+    rows = [row.abbreviations for row in acts() if row.name == act]
+    return frozenset(name for row in rows for language in languages for name in row[language])
+
+
+def longer_names(name: str, usage: Usage) -> list[str]:
+    """What makes an abbreviation that of another act: ` 2` behind `BVV`."""
+    return [other[len(name) :] for other in _all_names(usage) if other.startswith(f"{name} ")]
 
 
 @cache
@@ -207,7 +212,7 @@ def read_act(text: str, start: int, usage: Usage, known: bool = False) -> tuple[
 
 
 @cache
-def _adjectives() -> dict[str, str]:
+def adjectives() -> dict[str, str]:
     """The cantons by their adjectives, in both genders, and by all that these can be abbreviated to."""
     cantons: dict[str, str] = {}
     for canton, words in _ADJECTIVES.items():
@@ -224,8 +229,8 @@ def _canton_behind(text: str, at: int) -> tuple[str, int] | None:
     if word is None:
         return None
     for name, end in ((word["word"] + (word["dot"] or ""), word.end()), (word["word"], word.end("word"))):
-        if name in _adjectives():
-            return _adjectives()[name], end
+        if name in adjectives():
+            return adjectives()[name], end
     return None
 
 

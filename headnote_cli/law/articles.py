@@ -7,6 +7,7 @@ in time linear in its length.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headnote_cli.law.acts import CANTONS, Usage, base, is_known, read_act, treaties
@@ -57,7 +58,7 @@ _ORDINALS = {
     **dict.fromkeys(("dri", "tro", "ter"), "3"),
     **dict.fromkeys(("vie", "qua"), "4"),
 }
-_AND = (
+AND = (
     r"und|et|ed|e|sowie|ainsi que|ainsi qu(?=['’])|nonch[éè]|come pure|bzw\.|beziehungsweise|respektive|resp\."
     r"|respectivement|rispettivamente|oder|ou|o|i\.\s?V\.\s?m\.|iVm|in Verbindung mit|in Verb\. mit"
     r"|en relation avec|en rel\. avec"
@@ -67,12 +68,12 @@ _AND = (
     r"|notamment|spéc(?:\.|ialement)"
     r"|in particolare|segnatamente|je in Verbindung mit"
 )
-_FILLER = (
+FILLER = (
     r"(?:(?:de|des|du|les|aux|à|au|von|der|dem|den|ai|al|alt|gli|agli|degli|dagli|dei|ancien|vecchio|selon)\s"
     r"|(?:l|de l|à l|d|dell|all|nell|dall)?['’]\s?)"
 )
 _JOIN = re.compile(
-    rf"{_GAP}(?:,\s{{0,2}}(?:(?:{_AND})(?!\w)\s?)?|(?:{_AND})(?!\w)\s?|/\s?(?=\d))(?P<article>{_FILLER}{{0,2}}(?P<anchor>{ANCHOR}))?"
+    rf"{_GAP}(?:,\s{{0,2}}(?:(?:{AND})(?!\w)\s?)?|(?:{AND})(?!\w)\s?|/\s?(?=\d))(?P<article>{FILLER}{{0,2}}(?P<anchor>{ANCHOR}))?"
 )
 _RANGE = re.compile(rf"\s?[-–]\s?|\s(?:bis|à|a)\s(?:l'|dem\s)?(?:{ANCHOR})?")
 _FOLLOWING = re.compile(
@@ -305,18 +306,23 @@ class _Chain:
         if level and level[0] == "Abs.":
             return 0
         deepest = names.index(level[0]) - 1 if level and level[0] in names else len(names) - 1
-        return next((i for i in range(deepest, 0, -1) if names[i] != "lit." and self._goes_on(i, number)), 0)
+        return next((i for i in range(deepest, 0, -1) if goes_on(self.path, i, number)), 0)
 
-    def _goes_on(self, depth: int, number: str) -> bool:
-        """`Abs. 1 und 2`, `2 und 2bis`, `Ziff. 9, 10` go on; `Abs. 1 und 29`, `Abs. 1 und 9a` are articles."""
-        new, old, article = (_leading(value) for value in (number, self.path[depth][1], self.path[0][1]))
-        if number[-1].isalpha() and not re.search(_LATIN, number):
-            return self.path[depth][0] == "Ziff." and new == old
-        if new < old or (new == old and number.isdigit()):
-            return False
-        if new > 9:
-            return new - old <= 3 and new < article
-        return not (article < new and new >= 5 and new - old >= 3)
+
+def goes_on(path: Sequence[tuple[str, str]], depth: int, number: str) -> bool:
+    """Whether a bare number behind an article goes on at a level of it, as in `Abs. 1 und 2`, `2 und 2bis`,
+    `Ziff. 9, 10`; those of `Abs. 1 und 29`, `Abs. 1 und 9a` are articles."""
+    level, value = path[depth]
+    if level == "lit.":
+        return False
+    new, old, article = (_leading(of) for of in (number, value, path[0][1]))
+    if number[-1].isalpha() and not re.search(_LATIN, number):
+        return level == "Ziff." and new == old
+    if new < old or (new == old and number.isdigit()):
+        return False
+    if new > 9:
+        return new - old <= 3 and new < article
+    return not (article < new and new >= 5 and new - old >= 3)
 
 
 def _sentence(ordinal: str) -> tuple[str, str]:

@@ -362,6 +362,11 @@ class Cited:
         return [replace(part, start=read.place(part.start, part.start + 1)[0]) for part in parts]
 
     @property
+    def names(self) -> list[str]:
+        """What the considerations are cited by: `3`, `3b/aa`, `II/1`."""
+        return list(self._by_name)
+
+    @property
     def counted(self) -> list[tuple[str, int]]:
         """The numbers of the considerations, each with its place."""
         return [(part.number, part.start) for part in self._parts]

@@ -31,9 +31,9 @@ _ODD = re.compile(
     + r"(?:(?<=\r)\n)?"  # two signs for one new line
 )
 _PLAIN = {"space": " ", "nothing": ""} | {name: form for name, (_, form) in _FORMS.items()}
-_SEEN_TO_BE_ODD = re.compile(
-    f"[{_BLANK[1:]}{_NOTHING}{_MARK}{_LETTER}{''.join(characters for characters, _ in _FORMS.values())}]"
-)
+# A class of all that is not plain, but a second space.
+ODD = f"{_BLANK[1:]}{_NOTHING}{_MARK}{_LETTER}{''.join(characters for characters, _ in _FORMS.values())}"
+_SEEN_TO_BE_ODD = re.compile(f"[{ODD}]")
 _UNSEEN = re.compile(f"[{_NOTHING}]")
 
 

@@ -74,6 +74,15 @@ def read_title(text: str, start: int, usage: Usage) -> tuple[str, int] | None:
     return None
 
 
+@cache
+def titles_of(act: str, language: str) -> list[str]:
+    """What an act is called beside its abbreviation: its title with and without date, and short ones."""
+    numbers = {row.number for row in acts() if row.name == act and row.number}
+    forms = [form for row in _rows(TABLE) if row["sr"] in numbers for form in _forms(row[language])]
+    forms += [name for row in _rows(NAMES) if row["act"] == act for name in row[language].split("|")]
+    return list(dict.fromkeys([*forms, *(re.sub(r"\s+", " ", DATE.sub("", form)).strip() for form in forms)]))
+
+
 def defined(text: str, usage: Usage) -> dict[str, str]:
     """The acts by abbreviations that mean nothing by themselves, or that of another act, and that the text defines by
     the act's number; only if the act's title has the abbreviation, since numbers are given anew."""
