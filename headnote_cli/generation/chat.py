@@ -26,7 +26,13 @@ LONGEST = 500  # characters of a server's words
 
 Messages = Sequence[Mapping[str, str]]
 
-BEYOND_OPENAI = ("top_k", "repetition_penalty")  # parameters that the client does not know and most servers do
+# Parameters that the client does not know and most servers do.
+BEYOND_OPENAI = ("top_k", "repetition_penalty", "structured_outputs", "grammar")
+WITHOUT = {  # what it means that a parameter is left out
+    "temperature": ", so it draws as it likes",
+    "structured_outputs": ", so it may cite what the decision lacks; citations are checked afterwards",
+    "grammar": ", so it may cite what the decision lacks; citations are checked afterwards",
+}
 OPTIONS = {  # what sets a parameter
     "max_tokens": "--max-new-tokens",
     "temperature": "--temperature",
@@ -300,7 +306,7 @@ class Chat:
             return replace(form, limit="max_completion_tokens"), note
         if parameter is not None and parameter in request.dispensable:
             note = f"the server refuses `{parameter}`: it is left out"
-            note += ", so it draws as it likes" if parameter == "temperature" else ""
+            note += WITHOUT.get(parameter, "")
             return replace(form, left_out=form.left_out | {parameter}), note
         return None
 

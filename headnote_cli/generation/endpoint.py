@@ -119,8 +119,13 @@ class Endpoint:
             request |= {"top_k": sampling.top_k} if sampling.top_k else {}
         if sampling.repetition_penalty != 1.0:
             request["repetition_penalty"] = sampling.repetition_penalty
-        dispensable = {"seed": True, "top_p": sampling.top_p == 1.0, "temperature": sampling.temperature == 0}
-        answer = self.chat.ask(prompt.messages, [name for name, may_go in dispensable.items() if may_go], **request)
+        if prompt.grammar:  # by vLLM's name, and by llama.cpp's
+            grammar = prompt.grammar()
+            request |= {"structured_outputs": {"grammar": grammar}, "grammar": f"%llguidance {{}}\n{grammar}"}
+        dispensable = ["seed", "structured_outputs", "grammar"]
+        dispensable += ["top_p"] if sampling.top_p == 1.0 else []
+        dispensable += ["temperature"] if sampling.temperature == 0 else []
+        answer = self.chat.ask(prompt.messages, dispensable, **request)
         return Headnote(answer.text, "length" if answer.is_cut_off else "stop", answer.tokens)
 
 

@@ -28,18 +28,19 @@ _LETTERS = "0-9A-Z_a-zª²³µ¹¼-¾À-ÖØ-öø-ɏ"
 _ANY = r"(.|\n)*"
 _WORD_ENDS, _WORD_BEGINS = r"((.|\n)*\W)?", r"(\W(.|\n)*)?"  # before a word, and behind one
 _APART = r"[^\w;:]*"  # between `Art.` and its number: blanks, brackets, quotes
+_NUMBERS = r"(\d|[IVX]+[^\w.'’/]|[IVX]+\s?[/.]\s?\d)"  # `3`, `II`, `I/2`
 _IN_WORDS = (  # beginnings of citations, wherever they stand
     rf"[Aa]rt([ts]?\.|ikeln?s?|icles?|icol[oi])?{_APART}\d",
     rf"§{_APART}\d",
     rf"(Anhangs?|Anh\.|[Aa]nnexe|[Aa]llegato){_APART}([IVX]+\W|\d)",
-    rf"([Cc]ons(id)?\.|Erw\.|Erwägung(en)?|[Cc]onsidérants?|[Cc]onsiderand[oi]){_APART}(\d|[IVX]+[^\w.'’/])",
+    rf"([Cc]ons(id)?\.|Erw\.|Erwägung(en)?|[Cc]onsidérants?|[Cc]onsiderand[oi]){_APART}{_NUMBERS}",
     rf"(BGE|ATF|DTF|RO|RU){_APART}\d{{1,3}}\s*[IV]",
     rf"(EVGE|ATFA|STFA|BVGE|ATAF|DTAF|TPF){_APART}\d{{4}}",
     r"\d[A-Z](_|\.)\s?\d",
     "  ",  # the parser reads two spaces as one
 )
 _AS_WORDS = (  # those that may be the end of a word, and then are none
-    rf"(E\.|c\.){_APART}(\d|[IVX]+[^\w.'’/])",
+    rf"(E\.|c\.){_APART}{_NUMBERS}",
     r"(SR|RS)\s?(0\.\d|\d{3})",
     r"(BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d",
     r"[BCEHIKMPU] \d{1,4}/\d",
@@ -48,45 +49,54 @@ _AS_WORDS = (  # those that may be the end of a word, and then are none
 )
 _AT_THE_END = (
     rf"(Anhangs?|Anh\.|[Aa]nnexe|[Aa]llegato|[Cc]ons(id)?\.|Erw\.|Erwägung(en)?|[Cc]onsidérants?|[Cc]onsiderand[oi]"
-    rf"|E\.|c\.){_APART}[IVX]+"
+    rf"|E\.|c\.){_APART}[IVX]*|(BGE|ATF|DTF|RO|RU){_APART}\d{{1,3}}\s*"
 )
-# What follows a citation, and does not go on with it: a sign; or words without numbers up to one, or to the end of a
-# sentence. (An intersection with the whole of the text would be simpler to say, and is too much for the lexer.)
-_SIGN, _CLOSES, _BLANK, _NO_LETTER = r"[;:)\]»]", r"[:)\]»]", r"[ \n]", r"\W"
-_RUN = r"[ ,\n][^\d;:()\[\]»§]*"
-# A first word behind which numbers are free, unless it joins, or begins a citation.
-_FIRST = r",? [A-ZÄÖÜ]?[a-zà-ÿ]{2}[a-zà-ÿ]* "
-_NO_FIRST = (
-    r",? (und|ed?|et|sowie|ainsi|nonch[éè]|come|beziehungsweise|respektive|respectivement|rispettivamente|oder|ou?|in"
-    r"|en"
-    r"|par|su|con|unitamente|combin[a-zé]*|cum|mit|wie|als|insbesondere|namentlich|notamment|particulier|segnatamente|je"
-    r"|de|des|du|les|aux|au|von|der|dem|den|ai|al|alt|gli|agli|degli|dagli|dei|ancien|vecchio|selon|vom|del|della|dell"
-    r"|bis|aus|[Aa]rt[a-zà-ÿ]*|Anhangs?|[Aa]nnexe|[Aa]llegato|Erwägung(en)?|[Cc]onsid[a-zé]*|Satz|phrase|frase|periodo"
-    r"|primo?|alinéa|comma|al|cpv|lit|let|lett|litt|ch|cifra|num|chiffre|Abs|Ziff|Nr|Bst)",
+# What follows a citation, and does not go on with it: a sign, or a word that does not; behind that, all is free. (That
+# the whole of the text does not begin with such words would be simpler to say, and is too much for the lexer.)
+_SIGN, _CLOSES, _BLANK = r"[;:)\]»]", r"[:)\]»]", r"[ \n]"
+_NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
+_WORD = r"[A-ZÄÖÜ]?[a-zà-ÿ]{2}[a-zà-ÿ'’-]*"
+_ELIDED = r"((l|d|s|n|c|qu|dell|nell|all|dall|sull|un)['’])?"
+_WORD_END = r"[ \n,;:)\]»]"
+_RUN = r"([A-HJ-UWYZa-zÀ-ɏ ,'’-]|[IVX][a-zà-ÿ])*"  # words without numbers
+_JOINERS = (
+    r"und|ed?|et|sowie|ou?|oder|in|en|ainsi|come|par|su|con|cum|mit|wie|als|je|insbesondere|namentlich|notamment"
+    r"|segnatamente|unitamente|combin[a-zé]*|nonch[éè]|beziehungsweise|respektive|respectivement|rispettivamente|bis|à|a"
+    r"|bzw|resp|insb|iVm|spéc|partic"
 )
-_LEAVES = r"[;:()\[\]»]"
-_SENTENCE = r"(.|\n)*[a-zà-ÿ]{4}[a-ce-zà-ÿ]\.[ \n]"  # not `consid.`
-_ROMAN = r"((.|\n)*\W)?[IVX]+"
-_NOT_BEHIND_AN_ACT = (
-    r"[ ,\n]{1,2}(erste|zweite|dritte|vierte|letzte|premi|deuxi|second|troisi|quatri|derni|prim|terz|quart|ultim)\w*",
-    r" (argovi|bern|frib|genev|ginev|glaron|gris|grig|juras|giuras|lucern|neuch|neocast|nidwald|obwald|saint-gall"
-    r"|sangall|schaffh|sciaffus|soleur|solett|schw[yi]|svitt|thurg|turg|tessin|ticin|uran|vaud|vod|valais|vallesa|zoug|zug|zur"
-    r"|bâl|basil|canton)[a-zà-ÿ-]*",
-    r" (arg|ber|fri|gen|gin|gla|gri|jur|giu|luc|neu|neo|nid|obw|sai|san|sch|sci|sol|svi|thu|tur|tes|tic|ura|vau|vod|val"
-    r"|zou|zug|zur|bâl|bas|can)[a-zà-ÿ-]*\.",
+_PARTS = (
+    r"[an]?[Aa]rt[a-zà-ÿ]*|Anhangs?|[Aa]nnexe|[Aa]llegato|Erw[a-zä]*|[Cc]ons[a-zé]*|Satz|phrase|frase|periodo|primo?|alinéa"
+    r"|comma|al|cpv|cp|litt?|let|lett|lettre|lettera|ch|cifra|num|chiffre|Abs|Absatz|Ziff|Ziffer|Nr|Bst|par"
 )
-_NOT_BEHIND_A_NUMBER = (
-    r"[ ,\n]{1,2}((und|ed?|et|sowie|ou?|oder|bzw\.|resp\.|ainsi que|nonché|bis|à|a) )?[a-z]{1,2}",
-    r" (von|vom|des|aus|du|de la|del|della|de|dell|litt?|lett?|Bst|lettre|lettera|segg?)",
+_SECOND = (  # words that end what joins: `in Verbindung mit`
+    r"Verb|Verbindung|relation|rel|lien|liaison|corrélation|relazione|combinato|combinazione|que|qu|pure|renvoi|rinvio"
+    r"|auch|avec|mit|con|particulier|particolare|aa|bb|cc|dd|ee|ff|gg|hh"
 )
-_NOT_BEHIND_A_JUDGMENT = (r",? (S|p|pag|ff?|ss?|segg?|vom|du|del|dell)",)
+_CANTONS = (  # as adjectives, whole or abbreviated
+    r"argovi|bern|frib|genev|ginev|glaron|gris|grig|juras|giuras|lucern|neuch|neocast|nidwald|obwald|saint-gall|sangall"
+    r"|schaffh|sciaffus|soleur|solett|schw[yi]|svitt|thurg|turg|tessin|ticin|uran|vaud|vod|valais|vallesa|zoug|zug|zur"
+    r"|bâl|basil|canton"
+)
+_ABBREVIATED_CANTONS = (
+    r"arg|ber|fri|gen|gin|gla|gri|jur|giu|luc|neu|neo|nid|obw|sai|san|sch|sci|sol|svi|thu|tur|tes|tic|ura|vau|vod|val"
+    r"|zou|zug|zur|bâl|bas|can"
+)
+_ORDINALS = r"erste|zweite|dritte|vierte|letzte|premi|deuxi|second|troisi|quatri|derni|prim|terz|quart|ultim"
+_NOT_BEHIND_AN_ACT = rf"({_CANTONS}|{_ORDINALS})[a-zà-ÿ-]*"
+_NOT_BEHIND_A_NUMBER = r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|aa|bb|cc|dd|ee|gg|hh"
+_NOT_BEHIND_A_JUDGMENT = (
+    r"pag|ff|ss|segg?|sgg|vom|du|del|dell|fine|cité[a-z]*|cit|zit|zitiert[a-z]*|[a-z]*(erwähnt|genannt)[a-z]*"
+    r"|mentionné[a-z]*|menzionat[a-z]*|visé[a-z]*|pré|précité[a-z]*|susmentionné[a-z]*|loc|op|già|déjà|ci-[a-z-]*"
+)
 # An article without an act ends at a sign; or, where the decision names no act either, before the act's title.
 _TITLE = r",? (der|des|dieser|de la|de l['’]|du|des|de|della|dell['’]|del|dei|delle) ?[A-ZÄÖÜ]?[a-zà-ÿ]{2}[a-zà-ÿ-]* "
+_NO_TITLE = r"[ '’](Anhangs?|[Aa]nnexe|[Aa]llegato|[Aa]rt[a-z]*|[Cc]onsid[a-zé]*|Erw[a-zä]*)"
 _ANCHORS = {
     "Art.": r"([Aa]rtt?\.|Artikeln?|[Aa]rticles?|[Aa]rticol[oi]) ",
     "§": "§{1,2} ",
     "Anhang": r"(Anhang|[Aa]nnexe|[Aa]llegato) ",
 }
+_TO = "/[-–]| (bis|à|a) /"
 _WHERE = r"(E\.|Erw\.|Erwägung(en)?|[Cc]ons(id)?\.|[Cc]onsidérants?|[Cc]onsiderand[oi]|c\.) ?"
 
 
@@ -199,57 +209,83 @@ class _Grammar:
         considerations, judgments = self._considerations(), self._judgments()
         going_on: list[str] = []
         last = [cite for cite in (named, bare, considerations, judgments) if cite]
+        title = f"{_regex(_TITLE)} & ~{_regex(_ANY + _NO_TITLE + ' ')}"
         for text, turns in (("BEFORE", going_on), ("TEXT", last)):
-            articles = [f"{named} ({self._after(_NOT_BEHIND_AN_ACT, _SIGN, text)})"] if named else []
-            articles += [f"{bare} ({self._after((), _SIGN, text)})"] if bare else []
-            articles += [f"{unnamed} {_regex(_TITLE)} {text}"] if unnamed else []
+            articles = [f"{named} ({self._behind_act(text)})"] if named else []
+            articles += [f"{bare} ({self._behind_bare(text)})"] if bare else []
+            articles += [f"{unnamed} {self._rule(title)} {text}"] if unnamed else []
             turns += articles
             if considerations:
-                turns.append(f"{considerations} ({self._after(_NOT_BEHIND_A_NUMBER, _CLOSES, text)})")
-            if judgments:  # up to the next sign, a consideration would be the judgment's
-                run = self._run(_NOT_BEHIND_A_JUDGMENT)
-                turns.append(f"{judgments} ({self._after((), _CLOSES, text)} | {run} {_regex(_SIGN)} {text})")
-                turns += [f"{judgments} {self._words_only(run, text)} {self._any(articles)}"] if articles else []
-                last += [f"{judgments} {run}"] if text == "TEXT" else []
-        free = [
-            f"/[{_PLAIN}]*/",
-            f"~{_regex(_ANY + _one_of(_IN_WORDS) + _ANY)}",
-            f"~{_regex(_WORD_ENDS + _one_of(_AS_WORDS) + _ANY)}",
-            f"~{_regex(_WORD_ENDS + _AT_THE_END)}",
-        ]
+                turns.append(f"{considerations} ({self._behind_number(text)})")
+            if judgments:
+                turns.append(f"{judgments} ({self._behind_judgment(text, self._any(articles))})")
+        cites = f"{_ANY}{_one_of(_IN_WORDS)}{_ANY}|{_WORD_ENDS}({_one_of(_AS_WORDS)}{_ANY}|{_AT_THE_END})"
+        free = f"/[{_PLAIN}]*/ & ~{_regex(cites)}"
         whole = f"TEXT | BEFORE ({' | '.join(going_on)})* ({' | '.join(last)})" if last else "TEXT"
-        rules = {"start": "WHOLE", "WHOLE": whole, "TEXT": " & ".join(free), "BEFORE": f"(TEXT {_regex(_NO_LETTER)})?"}
+        rules = {"start": "WHOLE", "WHOLE": whole, "TEXT": free, "BEFORE": f"(TEXT {_regex(_NO_LETTER)})?"}
         rules |= {name: rule for rule, name in self.rules.items()}
         return "".join(f"{name}: {rule}\n" for name, rule in rules.items())
 
-    def _run(self, forbidden: Sequence[str]) -> str:
-        """Words without numbers, of which the first ones are not these."""
-        begins = _regex(_one_of(forbidden) + _WORD_BEGINS)
-        return self._rule(f"{_regex(_RUN)} & ~{begins} & ~{_regex(_ROMAN + _WORD_BEGINS)}")
+    def _behind_act(self, text: str) -> str:
+        rules = [f"{_regex(_SIGN)} {text}", f'"." {_regex(_BLANK)} {text}']
+        return self._any(rules + self._words_behind(_NOT_BEHIND_AN_ACT, text, rf"({_ABBREVIATED_CANTONS})[a-zà-ÿ-]*"))
 
-    def _words_only(self, run: str, text: str) -> str:
-        """Such words; what another citation follows does not end in a letter."""
-        return run if text == "TEXT" else self._rule(f"{run} & {_regex(_ANY + _NO_LETTER)}")
+    def _behind_bare(self, text: str) -> str:
+        """Behind an article without an act: of `41 ff. OR`, the full stop is no sign."""
+        first = self._first(_JOINERS)
+        return self._any(
+            [f"{_regex(_SIGN)} {text}", f'"." {first} {_regex(_WORD_END)} {text}', *self._end('"."', text)]
+        )
 
-    def _after(self, forbidden: Sequence[str], signs: str, text: str) -> str:
-        """What follows a citation: a sign, or words, of which the first ones are not these.
+    def _behind_number(self, text: str) -> str:
+        """Behind a consideration: a semicolon may go on with another one."""
+        rules = [f"{_regex(_CLOSES)} {text}", f'"." {_regex(_BLANK)} {text}']
+        rules += [f'";" {self._first(_JOINERS)} {_regex(_WORD_END)} {text}', *self._before('"; "', text)]
+        return self._any(rules + self._words_behind(_NOT_BEHIND_A_NUMBER, text))
+
+    def _behind_judgment(self, text: str, articles: str) -> str:
+        """Behind a judgment, up to the next sign, a consideration would be the judgment's."""
+        words = self._rule(f"{self._first(_NOT_BEHIND_A_JUDGMENT)} {_regex(_RUN)}")
+        rules = [f"{_regex(_CLOSES)} {text}", f'"." {_regex(_BLANK)} {text}', f"{words} {_regex(_SIGN)} {text}"]
+        rules += [*self._end(words, text), *self._before('"; "', text)]
+        rules += [f'";" {self._first(_JOINERS)} {_regex(_WORD_END)} {text}']
+        rules += [f'{words} " " {articles}'] if articles else []
+        return self._any(rules)
+
+    def _words_behind(self, forbidden: str, text: str, before_stop: str = "") -> list[str]:
+        """Rules of a first word, or of a second one behind a word that joins, and of what may follow it.
 
         Args:
-            signs: Behind which all may follow. Behind a semicolon a list of numbers goes on, behind a full stop an act
-                may follow `ff`.
-            text: What follows then: all of the `TEXT`, or that before another citation.
+            forbidden: First words.
+            before_stop: First words before a full stop.
         """
-        first = self._rule(f"{_regex(_FIRST)} & ~{_regex(_one_of([*forbidden, *_NO_FIRST]) + _WORD_BEGINS)}")
-        on = f"{first} {text}"
-        rules = [f"{_regex(signs)} {text}", f'"." {on}', f'";" {on}', '"; "', '"."']
-        if forbidden:
-            run = self._run(forbidden)
-            sentence = self._rule(f"{run} & {_regex(_SENTENCE)}")
-            rules += [f'"." {_regex(_BLANK)} {text}', self._words_only(run, text), f"{run} {_regex(_LEAVES)} {text}"]
-            rules += [f"{sentence} {text}", on]
-        if text == "BEFORE":
-            rules.remove('"."')
-        return self._any(rules)
+        elided = _ELIDED if before_stop else ""  # not behind a number: `E. 2 d'un arrêt`
+        second = f"{_regex(elided)} {self._word(_SECOND)}" if elided else self._word(_SECOND)
+        joined = self._rule(f"({_regex(f',? ({_JOINERS}) ')} | {_regex(self.words.joins)}) {second}")
+        first = self._first(f"{forbidden}|{_JOINERS}", elided)
+        stopped = self._first(f"{forbidden}|{_JOINERS}|{before_stop}", elided) if before_stop else first
+        word = self._any([first, joined])
+        rules = [f"{word} {_regex(_WORD_END)} {text}", f'({stopped} | {joined}) "." {_regex(_BLANK)} {text}']
+        rules += [rf"{_regex(' ?[(«]')} {text}", *self._end(word, text), *self._end('"."', text)]
+        return rules + self._before(f"({_regex(',? ')} | {_regex(self.words.joins)}) {_regex(self.words.again)}", text)
+
+    def _first(self, forbidden: str, elided: str = "") -> str:
+        """A first word with the space before it, none of these."""
+        return self._rule(f"{_regex(f',? {elided}')} {self._word(forbidden)}")
+
+    def _word(self, forbidden: str) -> str:
+        """A word, none of these, nor one that begins or goes on with a citation."""
+        return self._rule(f"{_regex(_WORD)} & ~{_regex(f'{forbidden}|{_PARTS}')}")
+
+    @staticmethod
+    def _end(rule: str, text: str) -> list[str]:
+        """A rule with which a headnote may end."""
+        return [rule] if text == "TEXT" else []
+
+    @staticmethod
+    def _before(rule: str, text: str) -> list[str]:
+        """A rule that another citation follows."""
+        return [rule] if text == "BEFORE" else []
 
     def _rule(self, rule: str, name: str = "") -> str:
         return self.rules.setdefault(rule, name or f"R{len(self.rules)}")
@@ -280,10 +316,15 @@ class _Grammar:
             for label, numbers in labels.items():
                 for number in numbers.keys() & unnamed.get(label, {}).keys():
                     _merge(numbers[number], unnamed[label][number])
-        named = []
+        named: dict[str, list[str]] = {}
         for act, labels in of_acts.items():
             if name := self._act(act):
-                named += [self._rule(f"{listed} {name}") for listed in self._lists(labels, act)]
+                for label, listed in self._lists(labels, act).items():
+                    named.setdefault(label, []).append(self._rule(f"{listed} {name}"))
+        lists = []
+        for label, some in named.items():  # behind an act, a number is an article if an act follows it
+            one = self._any(some)
+            lists.append(f"{_regex(_ANCHORS[label])} {one} ({_regex(self.words.joins)} {one})*")
         bare: dict[str, dict[str, _Parts]] = {}
         for labels in [*of_acts.values(), unnamed]:
             for label, numbers in labels.items():
@@ -291,7 +332,11 @@ class _Grammar:
                     _merge(bare.setdefault(label, {}).setdefault(number, _Parts()), parts)
         for labels in (bare, unnamed):
             labels.pop("Anhang", None)  # without an act, it is not read as a citation
-        return self._any(named), self._any(self._lists(bare, "")), self._any(self._lists(unnamed, ""))
+        return self._any(lists), self._anchored(bare), self._anchored(unnamed)
+
+    def _anchored(self, labels: dict[str, dict[str, _Parts]]) -> str:
+        """The rule of lists of articles without an act; empty if there are none."""
+        return self._any(f"{_regex(_ANCHORS[label])} {listed}" for label, listed in self._lists(labels, "").items())
 
     def _names(self, act: str) -> list[str]:
         """What an act is called in the language, by the parser's reading: its abbreviations, also as a former act."""
@@ -306,34 +351,39 @@ class _Grammar:
         former = [f"{letter}{name}" for name in written for letter in "av" if name[0].isupper()]
         return [name for name in (*written, *former) if self._is_read(f"Art. 1 {name}", act)]
 
-    def _titles(self, act: str) -> list[str]:
-        """The rules of an act's titles, with what goes before them; its abbreviation may follow in brackets."""
+    def _titles(self, act: str, name: str) -> str:
+        """The rule of an act's titles with what goes before them, and its abbreviation in brackets; empty if it has
+        none. Where the title alone does not say which act it is, the brackets must follow."""
         european = _EUROPEAN.fullmatch(act)
-        number = [f"{kind} {european['number']}" for kind in self.words.european] if european else []
-        rules = []
-        for title in number or titles_of(act, self.language):
+        numbers = [f"{kind} {european['number']}" for kind in self.words.european] if european else []
+        alone, with_name = [], []
+        for title in numbers or titles_of(act, self.language):
             title = _GENITIVE.sub("es", title, count=1) if self.language == "de" else title
             for of in self.words.before_titles:
+                rule = f"{_literal(of)} {_regex(f'[{title[0].upper()}{title[0].lower()}]')} {_literal(title[1:])}"
                 if self._is_read(f"Art. 1{of}{title}", act):
-                    first = _regex(f"[{title[0].upper()}{title[0].lower()}]")
-                    rules.append(f"{_literal(of)} {first} {_literal(title[1:])}")
-        return rules
+                    alone.append(rule)
+                elif name and self._is_read(f"Art. 1{of}{title} ({name})", act):
+                    with_name.append(rule)
+        brackets = f'" (" {_literal(name)} ("; " /(SR|RS) [0-9.]*/)? ")"' if name else ""
+        rules = [f"{self._any(alone)} ({brackets})?" if brackets else self._any(alone)] if alone else []
+        rules += [f"{self._any(with_name)} {brackets}"] if with_name else []
+        return self._any(rules)
 
     def _is_read(self, text: str, act: str) -> bool:
         return [(c.path, c.act) for c in citations(text, self.language, self.cited.year)] == [((("Art.", "1"),), act)]
 
     def _act(self, act: str) -> str:
         """The rule of an act's names with what goes before them; empty if it has none in the language."""
-        names, titles = self._names(act), self._titles(act)
-        named = self._any(map(_literal, names))
-        rules = [f"{_regex(self.words.of if is_known(act) else ' ')} {named}"] if names else []
-        brackets = f'(" (" {named} ("; " /(SR|RS) [0-9.]*/)? ")")?' if names else ""
-        rules += [f"{self._any(titles)} {brackets}"] if titles else []
-        return self._any(rules)
+        names = self._names(act)
+        of = _regex(self.words.of if is_known(act) else " ")
+        rules = [f"{of} {self._any(map(_literal, names))}"] if names else []
+        titles = self._titles(act, names[0] if names else "")
+        return self._any([*rules, titles] if titles else rules)
 
-    def _lists(self, labels: dict[str, dict[str, _Parts]], act: str) -> list[str]:
-        """The rules of lists of an act's articles, by label."""
-        return [rule for label, numbers in labels.items() if (rule := self._list(label, numbers, act))]
+    def _lists(self, labels: dict[str, dict[str, _Parts]], act: str) -> dict[str, str]:
+        """The rules of lists of an act's articles, without the first `Art.`, by label."""
+        return {label: rule for label, numbers in labels.items() if (rule := self._list(label, numbers, act))}
 
     def _list(self, label: str, numbers: dict[str, _Parts], act: str) -> str:
         """A list of articles: `8, 9 und 29 Abs. 2`, with another `Art.` or without.
@@ -349,10 +399,10 @@ class _Grammar:
         ]
         if not found:
             return ""
-        number = self._any(map(_literal, found))
-        plain = self._rule(f"{number} ({_regex(self.words.following)} | /[-–]/ {number})?")
+        number = self._any(map(self._value, found))
+        plain = self._rule(f"{number} ({_regex(self.words.following)} | {_TO} {number})?")
         deep = {n: rule for n in found if (rule := self._parts_of(((label, n),), numbers[n], act))}
-        parted = self._any(f"{_literal(n)} {rule}" for n, rule in deep.items())
+        parted = self._any(f"{self._value(n)} {rule}" for n, rule in deep.items())
         item = self._rule(f"{plain} | {parted}") if parted else plain
         comma = _regex(self.words.joins)
         block = self._rule(f"({plain} {comma})* {item}")
@@ -361,7 +411,7 @@ class _Grammar:
         further = [f"{comma} {_regex(self.words.again + _ANCHORS[label])} {block}"]
         if safe:
             clear = self._any(map(_literal, safe))
-            further.append(f"{comma} {clear} ({_regex(self.words.following)} | /[-–]/ {number})? ({comma} {block})?")
+            further.append(f"{comma} {clear} ({_regex(self.words.following)} | {_TO} {number})? ({comma} {block})?")
         by_paragraph = {n: _Parts({"Abs.": numbers[n].of["Abs."]}) for n in deep if "Abs." in numbers[n].of}
         clear_parts = [f"{_literal(n)} {deep[n]}" for n in deep if n in safe]
         clear_parts += [
@@ -372,7 +422,7 @@ class _Grammar:
         if clear_parts:
             further.append(f"{comma} {self._any(clear_parts)}")
         further_one = self._any(further)
-        return self._rule(f"{_regex(_ANCHORS[label])} {block} {further_one}*")
+        return self._rule(f"{block} {further_one}*")
 
     def _parts_of(self, path: CitationPath, parts: _Parts, act: str) -> str:
         """The rule of an article's parts, with the space before them: ` Abs. 1 lit. a und c`; empty if it has none."""
@@ -403,16 +453,20 @@ class _Grammar:
             following = self._any(runs[other] for other in later if self._follows(here, other))
             on = f" ({_regex(self.words.joins)} {following})?" if following else ""
             up_to = self._any(map(_literal, later))
-            rules = [f"{_literal(value)}{on}"]
+            rules = [f"{self._value(value)}{on}"]
             if up_to:
-                rules.append(f"{_literal(value)} /[-–]/ {up_to}")
+                rules.append(f"{self._value(value)} {_TO} {up_to}")
             if own:  # behind a part with a number, a bare number is of that part
                 lettered = set(values[value].of) == {"lit."} and not any(
                     p.of for p in values[value].of["lit."].values()
                 )
-                rules.append(f"{_literal(value)} {own}{on if level == 'lit.' or lettered else ''}")
+                rules.append(f"{self._value(value)} {own}{on if level == 'lit.' or lettered else ''}")
             runs[value] = self._any(rules)
         return self._any(runs.values())
+
+    def _value(self, value: str) -> str:
+        """A number as the language writes it: the first is `1er` in French, too."""
+        return '("1" | "1er")' if value == "1" and self.language == "fr" else _literal(value)
 
     def _follows(self, here: CitationPath, value: str) -> bool:
         if here[-1][0] == "lit.":
@@ -433,17 +487,18 @@ class _Grammar:
         join = _regex(rf"({JOIN.replace('(?:', '(')})")
         one = [_literal(name) for name in names]
         for number, some in letters.items():
+            some.sort()
             run = ""
             for place in range(len(some) - 1, -1, -1):
                 dash = self._any(map(_literal, some[place + 1 :]))
                 run_here = _literal(some[place])
-                rules = [run_here + (f" ({join} {run} | /[-–]/ {dash})?" if run else "")]
+                rules = [run_here + (f" ({join} {run} | {_TO} {dash})?" if run else "")]
                 run = self._any([*rules, run] if run else rules)
             one.append(f"{_literal(number)} {run}")
-            if number in names:
-                one.append(f'{_literal(number)} " " {run}')
+            apart = r" (litt?|lett?)\. | " if number in names else r" (litt?|lett?)\. "  # `3 a` may be read as 3
+            one.append(f"{_literal(number)} {_regex(apart)} {run}")
         number = self._any(one)
-        several = self._rule(f"{number} (/[-–]/ {self._any(map(_literal, names))} | {_regex(self.words.following)})?")
+        several = self._rule(f"{number} ({_TO} {self._any(map(_literal, names))} | {_regex(self.words.following)})?")
         return self._rule(f"{_regex(_WHERE)} {several} ({join} {several})*")
 
     def _judgments(self) -> str:
@@ -455,8 +510,8 @@ class _Grammar:
                     part = Citation(citation.kind, citation.path[:depth])
                     words = [word for level in part.path for word in level if word]
                     text = " ".join(self.words.collections.get(word, word) for word in words)
-                    if self._reads(text, part):
-                        written.append(_literal(text))
+                    older = re.sub("^(ATF|DTF) ", lambda name: {"ATF ": "RO ", "DTF ": "RU "}[name[0]], text)
+                    written += [_literal(form) for form in dict.fromkeys((text, older)) if self._reads(form, part)]
         return self._any(written)
 
 
