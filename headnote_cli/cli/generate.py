@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     What_to_write="decision split lang from_ limit shard",
     Output="output force",
     Which_model="model endpoint served_model concurrency",
-    Sampling="grounded preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates",
+    Sampling="grounded preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates choose",
 )
 def generate(
     screen: Screen,
@@ -70,6 +70,10 @@ def generate(
     grounded: Annotated[
         bool, typer.Option("--grounded", help="Cite only what the decision has, in the language of the headnote.")
     ] = False,
+    choose: Annotated[
+        bool,
+        typer.Option("--choose", help="Keep the best candidate: well cited, right language, nearest to the others."),
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -110,11 +114,14 @@ def generate(
         sampling, prompts = _preset(preset, sampling)
     if num_candidates > 1 and sampling.temperature == 0:
         raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
+    if choose and num_candidates == 1:
+        raise UsageError("--choose needs several headnotes", hint="set --num-candidates, and --temperature above 0")
     asked: dict[str, Any] = {
         "languages": languages,
         "model": model,
         "sampling": sampling,
         "candidates": num_candidates,
+        "choose": choose,
         "server": Server(endpoint, served_model) if endpoint else None,
         "prompts": prompts,
         "grounded": grounded,
@@ -197,11 +204,13 @@ def _show_headnote(screen: Screen, headnote: GeneratedHeadnote) -> None:
     if screen.json_mode:
         screen.line(headnote.to_json())
         return
-    unfinished = " […]" if headnote.finish_reason == "length" else ""
+    unfinished = "" if headnote.finish_reason == "stop" else " […]"
     if screen.streams:
         screen.text(unfinished)
     else:
         screen.text(headnote.headnote + unfinished)
-    if unfinished:
+    if headnote.finish_reason == "length":
         screen.note("the headnote is unfinished: the token limit cut it off; raise --max-new-tokens", warning=True)
+    if headnote.finish_reason == "loop":
+        screen.note("the headnote repeats itself, and was stopped: try --repetition-penalty 1.1", warning=True)
     screen.table(headnote_view(headnote))

@@ -27,6 +27,7 @@ from headnote_cli.evaluation.bootstrap import (
 from headnote_cli.evaluation.metrics import Metric, Scored, Sums, lead, metrics
 from headnote_cli.evaluation.published import PUBLISHED, Published, protocol_notes
 from headnote_cli.events import Listener, Note
+from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.predictions import (
     Joined,
     Pair,
@@ -310,7 +311,7 @@ def _scored(pair: Pair, decision_field: str) -> Scored:
         str(row.get(decision_field, "")),
         written["lang"],
         row.get("decision_language"),
-        str(written.get("finish_reason", "stop")),
+        "loop" if ends_in_a_loop(written["headnote"]) else str(written.get("finish_reason", "stop")),
         year_of_row(row),
     )
 

@@ -178,9 +178,7 @@ def share_scores() -> list[Metric]:
     """Shares and ratios in per cent: right language, unfinished, length relative to the official headnote."""
 
     def states(rows: Sequence[Scored]) -> Iterable[Sequence[float]]:
-        return (
-            (float(detect_language(row.headnote) == row.lang), float(row.finish_reason == "length")) for row in rows
-        )
+        return ((float(detect_language(row.headnote) == row.lang), float(row.finish_reason != "stop")) for row in rows)
 
     def words(rows: Sequence[Scored]) -> Sums:
         counts = [(len(_WORD.findall(row.headnote)), len(_WORD.findall(row.reference))) for row in rows]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from headnote_cli.config.layers import Config
 from headnote_cli.data.documents import Decision
 from headnote_cli.errors import counted
-from headnote_cli.events import Listener, Note
+from headnote_cli.events import Event, Listener, Note, TextWritten
+from headnote_cli.generation.best import best_of
 from headnote_cli.generation.choice import announce, backend_of, choose_model, encoder_of
 from headnote_cli.generation.headnotes import GeneratedHeadnote, checked
 from headnote_cli.generation.request import GenerateOptions, prompted, requests_of, rows_of
@@ -29,6 +30,7 @@ def generate(
     announce(config, choice, encoder, options.server, emit)
     backend = backend_of(config, choice, encoder, options.server, emit)
     notes = {decision.name: decision.note for decision in decisions}
+    group: list[GeneratedHeadnote] = []
     for request in requests:
         if note := notes.pop(request.where, None):
             emit(Note(note))
@@ -37,5 +39,23 @@ def generate(
         if asked.encoded.cut:
             removed = f"{counted(asked.encoded.cut, 'token')} removed ({encoder.overflow})"
             emit(Note(f"the decision is longer than `max_length` allows: {removed}", warning=True))
-        written = backend.write_one(asked.prompt(options.grounded, kept=len(requests) > 1), options.sampling, emit)
-        yield checked(asked, written, seconds=round(time.monotonic() - started, 3))
+        written = backend.write_one(
+            asked.prompt(options.grounded, kept=len(requests) > 1),
+            options.sampling,
+            _ignore if options.choose else emit,
+        )
+        headnote = checked(asked, written, seconds=round(time.monotonic() - started, 3))
+        if not options.choose:
+            yield headnote
+            continue
+        group.append(headnote)
+        if len(group) == options.candidates:
+            place = best_of([candidate.to_json() for candidate in group])
+            emit(Note(f"chosen: candidate {place + 1} of {len(group)}"))
+            emit(TextWritten(group[place].headnote))
+            yield group[place]
+            group = []
+
+
+def _ignore(event: Event) -> None:
+    """A listener that shows nothing of candidates that may not be chosen."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -28,12 +28,14 @@ from transformers.generation import (
 
 from headnote_cli.generation.cpu import tune
 from headnote_cli.generation.grounding import Constraint
+from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.sampling import Sampling
 from headnote_cli.machine.memory import available_memory
 
 SLACK = 512  # columns beyond the longest row, so that rows are seldom moved to the left
 MOST_ROWS = {"cpu": 16, "cuda": 64}  # written together, if nothing else is said
 SHARE_OF_FREE = 0.7  # of free memory for keys and values; the rest is for reading the next prompt
+LOOKED_AT = 16  # tokens from one look for a loop to the next
 REUSED_FROM = 0.5  # of a prompt: below, it is read whole, on a GPU without a mask
 # The argument that takes a cache, of models and of `generate`: transformers 5.24 renamed it, and warns of the old name.
 ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
@@ -51,6 +53,8 @@ class RowState:
     seed: int
     constraint: Constraint | None = None
     written: list[int] = dataclasses.field(default_factory=list)
+    log_probabilities: list[float] = dataclasses.field(default_factory=list)  # of the tokens, as the model has them
+    loops: bool = False  # what is written repeats itself
 
     @property
     def length(self) -> int:
@@ -185,13 +189,20 @@ class LastPrompt:
 class Decoder:
     """Writes for many prompts with one model, of which `rows_can_join` holds."""
 
-    def __init__(self, model: Any, stop_ids: list[int], slots: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        stop_ids: list[int],
+        slots: int | None = None,
+        text_of: Callable[[list[int]], str] | None = None,
+    ) -> None:
         """
         Args:
+            text_of: Tokens as text, in which loops are looked for; None: they are not.
             slots: Rows that are written together, if their keys and values fit into free memory.
         """
         self.model = model
-        self.stop_ids = frozenset(stop_ids)
+        self.stop_ids, self.text_of = frozenset(stop_ids), text_of
         if model.device.type == "cpu":
             tune(model)
         self.count = slots or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
@@ -238,7 +249,10 @@ class Decoder:
         return ended
 
     def _has_ended(self, row: RowState, chooser: Chooser) -> bool:
-        return row.written[-1] in self.stop_ids or len(row.written) >= chooser.sampling.max_new_tokens
+        if row.written[-1] in self.stop_ids or len(row.written) >= chooser.sampling.max_new_tokens:
+            return True
+        row.loops = self.text_of is not None and has_begun_to_loop(row.written, self.text_of)
+        return row.loops
 
     def _read(self, row: RowState) -> Prefill:
         """The prefill of a prompt.
@@ -266,6 +280,11 @@ class Decoder:
             **{CACHE: slots.cache},
         ).logits
         return logits[:, -1]
+
+
+def has_begun_to_loop(written: list[int], text_of: Callable[[list[int]], str]) -> bool:
+    """Whether tokens end in a loop; looked at now and then."""
+    return len(written) % LOOKED_AT == 0 and ends_in_a_loop(text_of(written))
 
 
 def rows_can_join(model: Any) -> bool:
@@ -324,10 +343,11 @@ class Chooser:
     def choose(self, row: RowState, logits: torch.Tensor) -> int:
         """A token for a row, from its logits (vocabulary,)."""
         scores = logits.float()[None]
-        if row.constraint is None:
-            return self._draw(row, scores)
-        token = self._draw(row, row.constraint.allow(scores))
-        row.constraint.take(token)
+        allowed = scores if row.constraint is None else row.constraint.allow(scores)
+        token = self._draw(row, allowed)
+        if row.constraint is not None:
+            row.constraint.take(token)
+        row.log_probabilities.append(float(scores[0, token] - scores.logsumexp(-1)))
         return token
 
     def _draw(self, row: RowState, scores: torch.Tensor) -> int:

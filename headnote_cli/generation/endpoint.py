@@ -11,6 +11,7 @@ from typing import Any
 from headnote_cli.errors import DataError, SldsError
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.generation.chat import AT_A_TIME, Chat, ServerFailed
+from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 
 
@@ -126,7 +127,8 @@ class Endpoint:
         dispensable += ["top_p"] if sampling.top_p == 1.0 else []
         dispensable += ["temperature"] if sampling.temperature == 0 else []
         answer = self.chat.ask(prompt.messages, dispensable, **request)
-        return Headnote(answer.text, "length" if answer.is_cut_off else "stop", answer.tokens)
+        reason = "loop" if ends_in_a_loop(answer.text) else "length" if answer.is_cut_off else "stop"
+        return Headnote(answer.text, reason, answer.tokens)
 
 
 def _ends_all(future: Future[Headnote]) -> bool:

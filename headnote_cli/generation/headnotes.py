@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headnote_cli.data.fields import year_of_row
+from headnote_cli.generation.doubt import Doubt
 from headnote_cli.generation.predictions import written_id
 from headnote_cli.generation.request import Prompted
 from headnote_cli.generation.sampling import Headnote
@@ -29,6 +30,7 @@ class GeneratedHeadnote:
     unsupported: list[str]
     detected: str | None
     candidate: int | None = None  # counted from 1, where there are several
+    doubt: Doubt | None = None
     seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -43,7 +45,8 @@ class GeneratedHeadnote:
             "citations": {"found": self.found, "partly": self.partly, "unsupported": self.unsupported},
             "language": {"expected": self.lang, "detected": self.detected},
         }
-        return numbered | checked | timed
+        doubt = {} if self.doubt is None else {"doubt": self.doubt.to_json()}
+        return numbered | checked | doubt | timed
 
 
 def checked(prompted: Prompted, written: Headnote, seconds: float | None = None) -> GeneratedHeadnote:
@@ -67,5 +70,6 @@ def checked(prompted: Prompted, written: Headnote, seconds: float | None = None)
         unsupported=cited["missing"],
         detected=detect_language(written.text),
         candidate=request.candidate,
+        doubt=written.doubt,
         seconds=seconds,
     )

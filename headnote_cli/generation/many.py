@@ -15,6 +15,7 @@ from headnote_cli.data.encoding import Encoder
 from headnote_cli.data.row_files import Row
 from headnote_cli.errors import DataError, SldsError, UsageError, counted
 from headnote_cli.events import Listener, Note, RowWritten
+from headnote_cli.generation.best import best_of
 from headnote_cli.generation.choice import Backend, ModelChoice, announce, backend_of, choose_model, encoder_of
 from headnote_cli.generation.headnotes import checked
 from headnote_cli.generation.predictions import Key, noted_settings, part_of, settings_of, written_id
@@ -51,6 +52,7 @@ class ManyReport:
     failed: int
     before: int  # of them there from an earlier start
     unfinished: int  # headnotes that the token limit cut off
+    loops: int  # headnotes that repeat themselves
     other_language: int  # in another language than asked for
     cut: int  # whose decision was longer than `max_length`
     seconds: float
@@ -95,12 +97,26 @@ def _generate_many(config: Config, rows: list[tuple[str, Row]], emit: Listener, 
             done[_key(line)] = line
             journal.append(line)
     lines = [done.pop(request.key) for request in requests]
+    if options.choose:
+        _choose(lines)
     if todo or journal.path.exists():
         journal.publish(options.output, [*lines, *done.values()])
     if done:
         emit(Note(f"{counted(len(done), 'line')} of other rows or languages kept in {options.output}"))
     _report_reasons([line["error"] for line in lines if "error" in line], emit)
     return _report(options.output, lines, before, time.monotonic() - began)
+
+
+def _choose(lines: list[dict[str, Any]]) -> None:
+    """Note of each candidate whether it is the best of its sample and language."""
+    of_sample: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        if "headnote" in line:
+            of_sample.setdefault((str(line["sample_id"]), str(line["lang"])), []).append(line)
+    for candidates in of_sample.values():
+        best = best_of(candidates)
+        for place, line in enumerate(candidates):
+            line["chosen"] = place == best
 
 
 def _report(output: Path, lines: list[dict[str, Any]], before: int, seconds: float) -> ManyReport:
@@ -111,6 +127,7 @@ def _report(output: Path, lines: list[dict[str, Any]], before: int, seconds: flo
         failed=len(lines) - len(written),
         before=before,
         unfinished=sum(line["finish_reason"] == "length" for line in written),
+        loops=sum(line["finish_reason"] == "loop" for line in written),
         other_language=sum(line["language"]["detected"] not in (None, line["lang"]) for line in written),
         cut=sum(line["tokens"]["cut"] > 0 for line in written),
         seconds=round(seconds, 3),
@@ -134,6 +151,7 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
         "grounded": options.grounded,
+        "choose": options.choose,
         "shard": list(options.shard),
         "served_model": (options.server.model or choice.name) if options.server else None,
     }

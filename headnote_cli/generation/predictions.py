@@ -35,6 +35,7 @@ class Joined:
     extra: list[Row] = field(default_factory=list)  # rows of which no prediction is, not even one that failed
     duplicates: list[Prediction] = field(default_factory=list)  # of a sample, language and candidate seen before
     failed: list[Prediction] = field(default_factory=list)  # with an error in the place of the headnote
+    passed_over: list[Prediction] = field(default_factory=list)  # candidates of which another one was chosen
 
     def notes(self) -> list[str]:
         """What is to be said about those without a partner."""
@@ -42,6 +43,7 @@ class Joined:
             "without a row of the same sample and language, left out": self.missing,
             "of a sample, language and candidate that came before, left out": self.duplicates,
             "with an error instead of a headnote, left out": self.failed,
+            "of which another candidate was chosen, left out": self.passed_over,
         }
         notes = [f"{counted(len(some), 'prediction')} {what}" for what, some in unmatched.items() if some]
         return notes + ([f"{counted(len(self.extra), 'row')} without a prediction"] if self.extra else [])
@@ -67,7 +69,7 @@ def noted_settings(output: Path) -> dict[str, Any] | None:
     noted = read_json(settings_of(output))
     if noted is None:
         return None
-    noted = {"grounded": False, **noted}  # older files do not say
+    noted = {"grounded": False, "choose": False, **noted}  # older files do not say
     if "server" not in noted:
         return noted
     server = noted.pop("server")
@@ -161,6 +163,8 @@ def join(predictions: Iterable[Prediction], rows: Iterable[Row]) -> Joined:
             joined.duplicates.append(prediction)
         elif _is_failed(prediction):
             joined.failed.append(prediction)
+        elif prediction.get("chosen") is False:
+            joined.passed_over.append(prediction)
         elif row is None:
             joined.missing.append(prediction)
         else:

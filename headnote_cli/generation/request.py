@@ -32,6 +32,7 @@ class GenerateOptions:
         languages: Of the headnotes, for each decision; none: each row's own `headnote_language`.
         model: What `--model` names; None: the newest model of the config's run.
         candidates: Headnotes for each decision and language, drawn with one seed after the other.
+        choose: Whether the best of the candidates is chosen.
         server: What writes instead of a model here.
         prompts: Templates in place of those that the model was trained with.
         grounded: Whether a headnote may cite only what its decision has.
@@ -41,6 +42,7 @@ class GenerateOptions:
     model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     candidates: int = 1
+    choose: bool = False
     server: Server | None = None
     prompts: Path | None = None
     grounded: bool = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headnote_cli.errors import UsageError
+from headnote_cli.generation.doubt import Doubt
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Headnote:
-    """What the model wrote. `finish_reason` is `length` where the token limit cut it off."""
+    """What the model wrote.
+
+    Attributes:
+        finish_reason: `stop`; `length` where the token limit cut it off; `loop` where it repeated itself.
+        doubt: How sure the model was; None of a server.
+    """
 
     text: str
     finish_reason: str
     tokens: int
+    doubt: Doubt | None = None

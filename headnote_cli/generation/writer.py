@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, PreTrainedTokenizerBase, TextStreamer
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList, TextStreamer
 
 from headnote_cli.events import Event, Listener, TextWritten
 from headnote_cli.generation.cpu import tune
-from headnote_cli.generation.decoder import CACHE, Chooser, Decoder, LastPrompt, RowState, rows_can_join
+from headnote_cli.generation.decoder import (
+    CACHE,
+    Chooser,
+    Decoder,
+    LastPrompt,
+    RowState,
+    has_begun_to_loop,
+    rows_can_join,
+)
+from headnote_cli.generation.doubt import doubt_of
 from headnote_cli.generation.grounding import Grounding
+from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
 from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.models.base import BaseModel
@@ -48,7 +58,7 @@ class Writer:
         self.model, self.tokenizer, self.stop_ids = model, tokenizer, stop_ids
         if model.device.type == "cpu":
             tune(model)
-        self.decoder = Decoder(model, stop_ids, slots) if rows_can_join(model) else None
+        self.decoder = Decoder(model, stop_ids, slots, self._text) if rows_can_join(model) else None
         self._last = LastPrompt()
 
     def write(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[tuple[Any, Headnote | Exception]]:
@@ -85,6 +95,7 @@ class Writer:
             pad_token_id=self.stop_ids[0],
             streamer=_Pieces(self.tokenizer, emit),
             logits_processor=LogitsProcessorList([chooser.of_row(row)]),
+            stopping_criteria=StoppingCriteriaList([self._loops(row)]),
             **{CACHE: cache},
             **NOTHING_ELSE,
         )
@@ -93,15 +104,29 @@ class Writer:
         row.written = output[0, len(prompt.ids) :].tolist()
         return self._headnote(row)
 
+    def _text(self, written: list[int]) -> str:
+        return str(self.tokenizer.decode(written, skip_special_tokens=True))
+
+    def _loops(self, row: RowState) -> Callable[..., torch.Tensor]:
+        """What ends a headnote that repeats itself."""
+
+        def loops(input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            row.loops = has_begun_to_loop(input_ids[0, len(row.prompt) :].tolist(), self._text)
+            return torch.tensor([row.loops], device=input_ids.device)
+
+        return loops
+
     def _headnote(self, row: RowState) -> Headnote:
-        """Tokens as text; one that the limit cut off says so, and has no citation that was begun."""
+        """Tokens as text; one that is not finished says why, and has no citation that was begun."""
         written = row.written
         finished = bool(written) and written[-1] in self.stop_ids
         if row.constraint is not None:
             written = written if finished else written[: row.constraint.complete]
             row.constraint.release()
-        text = str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
-        return Headnote(text, "stop" if finished else "length", len(written))
+        text = self._text(written).strip()
+        reason = "stop" if finished else "loop" if row.loops or ends_in_a_loop(text) else "length"
+        doubt = doubt_of(written, row.log_probabilities[: len(written)], text, self._text)
+        return Headnote(text, reason, len(written), doubt)
 
 
 # All are given, so that a model's own generation config decides nothing: the chooser does.

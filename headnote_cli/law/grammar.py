@@ -55,7 +55,7 @@ _AT_THE_END = (
 # the whole of the text does not begin with such words would be simpler to say, and is too much for the lexer.)
 _SIGN, _CLOSES, _BLANK = r"[;:)\]»]", r"[:)\]»]", r"[ \n]"
 _NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
-_WORD = r"[A-ZÄÖÜ]?[a-zà-ÿ]{2}[a-zà-ÿ'’-]*"
+_WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ'’-]*"
 _ELIDED = r"((l|d|s|n|c|qu|dell|nell|all|dall|sull|un)['’])?"
 _WORD_END = r"[ \n,;:)\]»]"
 _RUN = r"([A-HJ-UWYZa-zÀ-ɏ ,'’-]|[IVX][a-zà-ÿ])*"  # words without numbers
@@ -65,12 +65,12 @@ _JOINERS = (
     r"|bzw|resp|insb|iVm|spéc|partic"
 )
 _PARTS = (
-    r"[an]?[Aa]rt[a-zà-ÿ]*|Anhangs?|[Aa]nnexe|[Aa]llegato|Erw[a-zä]*|[Cc]ons[a-zé]*|Satz|phrase|frase|periodo|primo?|alinéa"
+    r"[an]?[Aa]rt[a-zà-ÿ]*|Anhangs?|[Aa]nnexe|[Aa]llegato|Erw[a-zä]*|[Cc]onsid[a-zé]*|[Cc]ons|Satz|phrase|frase|periodo|primo?|alinéa"
     r"|comma|al|cpv|cp|litt?|let|lett|lettre|lettera|ch|cifra|num|chiffre|Abs|Absatz|Ziff|Ziffer|Nr|Bst|par"
 )
 _SECOND = (  # words that end what joins: `in Verbindung mit`
     r"Verb|Verbindung|relation|rel|lien|liaison|corrélation|relazione|combinato|combinazione|que|qu|pure|renvoi|rinvio"
-    r"|auch|avec|mit|con|particulier|particolare|aa|bb|cc|dd|ee|ff|gg|hh"
+    r"|auch|avec|mit|con|particulier|particolare|aaa?|bbb?|ccc?|ddd?|eee?|ff|ggg?|hhh?"
 )
 _CANTONS = (  # as adjectives, whole or abbreviated
     r"argovi|bern|frib|genev|ginev|glaron|gris|grig|juras|giuras|lucern|neuch|neocast|nidwald|obwald|saint-gall|sangall"
@@ -83,7 +83,7 @@ _ABBREVIATED_CANTONS = (
 )
 _ORDINALS = r"erste|zweite|dritte|vierte|letzte|premi|deuxi|second|troisi|quatri|derni|prim|terz|quart|ultim"
 _NOT_BEHIND_AN_ACT = rf"({_CANTONS}|{_ORDINALS})[a-zà-ÿ-]*"
-_NOT_BEHIND_A_NUMBER = r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|aa|bb|cc|dd|ee|gg|hh"
+_NOT_BEHIND_A_NUMBER = r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|aaa?|bbb?|ccc?|ddd?|eee?|ggg?|hhh?"
 _NOT_BEHIND_A_JUDGMENT = (
     r"pag|ff|ss|segg?|sgg|vom|du|del|dell|fine|cité[a-z]*|cit|zit|zitiert[a-z]*|[a-z]*(erwähnt|genannt)[a-z]*"
     r"|mentionné[a-z]*|menzionat[a-z]*|visé[a-z]*|pré|précité[a-z]*|susmentionné[a-z]*|loc|op|già|déjà|ci-[a-z-]*"
@@ -96,7 +96,7 @@ _ANCHORS = {
     "§": "§{1,2} ",
     "Anhang": r"(Anhang|[Aa]nnexe|[Aa]llegato) ",
 }
-_TO = "/[-–]| (bis|à|a) /"
+_TO = "/([-–]| (bis|à|a) )/"
 _WHERE = r"(E\.|Erw\.|Erwägung(en)?|[Cc]ons(id)?\.|[Cc]onsidérants?|[Cc]onsiderand[oi]|c\.) ?"
 
 
@@ -155,7 +155,7 @@ _WORDS = {
         european=("règlement (CE) n°", "règlement (UE) n°", "Règlement (CE) n°", "règlement (UE)", "directive"),
     ),
     "it": _Words(
-        joins=r"(, |,? (e|ed|o|nonché|come pure|in relazione con|in combinato disposto con|in combinazione con) )",
+        joins=r"(, |,? (e|ed|o|nonché|come pure|in relazione( con)?|in combinato disposto con|in combinazione con) )",
         again="(l['’]|gli |dell['’]|all['’]|degli |agli )?",
         of="(( (della|del|dei))? | dell['’])",
         following=r"( e)? segg?\.",
@@ -238,19 +238,20 @@ class _Grammar:
         )
 
     def _behind_number(self, text: str) -> str:
-        """Behind a consideration: a semicolon may go on with another one."""
-        rules = [f"{_regex(_CLOSES)} {text}", f'"." {_regex(_BLANK)} {text}']
-        rules += [f'";" {self._first(_JOINERS)} {_regex(_WORD_END)} {text}', *self._before('"; "', text)]
+        """Behind a consideration: a semicolon, or a comma behind `ff.`, may go on with another one."""
+        rules = [f"{_regex(_CLOSES)} {text}", f"{self._anew()} {text}", *self._before('("; " | ". ")', text)]
         return self._any(rules + self._words_behind(_NOT_BEHIND_A_NUMBER, text))
 
     def _behind_judgment(self, text: str, articles: str) -> str:
         """Behind a judgment, up to the next sign, a consideration would be the judgment's."""
         words = self._rule(f"{self._first(_NOT_BEHIND_A_JUDGMENT)} {_regex(_RUN)}")
-        rules = [f"{_regex(_CLOSES)} {text}", f'"." {_regex(_BLANK)} {text}', f"{words} {_regex(_SIGN)} {text}"]
-        rules += [*self._end(words, text), *self._before('"; "', text)]
-        rules += [f'";" {self._first(_JOINERS)} {_regex(_WORD_END)} {text}']
+        rules = [f"{_regex(_CLOSES)} {text}", f"{self._anew()} {text}", f"{words} {_regex(_SIGN)} {text}"]
         rules += [f'{words} " " {articles}'] if articles else []
-        return self._any(rules)
+        return self._any([*rules, *self._end(words, text), *self._end('"."', text), *self._before('"; "', text)])
+
+    def _anew(self) -> str:
+        """A full stop or a semicolon with a word that goes on with nothing."""
+        return self._rule(f"{_regex('[.;]')} {self._first(_JOINERS)} {_regex(_WORD_END)}")
 
     def _words_behind(self, forbidden: str, text: str, before_stop: str = "") -> list[str]:
         """Rules of a first word, or of a second one behind a word that joins, and of what may follow it.
@@ -260,13 +261,13 @@ class _Grammar:
             before_stop: First words before a full stop.
         """
         elided = _ELIDED if before_stop else ""  # not behind a number: `E. 2 d'un arrêt`
-        second = f"{_regex(elided)} {self._word(_SECOND)}" if elided else self._word(_SECOND)
+        second = f"({_regex(elided)} {self._word(_SECOND)} | /[aàeo]/)" if elided else self._word(_SECOND)
         joined = self._rule(f"({_regex(f',? ({_JOINERS}) ')} | {_regex(self.words.joins)}) {second}")
         first = self._first(f"{forbidden}|{_JOINERS}", elided)
         stopped = self._first(f"{forbidden}|{_JOINERS}|{before_stop}", elided) if before_stop else first
         word = self._any([first, joined])
         rules = [f"{word} {_regex(_WORD_END)} {text}", f'({stopped} | {joined}) "." {_regex(_BLANK)} {text}']
-        rules += [rf"{_regex(' ?[(«]')} {text}", *self._end(word, text), *self._end('"."', text)]
+        rules += [rf"{_regex(' ?[(«]| [èàò] ')} {text}", *self._end(word, text), *self._end('"."', text)]
         return rules + self._before(f"({_regex(',? ')} | {_regex(self.words.joins)}) {_regex(self.words.again)}", text)
 
     def _first(self, forbidden: str, elided: str = "") -> str:
@@ -344,7 +345,10 @@ class _Grammar:
         if match is None:
             return []
         own, slash, canton = match["base"].partition("/") if not act.startswith(("VO ", "RL ")) else (act, "", "")
-        names = sorted(abbreviations("BV" if own == "KV" else own, self.language)) or [own]
+        known = abbreviations("BV" if own == "KV" else own, self.language)
+        names = sorted(name for name in known if f"{name}." not in known) or [
+            own
+        ]  # `Cost.` alone of `Cost` and `Cost.`
         part = self.words.parts.get((match["part"] or "").split(" ")[0], "")
         before = " ".join(filter(None, [part, match["annex"]])) + " " if part else ""
         written = [f"{before}{name}{slash}{canton}" for name in dict.fromkeys([*names, own])]
@@ -399,8 +403,8 @@ class _Grammar:
         ]
         if not found:
             return ""
-        number = self._any(map(self._value, found))
-        plain = self._rule(f"{number} ({_regex(self.words.following)} | {_TO} {number})?")
+        following = f"{_regex(self.words.following)}?"
+        plain = self._rule(f"{self._ranges(found)} {following}")
         deep = {n: rule for n in found if (rule := self._parts_of(((label, n),), numbers[n], act))}
         parted = self._any(f"{self._value(n)} {rule}" for n, rule in deep.items())
         item = self._rule(f"{plain} | {parted}") if parted else plain
@@ -411,7 +415,7 @@ class _Grammar:
         further = [f"{comma} {_regex(self.words.again + _ANCHORS[label])} {block}"]
         if safe:
             clear = self._any(map(_literal, safe))
-            further.append(f"{comma} {clear} ({_regex(self.words.following)} | {_TO} {number})? ({comma} {block})?")
+            further.append(f"{comma} {clear} {following} ({comma} {block})?")
         by_paragraph = {n: _Parts({"Abs.": numbers[n].of["Abs."]}) for n in deep if "Abs." in numbers[n].of}
         clear_parts = [f"{_literal(n)} {deep[n]}" for n in deep if n in safe]
         clear_parts += [
@@ -421,8 +425,15 @@ class _Grammar:
         ]
         if clear_parts:
             further.append(f"{comma} {self._any(clear_parts)}")
-        further_one = self._any(further)
-        return self._rule(f"{block} {further_one}*")
+        return self._rule(f"{block} {self._any(further)}*")
+
+    def _ranges(self, values: Iterable[str]) -> str:
+        """The rule of numbers, and of ranges from one to a later one."""
+        rules, later = [], ""
+        for value in sorted(values, key=_order, reverse=True):
+            rules.append(f"{self._value(value)} ({_TO} {later})?" if later else self._value(value))
+            later = self._any([self._value(value), later] if later else [self._value(value)])
+        return self._any(rules)
 
     def _parts_of(self, path: CitationPath, parts: _Parts, act: str) -> str:
         """The rule of an article's parts, with the space before them: ` Abs. 1 lit. a und c`; empty if it has none."""
@@ -485,7 +496,7 @@ class _Grammar:
             if re.fullmatch(r"\d[\d.]*[a-z]", name):
                 letters.setdefault(name[:-1], []).append(name[-1])
         join = _regex(rf"({JOIN.replace('(?:', '(')})")
-        one = [_literal(name) for name in names]
+        one: list[str] = []
         for number, some in letters.items():
             some.sort()
             run = ""
@@ -497,8 +508,7 @@ class _Grammar:
             one.append(f"{_literal(number)} {run}")
             apart = r" (litt?|lett?)\. | " if number in names else r" (litt?|lett?)\. "  # `3 a` may be read as 3
             one.append(f"{_literal(number)} {_regex(apart)} {run}")
-        number = self._any(one)
-        several = self._rule(f"{number} ({_TO} {self._any(map(_literal, names))} | {_regex(self.words.following)})?")
+        several = self._rule(f"{self._any([*one, self._ranges(names)])} {_regex(self.words.following)}?")
         return self._rule(f"{_regex(_WHERE)} {several} ({join} {several})*")
 
     def _judgments(self) -> str:
@@ -537,9 +547,9 @@ def _inside(value: str) -> list[str]:
     return list(dict.fromkeys(ends))
 
 
-def _order(value: str) -> tuple[int, str]:
-    digits = re.match(r"\d+", value)
-    return (int(digits[0]), value) if digits else (0, value)
+def _order(value: str) -> list[tuple[int, str]]:
+    """`3.10` comes behind `3.2`, `27bis` behind `27`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.findall(r"\d+|\D+", value)]
 
 
 def _literal(text: str) -> str:
@@ -550,7 +560,7 @@ def _regex(pattern: str) -> str:
     plain = pattern.replace("(?:", "(").replace("(?=['’])", "['’]").replace(r"\d", "[0-9]").replace(r"\s", "[ \\n]")
     plain = plain.replace(r"[\w", f"[{_LETTERS}").replace(r"[^\w", f"[^{_LETTERS}")
     plain = plain.replace(r"\w", f"[{_LETTERS}]").replace(r"\W", f"[^{_LETTERS}]")
-    return "/" + re.sub(r"(?<!\\)/", r"\/", plain) + "/"
+    return "/(" + re.sub(r"(?<!\\)/", r"\/", plain) + ")/"
 
 
 def _one_of(patterns: Iterable[str]) -> str:

@@ -20,12 +20,15 @@ from markupsafe import Markup
 
 from headnote_cli.data.fields import decision_id, year_of_row
 from headnote_cli.errors import DataError
+from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.predictions import Pair, key_of
 from headnote_cli.law.citations import Cited, Status, spans
+from headnote_cli.law.language import detect_language
 
 FOLDER = Path(__file__).resolve().parent  # the template, its style and its script lie beside this file
 TEMPLATE, STYLE, SCRIPT = "review.html.jinja", "review.css", "review.js"
 ROUGE_L = ("rougeL", "rouge_l")
+UNFINISHED = ("length", "loop")
 WORST: tuple[Status, ...] = ("missing", "partly", "found")
 Place = tuple[int, int]  # start and end character in the decision
 Segment = str | dict[str, Any]  # plain text, or text that cites
@@ -128,7 +131,7 @@ def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> tu
         "rows": len(items),
         "decisions": len(data["decisions"]),
         "unsupported": sum("missing" in (status for _, status in item["citations"]) for item in items),
-        "unfinished": sum(item["finish"] == "length" for item in items),
+        "unfinished": sum(item["finish"] in UNFINISHED for item in items),
     }
     return _render(data), counts
 
@@ -169,7 +172,7 @@ def _item(pair: Pair) -> dict[str, Any]:
     """The facts about a headnote, without its text."""
     prediction, row = pair.prediction, pair.row
     sample, lang, candidate = key_of(prediction)
-    tokens, detected = prediction.get("tokens"), prediction.get("language")
+    tokens, detected, written = prediction.get("tokens"), prediction.get("language"), prediction["headnote"]
     return {
         "sample": sample,
         "lang": lang,
@@ -177,10 +180,22 @@ def _item(pair: Pair) -> dict[str, Any]:
         "name": decision_id(row) or sample,
         "area": _text(row.get("law_area")),
         "year": _text(row.get("year")),
-        "finish": _text(prediction.get("finish_reason")),
+        "finish": "loop" if ends_in_a_loop(written) else _text(prediction.get("finish_reason")),
         "tokens": {k: v for k, v in tokens.items() if isinstance(v, int)} if isinstance(tokens, dict) else {},
-        "detected": _text(detected.get("detected")) if isinstance(detected, dict) else None,
+        "detected": _text(detected.get("detected")) if isinstance(detected, dict) else detect_language(written),
+        "doubt": _doubt(prediction.get("doubt"), len(written)),
     }
+
+
+def _doubt(noted: Any, length: int) -> dict[str, Any] | None:
+    """How sure the model was, as far as the file says it soundly."""
+    mean = noted.get("mean_log_probability") if isinstance(noted, dict) else None
+    if not isinstance(mean, int | float):
+        return None
+    words = noted.get("words") if isinstance(noted.get("words"), list) else []
+    spans = [(word.get("start"), word.get("end")) for word in words if isinstance(word, dict)]
+    sound = [[a, b] for a, b in spans if isinstance(a, int) and isinstance(b, int) and 0 <= a < b <= length]
+    return {"mean": mean, "words": sound}
 
 
 def _text(value: Any) -> str | None:

@@ -114,13 +114,14 @@
 
   const PROBLEMS = {
     unsupported: (item) => item.missing > 0,
-    unfinished: (item) => item.finish === "length",
+    unfinished: (item) => ["length", "loop"].includes(item.finish),
     language: (item) => item.detected !== null && item.detected !== item.lang,
   };
   const ORDERS = {
     file: () => 0,
     lowest: (one, other) => (one.score ?? Infinity) - (other.score ?? Infinity) || 0,
     unsupported: (one, other) => other.missing - one.missing,
+    doubt: (one, other) => (one.doubt?.mean ?? 0) - (other.doubt?.mean ?? 0),
   };
 
   const terms = () => at("search").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -167,7 +168,7 @@
     const { mark, comment } = store.get(item);
     const tags = [tag(plain(pairOf(item)), "")];
     if (item.missing) tags.push(tag(`${item.missing} unsupported`, "missing"));
-    if (PROBLEMS.unfinished(item)) tags.push(tag("unfinished", "partly"));
+    if (PROBLEMS.unfinished(item)) tags.push(tag(item.finish === "loop" ? "repeats itself" : "unfinished", "partly"));
     if (PROBLEMS.language(item)) tags.push(tag(`in ${named(item.detected)}`, "partly"));
     if (mark) tags.push(tag(`${{ good: "✓", wrong: "✗", unsure: "?" }[mark]} ${mark}`, mark));
     if (comment) tags.push(tag("comment", ""));
@@ -213,6 +214,7 @@
     at("decision").scrollTop = kept;
     if (!same) at("texts").scrollTop = 0;
     drawMarks();
+    highlightDoubt(item);
     goToFound(highlightSearch());
   }
 
@@ -228,7 +230,9 @@
       facts.push(fact(`${prompt.toLocaleString("en")} tokens read, ${completion.toLocaleString("en")} written`));
     }
     if (cut > 0) facts.push(fact(`${counted(cut, "token")} of the decision not read`));
-    if (PROBLEMS.unfinished(item)) facts.push(fact("unfinished: cut off by the token limit", true));
+    if (item.finish === "length") facts.push(fact("unfinished: cut off by the token limit", true));
+    if (item.finish === "loop") facts.push(fact("unfinished: it repeats itself", true));
+    if (item.doubt) facts.push(fact(`log-probability ${item.doubt.mean.toFixed(2)} a token; improbable words are dotted`));
     if (PROBLEMS.language(item)) facts.push(fact(`in ${named(item.detected)} instead of ${named(item.lang)}`, true));
     return facts;
   }
@@ -345,6 +349,26 @@
     }
     CSS.highlights.set("search", new Highlight(...ranges));
     return ranges;
+  }
+
+  /** Words that the model found improbable; their places count characters, which JavaScript has in one or two units. */
+  function highlightDoubt(item) {
+    if (!CSS.highlights) return;
+    const units = [0];
+    for (const character of item.words) units.push(units.at(-1) + character.length);
+    const ranges = [];
+    let at_ = 0;
+    const walker = document.createTreeWalker(at("headnote"), NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      for (const [first, last] of item.doubt?.words ?? []) {
+        const [start, end] = [units[first] - at_, units[last] - at_].map((place) => Math.max(0, Math.min(place, node.length)));
+        if (start < end) {
+          ranges.push(new StaticRange({ startContainer: node, startOffset: start, endContainer: node, endOffset: end }));
+        }
+      }
+      at_ += node.length;
+    }
+    CSS.highlights.set("doubt", new Highlight(...ranges));
   }
 
   /** What only the decision has is scrolled to. */

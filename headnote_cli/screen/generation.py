@@ -38,6 +38,7 @@ def many_view(report: ManyReport) -> RenderableType:
         "output": str(report.output),
         "headnotes": f"{report.headnotes:,}" + (f", {report.before:,} of them from before" if report.before else ""),
         "unfinished": _some(report.unfinished, "the token limit cut them off: raise --max-new-tokens"),
+        "repeating themselves": _some(report.loops, "stopped early"),
         "in another language": _some(report.other_language, "not in the one asked for"),
         "of a cut decision": _some(report.cut, "longer than `max_length`"),
         "failed": _some(report.failed, "the same command tries them again"),
