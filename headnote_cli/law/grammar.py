@@ -55,7 +55,7 @@ _AT_THE_END = (
 # the whole of the text does not begin with such words would be simpler to say, and is too much for the lexer.)
 _SIGN, _CLOSES, _BLANK = r"[;:)\]»]", r"[:)\]»]", r"[ \n]"
 _NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
-_WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ'’-]*"
+_WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ-]*"
 _ELIDED = r"((l|d|s|n|c|qu|dell|nell|all|dall|sull|un)['’])?"
 _WORD_END = r"[ \n,;:)\]»]"
 _RUN = r"([A-HJ-UWYZa-zÀ-ɏ ,'’-]|[IVX][a-zà-ÿ])*"  # words without numbers
@@ -239,19 +239,20 @@ class _Grammar:
 
     def _behind_number(self, text: str) -> str:
         """Behind a consideration: a semicolon, or a comma behind `ff.`, may go on with another one."""
-        rules = [f"{_regex(_CLOSES)} {text}", f"{self._anew()} {text}", *self._before('("; " | ". ")', text)]
+        anew = self._anew(_NOT_BEHIND_A_NUMBER)
+        rules = [f"{_regex(_CLOSES)} {text}", f"{anew} {text}", *self._before('("; " | ". ")', text)]
         return self._any(rules + self._words_behind(_NOT_BEHIND_A_NUMBER, text))
 
     def _behind_judgment(self, text: str, articles: str) -> str:
         """Behind a judgment, up to the next sign, a consideration would be the judgment's."""
         words = self._rule(f"{self._first(_NOT_BEHIND_A_JUDGMENT)} {_regex(_RUN)}")
-        rules = [f"{_regex(_CLOSES)} {text}", f"{self._anew()} {text}", f"{words} {_regex(_SIGN)} {text}"]
+        rules = [f"{_regex(_CLOSES)} {text}", f"{self._anew(_JOINERS)} {text}", f"{words} {_regex(_SIGN)} {text}"]
         rules += [f'{words} " " {articles}'] if articles else []
         return self._any([*rules, *self._end(words, text), *self._end('"."', text), *self._before('"; "', text)])
 
-    def _anew(self) -> str:
+    def _anew(self, forbidden: str) -> str:
         """A full stop or a semicolon with a word that goes on with nothing."""
-        return self._rule(f"{_regex('[.;]')} {self._first(_JOINERS)} {_regex(_WORD_END)}")
+        return self._rule(f'{_regex("[.;]")} {self._first(f"{forbidden}|{_JOINERS}")} ({_regex(_WORD_END)} | ". ")')
 
     def _words_behind(self, forbidden: str, text: str, before_stop: str = "") -> list[str]:
         """Rules of a first word, or of a second one behind a word that joins, and of what may follow it.
@@ -410,8 +411,7 @@ class _Grammar:
         item = self._rule(f"{plain} | {parted}") if parted else plain
         comma = _regex(self.words.joins)
         block = self._rule(f"({plain} {comma})* {item}")
-        paths = [path for n in deep for path in _paths(((label, n),), numbers[n])]
-        safe = [n for n in found if not any(goes_on(path, i, n) for path in paths for i in range(1, len(path)))]
+        safe = _surely_articles(found, [path for n in deep for path in _paths(((label, n),), numbers[n])])
         further = [f"{comma} {_regex(self.words.again + _ANCHORS[label])} {block}"]
         if safe:
             clear = self._any(map(_literal, safe))
@@ -536,6 +536,17 @@ def _paths(path: CitationPath, parts: _Parts) -> Iterator[CitationPath]:
         for value, deeper in values.items():
             yield (*path, (level, value))
             yield from _paths((*path, (level, value)), deeper)
+
+
+def _surely_articles(numbers: Sequence[str], paths: Sequence[CitationPath]) -> list[str]:
+    """The numbers that behind none of these paths are taken for another part: behind `Abs. 1`, 2 may be one."""
+    highest = max((_order(value)[0][0] for path in paths for _, value in path[1:]), default=0)
+    return [
+        number
+        for number in numbers
+        if (number.isdecimal() and int(number) > max(9, highest + 3))  # the parser's own bound, for speed
+        or not any(goes_on(path, depth, number) for path in paths for depth in range(1, len(path)))
+    ]
 
 
 def _inside(value: str) -> list[str]:

@@ -182,7 +182,8 @@ def _item(pair: Pair) -> dict[str, Any]:
         "year": _text(row.get("year")),
         "finish": "loop" if ends_in_a_loop(written) else _text(prediction.get("finish_reason")),
         "tokens": {k: v for k, v in tokens.items() if isinstance(v, int)} if isinstance(tokens, dict) else {},
-        "detected": _text(detected.get("detected")) if isinstance(detected, dict) else detect_language(written),
+        "detected": (_text(detected.get("detected")) if isinstance(detected, dict) else None)
+        or detect_language(written),
         "doubt": _doubt(prediction.get("doubt"), len(written)),
     }
 

@@ -93,7 +93,9 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_same_command_mends_it(
     place = tmp_path / "full"
     place.mkdir()
     stopped = slds(commands(name, place), on_a_full_disk)
-    assert_told(stopped, "$TMPDIR" if name == "evaluate" else place)  # it unpacks its detector of languages there
+    assert_told(
+        stopped, "$TMPDIR" if name in ("evaluate", "review") else place
+    )  # there the detector of languages is unpacked
     assert not [left for left in finished(place) if not left.endswith((".part", ".lock"))]
     again = slds(commands(name, place))
     assert again.returncode == 0, again.stderr

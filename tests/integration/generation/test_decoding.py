@@ -301,7 +301,7 @@ def test_a_model_whose_rows_cannot_be_joined_writes_them_one_by_one(
     sampling = Sampling(max_new_tokens=6)
     written = {name: headnote.text for name, headnote in writer.write(prompts, sampling)}
     alone = _one_by_one(model, sampling, [499])
-    assert written == {name: writer._headnote(tokens).text for name, tokens in alone.items()}
+    assert written == {name: writer._text(tokens).strip() for name, tokens in alone.items()}
 
 
 @pytest.mark.parametrize("drawn", [Sampling(6), Sampling(6, temperature=1.5, seed=3)])
@@ -325,7 +325,7 @@ def test_one_decision_in_several_languages_is_read_once(
     asked = [[*decision, 7, 8, 9], [*decision, 7, 11], [*decision, 7, 11], _rows()[1].prompt]
 
     def write(kept: bool) -> list[str]:
-        prompts = [Prompt(0, ids, [], drawn.seed, kept) for ids in asked]
+        prompts = [Prompt(0, ids, [], drawn.seed, kept=kept) for ids in asked]
         return [writer.write_one(prompt, drawn, lambda event: None).text for prompt in prompts]
 
     together = write(kept=True)
