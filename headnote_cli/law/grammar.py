@@ -277,7 +277,7 @@ class _Grammar:
 
     def _word(self, forbidden: str) -> str:
         """A word, none of these, nor one that begins or goes on with a citation."""
-        return self._rule(f"{_regex(_WORD)} & ~{_regex(f'{forbidden}|{_PARTS}')}")
+        return self._rule(f"{_regex(_WORD)} & ~{_regex(f'{forbidden}|(.*-)?({_PARTS})')}")
 
     @staticmethod
     def _end(rule: str, text: str) -> list[str]:
