@@ -135,7 +135,7 @@ def main() -> None:
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
     if options.count:
         compare(rows[: options.count], options)
-    every = rows[::3]
+    every = list(rows)
     if options.old.is_file():
         with gzip.open(options.old, "rt", encoding="utf-8") as lines:
             every += [json.loads(line) for line in lines]

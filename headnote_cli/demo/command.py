@@ -20,8 +20,9 @@ from headnote_cli.events import Listener, Note
 from headnote_cli.runs.folders import Run, output_dir
 
 CONFIG = "configs/demo.yaml"
+WORDS = ("--lang", "de", "--max-new-tokens", "112", "--config", CONFIG)
 # Without the penalty, a model this small repeats itself.
-WORDS = ("--lang", "de", "--max-new-tokens", "112", "--repetition-penalty", "1.1")
+BEST = ("--grounded", "--num-candidates", "4", "--choose", "--temperature", "0.5", "--repetition-penalty", "1.1")
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class DemoReport:
     """What the demo wrote, and where."""
 
     decision: Path
-    before: str  # the headnote before training
-    after: str
+    before: dict[str, Any]  # the headnote before training, with its checks
+    after: dict[str, Any]
+    page: Path
     base: Path
     quantized_layers: int
     losses: list[float]  # by step
@@ -61,20 +63,25 @@ def demo(emit: Listener, shows_output: bool = True) -> DemoReport:
         emit(Note(f"making {base} out of {PACKAGE}"))
         make_model(base)
     slds = _runner(emit, shows_output)
-    decision = _decision(folder)
+    decision = _decision(folder, "decision.jsonl")
     slds("preview-prompts", "--config", CONFIG, "-n", "1")
     slds("check-memory", "--config", CONFIG)
-    before = _headnote(slds, decision, base, folder / "before.json")
+    before = _headnote(slds, decision, base, folder / "before.jsonl")
     slds("train", "--config", CONFIG)
     checkpoint = run.checkpoints()[-1].path
     merged = checkpoint.with_name(f"{checkpoint.name}-merged")
     if not merged.is_dir():
         slds("merge", "--checkpoint", checkpoint.name, "--config", CONFIG, "--verify")
-    after = _headnote(slds, decision, merged, folder / "after.json")
+    after = _headnote(slds, decision, merged, folder / "after.jsonl", *BEST)
+    page = folder / "review.html"
+    if not page.is_file():
+        written = ("--predictions", str(folder / "after.jsonl"), "--references", str(decision), "--output", str(page))
+        slds("review", *written, "--config", CONFIG)
     return DemoReport(
         decision=decision,
         before=before,
         after=after,
+        page=page,
         base=base,
         quantized_layers=int(run.record()["model"]["quantized_layers"]),
         losses=[float(line["loss"]) for line in run.metrics() if "loss" in line],
@@ -99,19 +106,20 @@ def _runner(emit: Listener, shows_output: bool) -> Callable[..., str]:
     return slds
 
 
-def _decision(folder: Path) -> Path:
-    """The first French decision of the fictional test rows, written to a text file."""
+def _decision(folder: Path, name: str) -> Path:
+    """The first French decision of the fictional test rows, with its German headnote, written to a file of rows."""
     lines = (assets_root() / "samples/slds/test.jsonl").read_text(encoding="utf-8").splitlines()
-    row = next(row for row in map(json.loads, lines) if row["decision_language"] == "fr")
+    rows = map(json.loads, lines)
+    row = next(row for row in rows if (row["decision_language"], row["headnote_language"]) == ("fr", "de"))
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "decision.txt"
-    file.write_text(row["decision"], encoding="utf-8")
+    file = folder / name
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     return file
 
 
-def _headnote(slds: Callable[..., str], decision: Path, model: Path, kept: Path) -> str:
-    """The headnote that a model generates for the decision, cached in a file."""
+def _headnote(slds: Callable[..., str], decision: Path, model: Path, kept: Path, *how: str) -> dict[str, Any]:
+    """The headnote that a model writes for the decision, of several the chosen one; written once."""
     if not kept.is_file():
-        arguments = ("--decision", str(decision), *WORDS, "--model", str(model), "--config", CONFIG, "--json")
-        kept.write_text(slds("generate", *arguments), encoding="utf-8")
-    return str(json.loads(kept.read_text(encoding="utf-8"))["headnote"])
+        slds("generate", "--decision", str(decision), *WORDS, *how, "--model", str(model), "--output", str(kept))
+    lines = map(json.loads, kept.read_text(encoding="utf-8").splitlines())
+    return next(line for line in lines if line.get("chosen", True))

@@ -55,8 +55,8 @@ _AT_THE_END = (
 # the whole of the text does not begin with such words would be simpler to say, and is too much for the lexer.)
 _SIGN, _CLOSES, _BLANK = r"[;:)\]»]", r"[:)\]»]", r"[ \n]"
 _NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
-_WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ-]*"
-_ELIDED = r"((l|d|s|n|c|qu|dell|nell|all|dall|sull|un)['’])?"
+_WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ]*"
+_ELIDED = r"((l|d|s|n|c|qu|dell|nell|all|dall|sull|un|lorsqu|puisqu|jusqu)['’])?"
 _WORD_END = r"[ \n,;:)\]»]"
 _RUN = r"([A-HJ-UWYZa-zÀ-ɏ ,'’-]|[IVX][a-zà-ÿ])*"  # words without numbers
 _JOINERS = (
@@ -142,11 +142,11 @@ _WORDS = {
         european=("Verordnung (EG) Nr.", "Verordnung (EU) Nr.", "Verordnung (EU)", "Richtlinie"),
     ),
     "fr": _Words(
-        joins=r"(, |,? (et|ou|ainsi que|en relation avec|en lien avec|en liaison avec|par renvoi de) )",
+        joins=r"(, |,? (et|ou|ainsi que|en (relation|lien|liaison|corrélation) avec|cum|par renvoi de) )",
         again="(l['’]|de l['’]|à l['’]|aux? |des |les )?",
         of="(( (de la|du|des))? | de l['’])",
         following=r"( et)? (ss?\.?|suivants)",
-        levels={"Abs.": r"al\. ?", "lit.": r"(let|litt?)\. ?", "Ziff.": r"ch\. ?", "Satz": "phrase "},
+        levels={"Abs.": r"al\. ?", "lit.": r"((let|litt?)\. ?|lettres? )", "Ziff.": r"ch\. ?", "Satz": "phrase "},
         sentences=("(première|1re)", "(deuxième|seconde|2e)", "(troisième|3e)", "(quatrième|4e)"),
         paragraph=r"(par|al|ch)\. ?",
         parts={"Anhang": "annexe", "SchlT": "tit. fin.", "ÜBest": "disp. trans.", "SchlB": "disp. fin."},
@@ -277,7 +277,7 @@ class _Grammar:
 
     def _word(self, forbidden: str) -> str:
         """A word, none of these, nor one that begins or goes on with a citation."""
-        return self._rule(f"{_regex(_WORD)} & ~{_regex(f'{forbidden}|(.*-)?({_PARTS})')}")
+        return self._rule(f"{_regex(_WORD)} & ~{_regex(f'{forbidden}|{_PARTS}')}")
 
     @staticmethod
     def _end(rule: str, text: str) -> list[str]:

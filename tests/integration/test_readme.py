@@ -69,7 +69,7 @@ def test_the_commands_after_the_demo_run(
     for line in block.splitlines():
         run(f"{line} --max-new-tokens 8" if "generate" in line else line)
     assert len(Path("demo_output/headnotes.jsonl").read_text(encoding="utf-8").splitlines()) == 2
-    assert Path("demo_output/review.html").is_file()
+    assert Path("demo_output/headnotes.html").is_file()
 
 
 def test_the_five_commands_work_as_they_stand(
