@@ -77,10 +77,6 @@ _CANTONS = (  # as adjectives, whole or abbreviated
     r"|schaffh|sciaffus|soleur|solett|schw[yi]|svitt|thurg|turg|tessin|ticin|uran|vaud|vod|valais|vallesa|zoug|zug|zur"
     r"|bâl|basil|canton"
 )
-_ABBREVIATED_CANTONS = (
-    r"arg|ber|fri|gen|gin|gla|gri|jur|giu|luc|neu|neo|nid|obw|sai|san|sch|sci|sol|svi|thu|tur|tes|tic|ura|vau|vod|val"
-    r"|zou|zug|zur|bâl|bas|can"
-)
 _ORDINALS = r"erste|zweite|dritte|vierte|letzte|premi|deuxi|second|troisi|quatri|derni|prim|terz|quart|ultim"
 _NOT_BEHIND_AN_ACT = rf"({_CANTONS}|{_ORDINALS})[a-zà-ÿ-]*"
 _NOT_BEHIND_A_NUMBER = r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|aaa?|bbb?|ccc?|ddd?|eee?|ggg?|hhh?"
@@ -228,7 +224,7 @@ class _Grammar:
 
     def _behind_act(self, text: str) -> str:
         rules = [f"{_regex(_SIGN)} {text}", f'"." {_regex(_BLANK)} {text}']
-        return self._any(rules + self._words_behind(_NOT_BEHIND_AN_ACT, text, rf"({_ABBREVIATED_CANTONS})[a-zà-ÿ-]*"))
+        return self._any(rules + self._words_behind(_NOT_BEHIND_AN_ACT, text, _ELIDED))
 
     def _behind_bare(self, text: str) -> str:
         """Behind an article without an act: of `41 ff. OR`, the full stop is no sign."""
@@ -254,20 +250,18 @@ class _Grammar:
         """A full stop or a semicolon with a word that goes on with nothing."""
         return self._rule(f'{_regex("[.;]")} {self._first(f"{forbidden}|{_JOINERS}")} ({_regex(_WORD_END)} | ". ")')
 
-    def _words_behind(self, forbidden: str, text: str, before_stop: str = "") -> list[str]:
+    def _words_behind(self, forbidden: str, text: str, elided: str = "") -> list[str]:
         """Rules of a first word, or of a second one behind a word that joins, and of what may follow it.
 
         Args:
             forbidden: First words.
-            before_stop: First words before a full stop.
+            elided: What may go before a word; not behind a number: `E. 2 d'un arrêt`.
         """
-        elided = _ELIDED if before_stop else ""  # not behind a number: `E. 2 d'un arrêt`
         second = f"({_regex(elided)} {self._word(_SECOND)} | /[aàeo]/)" if elided else self._word(_SECOND)
         joined = self._rule(f"({_regex(f',? ({_JOINERS}) ')} | {_regex(self.words.joins)}) {second}")
         first = self._first(f"{forbidden}|{_JOINERS}", elided)
-        stopped = self._first(f"{forbidden}|{_JOINERS}|{before_stop}", elided) if before_stop else first
         word = self._any([first, joined])
-        rules = [f"{word} {_regex(_WORD_END)} {text}", f'({stopped} | {joined}) "." {_regex(_BLANK)} {text}']
+        rules = [f"{word} {_regex(_WORD_END)} {text}"]
         rules += [rf"{_regex(' ?[(«]| [èàò] ')} {text}", *self._end(word, text), *self._end('"."', text)]
         return rules + self._before(f"({_regex(',? ')} | {_regex(self.words.joins)}) {_regex(self.words.again)}", text)
 
