@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from headnote_cli.data.row_files import stream_rows
-from headnote_cli.data.shortening import CUT_MARK, Cut, shorten
+from headnote_cli.data.shortening import CUT_MARK, Cut, inserted_marks, shorten
 from headnote_cli.law.citations import citations
 from headnote_cli.law.document import Consideration, structure
 
@@ -38,6 +39,7 @@ class Decision:
     """A decision with the considerations and articles that one of its headnotes names, and where its tokens are."""
 
     text: str
+    language: str
     named: list[list[Consideration]]  # of each consideration that is named, its parts
     articles: frozenset[str]
     tokens: list[tuple[int, int]]
@@ -51,7 +53,9 @@ def decision_of(row: dict[str, Any]) -> Decision:
     named = [[part for part in parts if number in part.names] for number in numbers]
     own = {citation.text for citation in citations(text, row["decision_language"], int(row["year"]))}
     articles = {citation.text for citation in cited if citation.kind == "article"} & own
-    return Decision(text, [inside for inside in named if inside], frozenset(articles), pseudo_tokens(text))
+    return Decision(
+        text, row["decision_language"], [inside for inside in named if inside], frozenset(articles), pseudo_tokens(text)
+    )
 
 
 def pseudo_tokens(text: str) -> list[tuple[int, int]]:
@@ -117,6 +121,22 @@ def show_survival(decisions: dict[str, list[Decision]], length: int) -> None:
         print(f"{decade:9} {len(long):4}  " + "  ".join(f"{cell:>17}" for cell in cells))
 
 
+def show_cuts(decisions: dict[str, list[Decision]]) -> None:
+    """How many of our marks go before a word in lower case, which no sentence begins with."""
+    counts: dict[str, list[bool]] = defaultdict(list)
+    for decade, some in sorted(decisions.items()):
+        for one, length in itertools.product(some, LENGTHS):
+            if len(one.tokens) > length - PROMPT_AND_HEADNOTE:
+                kept = shorten(one.text, one.tokens, length - PROMPT_AND_HEADNOTE, "structure")
+                for mark in inserted_marks(one.text, kept):
+                    following = kept[mark + len(CUT_MARK) :].lstrip()
+                    lettered = re.match(r"[a-z]{1,2}\)", following)  # `b)` heads a consideration
+                    for group in (decade, one.language):
+                        counts[group].append(following[:1].islower() and not lettered)
+    print("\nmarks of `structure` before a word in lower case")
+    print("".join(f"{group}: {share(values)} of {len(values):,}\n" for group, values in counts.items()), end="")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="*", default=[path for path in DEFAULT if path.exists()])
@@ -132,6 +152,7 @@ def main() -> None:
     show_fitting(decisions)
     for length in LENGTHS:
         show_survival(decisions, length)
+    show_cuts(decisions)
 
 
 if __name__ == "__main__":
