@@ -2,9 +2,11 @@
 
 - docs/run.svg: what `slds train` shows, replayed from the record of the demo's run by Rich's SVG export.
 - docs/review.png: the page of `slds review` in a browser (needs a chromium).
-- The block between the two marks of README.md: a decision's beginning, a headnote, and its citations looked up.
+- The two marked blocks of README.md: a decision's beginning, a headnote, and its citations looked up; and the headnotes
+  that the demo's last screen shows.
 
-The headnotes are the samples' own, one citation of them changed, so that the check has something to show.
+The headnotes of the first block and of the page are the samples' own, one citation of them changed, so that the check
+has something to show.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from headnote_cli.events import Evaluated, Saved, StepDone, TrainingStarted
 from headnote_cli.law.citations import check
 from headnote_cli.machine.plan import PlanRow
 from headnote_cli.screen.console import SMOOTHING, Screen, duration, step_facts
+from headnote_cli.screen.demo import headnote_view
 from headnote_cli.screen.training import plan_view, training_view
 from headnote_cli.training.record import report_of
 
@@ -32,7 +35,6 @@ RUN = Path("demo_output/run")
 SAMPLES = Path("samples/slds/test.jsonl")
 RIGHT, WRONG = "Art. 337c Abs. 1 und 3 OR", "Art. 336a Abs. 2 OR"
 README = Path("README.md")
-MARKS = ("<!-- example: written by scripts/pictures.py -->\n", "<!-- end of example -->\n")
 WIDTH, HEIGHT = 1280, 720  # of the browser's window, in pixels
 
 
@@ -41,8 +43,10 @@ def main() -> None:
         sys.exit("run `make demo` first: docs/run.svg shows its run")
     draw_run(Path("docs/run.svg"))
     draw_page(Path("docs/review.png"))
-    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-    README.write_text(f"{before}{MARKS[0]}{example()}{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+    for name, block in (("example", example()), ("the demo's end", end_of_demo())):
+        begin, end = f"<!-- {name}: written by scripts/pictures.py -->\n", f"<!-- end of {name} -->\n"
+        before, _, rest = README.read_text(encoding="utf-8").partition(begin)
+        README.write_text(f"{before}{begin}{block}{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def rows() -> list[dict[str, Any]]:
@@ -71,6 +75,18 @@ def example() -> str:
         f"not in the decision  {', '.join(cited['missing'])}",
     ]
     return "\n".join(["```text", *lines, "```", ""])
+
+
+def end_of_demo() -> str:
+    """The headnotes that the demo's last screen shows, with what their checks found."""
+    console = Console(file=io.StringIO(), width=100, force_terminal=False)
+    for name, title in (("before", "before training"), ("after", "after: the best of four, grounded")):
+        lines = map(json.loads, (RUN.parent / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+        line = next(line for line in lines if line.get("chosen", True))
+        console.print(f"{title}:", *headnote_view(line | {"headnote": " ".join(line["headnote"].split())}), sep="\n")
+    assert isinstance(console.file, io.StringIO)
+    written = console.file.getvalue().splitlines()
+    return "\n".join(["```text", *(line.rstrip() for line in written), "```", ""]).replace("\n\n```", "\n```")
 
 
 def draw_page(target: Path) -> None:

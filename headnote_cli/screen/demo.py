@@ -32,15 +32,15 @@ def demo_view(report: DemoReport) -> RenderableType:
     }
     return Group(
         Text("\nGerman headnote before training:", "bold"),
-        *_headnote(report.before),
+        *headnote_view(report.before),
         Text("After training, the best of four that may cite only what the decision has:", "bold"),
-        *_headnote(report.after),
+        *headnote_view(report.after),
         Text("Ten rows teach a model of 135 million parameters the form of a headnote, not the law.\n"),
         facts_table(facts),
     )
 
 
-def _headnote(line: dict[str, Any]) -> list[RenderableType]:
+def headnote_view(line: dict[str, Any]) -> list[RenderableType]:
     """A headnote, its citations in colour, and what its checks found."""
     text = Text(line["headnote"] + ("" if line["finish_reason"] == "stop" else " […]"))
     statuses = {name: status for status, names in line["citations"].items() for name in names}
