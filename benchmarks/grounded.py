@@ -27,6 +27,7 @@ from typing import Any
 import llguidance
 from rouge_score.rouge_scorer import RougeScorer
 
+from headnote_cli.generation.grounding import LIMITS
 from headnote_cli.law.citations import Cited, citations
 from headnote_cli.law.grammar import grammar
 from headnote_cli.law.plain import plain
@@ -118,9 +119,6 @@ def interval(differences: list[float], resamples: int = 2000) -> tuple[float, fl
 def forbidden(rows: Iterator[Row]) -> None:
     """Official headnotes that the grammar does not accept, by decade."""
     tokens = llguidance.LLTokenizer("byte")
-    limits = llguidance.LLParserLimits(
-        initial_lexer_fuel=100_000_000, step_lexer_fuel=20_000_000, max_lexer_states=2_000_000
-    )
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     taken = []
     for row in rows:
@@ -128,7 +126,7 @@ def forbidden(rows: Iterator[Row]) -> None:
         headnote = " ".join(plain(row["headnote"]).text.split())
         cited = Cited(row["decision"], row["decision_language"], year)
         started = time.perf_counter()
-        one = llguidance.LLMatcher(tokens, grammar(cited, language), limits=limits, log_level=0)
+        one = llguidance.LLMatcher(tokens, grammar(cited, language), limits=LIMITS, log_level=0)
         taken.append(time.perf_counter() - started)
         ids = tokens.tokenize_str(headnote)
         accepted = one.try_consume_tokens(ids) == len(ids) and one.is_accepting()

@@ -18,6 +18,10 @@ class Event:
 Listener = Callable[[Event], None]
 
 
+def ignore(event: Event) -> None:
+    """A listener that shows nothing."""
+
+
 @dataclass(frozen=True)
 class Note(Event):
     """A line worth keeping on the screen."""

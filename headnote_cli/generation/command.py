@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from headnote_cli.config.layers import Config
 from headnote_cli.data.documents import Decision
 from headnote_cli.errors import counted
-from headnote_cli.events import Event, Listener, Note, TextWritten
+from headnote_cli.events import Listener, Note, TextWritten, ignore
 from headnote_cli.generation.best import best_of
 from headnote_cli.generation.choice import announce, backend_of, choose_model, encoder_of
 from headnote_cli.generation.headnotes import GeneratedHeadnote, checked
@@ -42,7 +42,7 @@ def generate(
         written = backend.write_one(
             asked.prompt(options.grounded, kept=len(requests) > 1),
             options.sampling,
-            _ignore if options.choose else emit,
+            ignore if options.choose else emit,
         )
         headnote = checked(asked, written, seconds=round(time.monotonic() - started, 3))
         if not options.choose:
@@ -55,7 +55,3 @@ def generate(
             emit(TextWritten(group[place].headnote))
             yield group[place]
             group = []
-
-
-def _ignore(event: Event) -> None:
-    """A listener that shows nothing of candidates that may not be chosen."""

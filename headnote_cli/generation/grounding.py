@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from headnote_cli.errors import DataError, UsageError
 
-_LIMITS = llguidance.LLParserLimits(
+LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=100_000_000, step_lexer_fuel=20_000_000, max_lexer_states=2_000_000
 )
 
@@ -67,7 +67,7 @@ class Constraint:
             DataError: The grammar is too large for the library.
         """
         if self._matcher is None:
-            self._matcher = llguidance.LLMatcher(self._tokens, self._grammar(), limits=_LIMITS, log_level=0)
+            self._matcher = llguidance.LLMatcher(self._tokens, self._grammar(), limits=LIMITS, log_level=0)
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._require_sound()
         allowed = torch.from_numpy(np.unpackbits(packed, bitorder="little", count=scores.shape[-1]).astype(bool))

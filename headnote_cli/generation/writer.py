@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList, TextStreamer
 
-from headnote_cli.events import Event, Listener, TextWritten
+from headnote_cli.events import Listener, TextWritten, ignore
 from headnote_cli.generation.cpu import tune
 from headnote_cli.generation.decoder import (
     CACHE,
@@ -65,7 +65,7 @@ class Writer:
         """The headnotes as they are done, each with its prompt's name."""
         if self.decoder is None:
             for prompt in prompts:
-                yield prompt.name, self.write_one(prompt, sampling, _ignore)
+                yield prompt.name, self.write_one(prompt, sampling, ignore)
             return
         for row in self.decoder.write((self._row(prompt) for prompt in prompts), sampling):
             yield row.name, self._headnote(row)
@@ -133,10 +133,6 @@ class Writer:
 NOTHING_ELSE: dict[str, Any] = {
     "do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0,
 }  # fmt: skip
-
-
-def _ignore(event: Event) -> None:
-    """A listener that shows nothing."""
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]

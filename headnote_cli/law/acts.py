@@ -55,14 +55,14 @@ _ADJECTIVES = {
     "VS": "valaisanne vallesana vallesano", "ZG": "zougoise zugana", "ZH": "zurichoise zurighese",
     "": "bâloise basilese cantonale",
 }  # fmt: skip
-_GERMAN_ADJECTIVES = {
-    "AG": "aargau", "AI": "innerrhod", "AR": "ausserrhod", "BE": "bern", "BL": "basellandschaft", "BS": "baselstädt",
-    "FR": "freiburg", "GE": "genf", "GL": "glarn", "GR": "bündn", "JU": "jurass", "LU": "luzern", "NE": "neuenburg",
-    "NW": "nidwald", "OW": "obwald", "SG": "st. gall", "SH": "schaffhaus", "SO": "solothurn", "SZ": "schwyz",
-    "TG": "thurgau", "TI": "tessin", "UR": "urn", "VD": "waadtländ", "VS": "wallis", "ZG": "zug", "ZH": "zürch",
+_GERMAN_ADJECTIVES = {  # the beginnings of them
+    "aargau": "AG", "innerrhod": "AI", "ausserrhod": "AR", "bern": "BE", "basellandschaft": "BL", "baselstädt": "BS",
+    "freiburg": "FR", "genf": "GE", "glarn": "GL", "bündn": "GR", "jurass": "JU", "luzern": "LU", "neuenburg": "NE",
+    "nidwald": "NW", "obwald": "OW", "st. gall": "SG", "schaffhaus": "SH", "solothurn": "SO", "schwyz": "SZ",
+    "thurgau": "TG", "tessin": "TI", "urn": "UR", "waadtländ": "VD", "wallis": "VS", "zug": "ZG", "zürch": "ZH",
 }  # fmt: skip
 _CANTON_BEFORE = re.compile(
-    rf"(?P<stem>{'|'.join(_GERMAN_ADJECTIVES.values())})(?:n?er|er?isch\w{{0,2}}|n?isch\w{{0,2}}|lich\w{{0,2}})\s(?=[A-Z]\w*[A-Z])",
+    rf"(?P<stem>{'|'.join(_GERMAN_ADJECTIVES)})(?:n?er|er?isch\w{{0,2}}|n?isch\w{{0,2}}|lich\w{{0,2}})\s(?=[A-Z]\w*[A-Z])",
     re.IGNORECASE,
 )
 _CANTON_BEHIND = re.compile(r"\s(?P<word>[a-zà-ÿ-]{3,14})(?P<dot>\.)?(?!\w)")
@@ -204,8 +204,7 @@ def read_act(text: str, start: int, usage: Usage, known: bool = False) -> tuple[
     before = _CANTON_BEFORE.match(text, start)
     if before:
         act = _single(text, before.end(), usage, known=False)
-        canton_of = {stem: canton for canton, stem in _GERMAN_ADJECTIVES.items()}
-        return (_of_canton(act[0], canton_of[before["stem"].lower()]), act[1]) if act else None
+        return (_of_canton(act[0], _GERMAN_ADJECTIVES[before["stem"].lower()]), act[1]) if act else None
     act = _long(text, start, usage) or _single(text, start, usage, known)
     behind = _canton_behind(text, act[1]) if act and "/" not in act[0] else None
     return (_of_canton(act[0], behind[0]), behind[1]) if act and behind else act

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from headnote_cli.law.acts import Usage, abbreviations, base, is_known, treaties
+from headnote_cli.law.acts import abbreviations, base, is_known, treaties
 from headnote_cli.law.articles import CitationPath, goes_on
 from headnote_cli.law.citations import Citation, Cited, Status, citations
 from headnote_cli.law.numbers import JOIN
@@ -196,8 +196,8 @@ class _Parts:
 class _Grammar:
     def __init__(self, cited: Cited, language: str) -> None:
         self.cited, self.language, self.words = cited, language, _WORDS[language]
-        self.usage = Usage(language, cited.year)
         self.rules: dict[str, str] = {}  # the name of each rule, by the rule
+        self.names: dict[str, list[str]] = {}  # of each act
 
     def text(self) -> str:
         """Free text, then citations, each with what follows it; what another citation follows ends before a word."""
@@ -283,8 +283,9 @@ class _Grammar:
         """A rule that another citation follows."""
         return [rule] if text == "BEFORE" else []
 
-    def _rule(self, rule: str, name: str = "") -> str:
-        return self.rules.setdefault(rule, name or f"R{len(self.rules)}")
+    def _rule(self, rule: str) -> str:
+        """The name of a rule."""
+        return self.rules.setdefault(rule, f"R{len(self.rules)}")
 
     def _any(self, rules: Iterable[str]) -> str:
         """One of several, empty if there are none."""
@@ -341,9 +342,7 @@ class _Grammar:
             return []
         own, slash, canton = match["base"].partition("/") if not act.startswith(("VO ", "RL ")) else (act, "", "")
         known = abbreviations("BV" if own == "KV" else own, self.language)
-        names = sorted(name for name in known if f"{name}." not in known) or [
-            own
-        ]  # `Cost.` alone of `Cost` and `Cost.`
+        names = sorted(name for name in known if f"{name}." not in known) or [own]  # of `Cost` and `Cost.`, `Cost.`
         part = self.words.parts.get((match["part"] or "").split(" ")[0], "")
         before = " ".join(filter(None, [part, match["annex"]])) + " " if part else ""
         written = [f"{before}{name}{slash}{canton}" for name in dict.fromkeys([*names, own])]
@@ -374,7 +373,7 @@ class _Grammar:
 
     def _act(self, act: str) -> str:
         """The rule of an act's names with what goes before them; empty if it has none in the language."""
-        names = self._names(act)
+        names = self.names[act] = self._names(act)
         of = _regex(self.words.of if is_known(act) else " ")
         rules = [f"{of} {self._any(map(_literal, names))}"] if names else []
         titles = self._titles(act, names[0] if names else "")
@@ -391,10 +390,9 @@ class _Grammar:
         the parser takes for an article.
         """
         statuses: Sequence[Status] = ("found",) if act else ("found", "partly")
-        behind = f" {names[0]}" if act and (names := self._names(act)) else ""
-        sign = label if label != "Art." else "Art."
+        behind = f" {names[0]}" if (names := self.names.get(act)) else ""
         found = [
-            n for n in numbers if self._reads(f"{sign} {n}{behind}", Citation("article", ((label, n),), act), statuses)
+            n for n in numbers if self._reads(f"{label} {n}{behind}", Citation("article", ((label, n),), act), statuses)
         ]
         if not found:
             return ""

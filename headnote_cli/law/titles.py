@@ -42,8 +42,6 @@ _FOREIGN = re.compile(
     r"|\w+(?:ais|iens?|ois|ains?|lin|pin|rque|ano|ese|ino|iaco)(?!\w))"
 )
 _LONGEST = 60  # words of a title
-
-
 # What a text itself says that an abbreviation means: `(OCSP; RS 120.4)`.
 _DEFINED = re.compile(r"(?<=[(\s])(?P<act>[^\W\d][\w.-]{1,20})[;,]\s(?:SR|RS)\s(?P<number>\d[\d.]*\d)(?=[\s;)])")
 
@@ -128,13 +126,17 @@ def _words(text: str, start: int) -> tuple[list[str], list[int], tuple[int, str]
 @cache
 def _abbreviated(language: str) -> dict[tuple[str, str], str]:
     """The acts by number and by each abbreviation in the brackets behind their title."""
-    names = {act.number: act.name for act in acts() if act.number}
     return {
-        (row["sr"], word): names[row["sr"]]
+        (row["sr"], word): _by_number()[row["sr"]]
         for row in _rows(TABLE)
         if (bracket := _BRACKET.search(row[language]))
         for word in re.split(r"[,;]? ", bracket[1])
     }
+
+
+@cache
+def _by_number() -> dict[str, str]:
+    return {act.number: act.name for act in acts() if act.number}
 
 
 @cache
@@ -146,13 +148,12 @@ def _rows(table: Path) -> list[dict[str, str]]:
 @cache
 def _titles(language: str) -> dict[tuple[str, ...], list[_Title]]:
     """The titles in a language by their words, and the names in brackets behind them."""
-    acts_by_number = {act.number: act.name for act in acts() if act.number}
     titles: dict[tuple[str, ...], list[_Title]] = {}
     for row in _rows(TABLE):
         date = next((found for code in LANGUAGES if (found := DATE.search(row[code]))), None)
         for title in _forms(row[language]):
             federal = row["sr"].startswith("0.") or bool(_FEDERAL.search(title) or _CAPITALS.search(title))
-            named = _Title(acts_by_number[row["sr"]], day_of(date) if date else "9999-01-01", federal)
+            named = _Title(_by_number()[row["sr"]], day_of(date) if date else "9999-01-01", federal)
             if key := _key(title):
                 titles.setdefault(key, []).append(named)
     for row in _rows(NAMES):

@@ -12,6 +12,7 @@ from typing import Any
 import llguidance
 import pytest
 
+from headnote_cli.generation.grounding import LIMITS
 from headnote_cli.law.citations import Cited, citations
 from headnote_cli.law.grammar import grammar
 from headnote_cli.law.language import LANGUAGES
@@ -19,9 +20,6 @@ from headnote_cli.law.plain import plain
 from tests.conftest import REAL, examples, real_rows, sample_rows
 
 TOKENS = llguidance.LLTokenizer("byte")
-LIMITS = llguidance.LLParserLimits(
-    initial_lexer_fuel=100_000_000, step_lexer_fuel=20_000_000, max_lexer_states=2_000_000
-)
 DECISION = (
     "Sachverhalt: A. klagte gegen B. Erwägungen: 1. Nach Art. 41 Abs. 1 und 2 OR haftet, wer Schaden zufügt. 2. Das"
     " folgt auch aus Art. 8, 9 und 29 Abs. 2 lit. a BV. 2.1 Siehe BGE 899 III 30 E. 4.1 und Urteil 4A_999/2900 vom"
