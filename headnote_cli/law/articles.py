@@ -91,6 +91,7 @@ _ANNEX = re.compile(
 )
 # An act by its title: "Art. 4 der Verordnung vom 10. März 1976 über … (VXY; SR 1.2)".
 _TITLE = re.compile(r"(?:[^;()\[\].]|(?<=\d)\.|(?<=\bst)\.|\[[a-zà-ü….][^;,()\[\]\d]{0,40}\]){5,160}[(\[](?=\w)")
+_BRACKET = re.compile(r"[^\w;.]{0,3}[(\[]")
 _SHORT_TITLE = re.compile(r"[^;()\[\]]{3,80},\s|(?:COVID|Covid)-19(?:\)\s\(|;\s)")
 _UP_TO_DATE = re.compile(r"[^;()\[\].]{0,160}?(?<!\w)(?=(?:vom|du|dell?['’]?)\s?\d)")
 _PAGE = re.compile(r"\s?[A-Z]?\s?\d")  # of a gazette or a cantonal collection: `BBl 2010 1234`, `LS 713.11`
@@ -417,8 +418,8 @@ def _act(text: str, at: int, usage: Usage, after_sentence: bool) -> tuple[str, i
     if of is None or act is None or (of["comma"] and not after_sentence):
         if of is None or not (of["of"] or _NOUN.match(text, of.end())):
             return "", at
-        act = _titled(text, at, usage)
-        return (None if act[0] else read_title(text, of.end(), usage)) or act
+        act, title = _titled(text, at, usage), read_title(text, of.end(), usage)
+        return title if title and not (act[0] and _BRACKET.match(text, title[1])) else act
     return (f"Anhang {annex['number']} {act[0]}" if annex else act[0]), act[1]
 
 

@@ -290,7 +290,7 @@ class Cited:
         self._defined = defined(text, usage)
         self._defined |= {name: act for act in self._defined.values() for name in abbreviations(act)}
         self.spans = [
-            Span(*self._plain.place(span.start, span.end), tuple(self._named(citation) for citation in span.citations))
+            Span(*self._plain.place(span.start, span.end), tuple(self.named(citation) for citation in span.citations))
             for span in _with_parts(text, list(_spans(text, usage)), usage)
         ]
         self.citations = list(dict.fromkeys(citation for span in self.spans for citation in span.citations))
@@ -307,7 +307,7 @@ class Cited:
 
     def status(self, citation: Citation) -> Status:
         """Whether this citation is there; of a range, whether its ends are."""
-        citation = self._named(citation)
+        citation = self.named(citation)
         if citation.text in self.texts and citation.kind != "consideration":
             return "found"
         if citation.kind not in ("article", "consideration"):
@@ -319,7 +319,7 @@ class Cited:
     def places(self, citation: Citation) -> list[tuple[int, int]]:
         """The characters, start and end, that have this citation, else those that have a part of it; none if it is
         missing."""
-        citation = self._named(citation)
+        citation = self.named(citation)
         if citation.kind == "consideration":
             headings = (self._heading(path[0][1]) for path in _simple(citation.path))
             return list(dict.fromkeys(heading for heading in headings if heading))
@@ -330,7 +330,7 @@ class Cited:
                 near[any(supports)].append((span.start, span.end))
         return near[True] or near[False]
 
-    def _named(self, citation: Citation) -> Citation:
+    def named(self, citation: Citation) -> Citation:
         """With the act that the decision gives this abbreviation, or this date."""
         if citation.act in self._defined and not is_known(citation.act):
             return replace(citation, act=self._defined[citation.act])

@@ -16,11 +16,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from headnote_cli.law.acts import abbreviations, base, is_known, treaties
+from headnote_cli.law.acts import abbreviations, adjectives, base, is_known, treaties
 from headnote_cli.law.articles import CitationPath, goes_on
 from headnote_cli.law.citations import Citation, Cited, Status, citations
+from headnote_cli.law.language import LANGUAGES
 from headnote_cli.law.numbers import JOIN
-from headnote_cli.law.titles import titles_of
+from headnote_cli.law.titles import DATE, MONTHS, dates, day_of, names_at_any_time, titles_of
 
 # The characters of a grounded headnote: those of the parser's plain text, less all that no headnote has.
 _PLAIN = r"\n -_a-~¡-¬®-³µ-¹»-ɏ–’“”„…€‹›•"
@@ -44,7 +45,7 @@ _AS_WORDS = (  # those that may be the end of a word, and then are none
     r"(SR|RS)\s?(0\.\d|\d{3})",
     r"(BB|BE|BG|BH|BK|BP|BV|CA|CN|CR|RH|RP|RR|SK|SN|TPF)\.20\d",
     r"[BCEHIKMPU] \d{1,4}/\d",
-    r"[A-F]-\d{1,5}/20",
+    r"[A-F]-[1-9]\d{0,4}/20",
     r"[ABCEKP]\.\s?\d{1,4}/(19|20)",
 )
 _AT_THE_END = (
@@ -53,17 +54,20 @@ _AT_THE_END = (
 )
 # What follows a citation, and does not go on with it: a sign, or a word that does not; behind that, all is free. (That
 # the whole of the text does not begin with such words would be simpler to say, and is too much for the lexer.)
-_SIGN, _CLOSES, _BLANK = r"[;:)\]»]", r"[:)\]»]", r"[ \n]"
+_SIGN, _CLOSES, _BLANK = r" ?[;:)\]»]", r" ?[:)\]»]", r"[ \n]"
+_BEFORE_ART = "[ '’(]"
 _NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
 _WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ]*"
-_ELIDED = r"((l|d|s|n|c|qu|dell|nell|all|dall|sull|un|lorsqu|puisqu|jusqu)['’])?"
-_WORD_END = r"[ \n,;:)\]»]"
+_ELIDED = r"(([lL]|[dD]|s|n|c|qu|dell|nell|all|dall|sull|un|lorsqu|puisqu|jusqu)['’])?"
+_LONG_WORD, _AS_A_WORD = r",? .{5,}", r" ?[«\"„“]| [(][0-9]| ([èàò]|n['’]a) "
+_WORD_END = r"[ \n,;:)\]»'’]"
 _RUN = r"([A-HJ-UWYZa-zÀ-ɏ ,'’-]|[IVX][a-zà-ÿ])*"  # words without numbers
 _JOINERS = (
     r"und|ed?|et|sowie|ou?|oder|in|en|ainsi|come|par|su|con|cum|mit|wie|als|je|insbesondere|namentlich|notamment"
     r"|segnatamente|unitamente|combin[a-zé]*|nonch[éè]|beziehungsweise|respektive|respectivement|rispettivamente|bis|à|a"
     r"|bzw|resp|insb|iVm|spéc|partic"
 )
+_ESPECIALLY = r", (insb\.|insbesondere|namentlich|notamment|en particulier|spéc\.|segnatamente|in particolare) "
 _PARTS = (
     r"[an]?[Aa]rt[a-zà-ÿ]*|Anhangs?|[Aa]nnexe|[Aa]llegato|Erw[a-zä]*|[Cc]onsid[a-zé]*|[Cc]ons|Satz|phrase|frase|periodo|primo?|alinéa"
     r"|comma|al|cpv|cp|litt?|let|lett|lettre|lettera|ch|cifra|num|chiffre|Abs|Absatz|Ziff|Ziffer|Nr|Bst|par"
@@ -72,27 +76,35 @@ _SECOND = (  # words that end what joins: `in Verbindung mit`
     r"Verb|Verbindung|relation|rel|lien|liaison|corrélation|relazione|combinato|combinazione|que|qu|pure|renvoi|rinvio"
     r"|auch|avec|mit|con|particulier|particolare|aaa?|bbb?|ccc?|ddd?|eee?|ff|ggg?|hhh?"
 )
-_CANTONS = (  # as adjectives, whole or abbreviated
-    r"argovi|bern|frib|genev|ginev|glaron|gris|grig|juras|giuras|lucern|neuch|neocast|nidwald|obwald|saint-gall|sangall"
-    r"|schaffh|sciaffus|soleur|solett|schw[yi]|svitt|thurg|turg|tessin|ticin|uran|vaud|vod|valais|vallesa|zoug|zug|zur"
-    r"|bâl|basil|canton"
+_CANTONS = (  # as adjectives, whole or abbreviated to five letters at least
+    r"argo|bern|frib|genev|ginev|glar|gris|grig|juras|giura|lucer|neuch|neoca|nidw|obwa|saint|sanga|schaf|sciaf|soleu"
+    r"|solet|schw[yi]|svitt|thurg|turg|tess|ticin|uran|vaud|vod|valai|valle|zoug|zug|zur|zür|bâl|basil|canto"
 )
 _ORDINALS = r"erste|zweite|dritte|vierte|letzte|premi|deuxi|second|troisi|quatri|derni|prim|terz|quart|ultim"
 _NOT_BEHIND_AN_ACT = rf"({_CANTONS}|{_ORDINALS})[a-zà-ÿ-]*"
-_NOT_BEHIND_A_NUMBER = r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|aaa?|bbb?|ccc?|ddd?|eee?|ggg?|hhh?"
+_NOT_BEHIND_A_NUMBER = r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|[a-h]?(aaa?|bbb?|ccc?|ddd?|eee?|ggg?|hhh?)"
 _NOT_BEHIND_A_JUDGMENT = (
     r"pag|ff|ss|segg?|sgg|vom|du|del|dell|fine|cité[a-z]*|cit|zit|zitiert[a-z]*|[a-z]*(erwähnt|genannt)[a-z]*"
     r"|mentionné[a-z]*|menzionat[a-z]*|visé[a-z]*|pré|précité[a-z]*|susmentionné[a-z]*|loc|op|già|déjà|ci-[a-z-]*"
 )
-# An article without an act ends at a sign; or, where the decision names no act either, before the act's title.
-_TITLE = r",? (der|des|dieser|de la|de l['’]|du|des|de|della|dell['’]|del|dei|delle) ?[A-ZÄÖÜ]?[a-zà-ÿ]{2}[a-zà-ÿ-]* "
-_NO_TITLE = r"[ '’](Anhangs?|[Aa]nnexe|[Aa]llegato|[Aa]rt[a-z]*|[Cc]onsid[a-zé]*|Erw[a-zä]*)"
+# An article of an act that has no name of its own in all languages may be followed by any title but those of acts that
+# have one: up to the next sign no word begins as the names of codes and treaties do, and none is of the Confederation.
+_OF_TITLE = r",? ((der|des|dieser|de la|du|de|della|del|dei|delle) |(de l|dell)['’] ?)"
+_TITLE_WORD, _TITLE_GAP = r"[A-Za-zÀ-ɏ-]+", "[ ,'’\"“”„«»/]{1,3}"
+_CONSTITUTION = r"([Kk]antons)?[Vv]erfassung|[Cc]onstitution|[Cc]ostituzione"
+_FEDERAL = (
+    r"([Bb]undes|[Ee]idgen|[Ss]chweiz|[Ff]édér|[Ss]uiss|[Cc]onféd|[Ff]edera|[Ss]vizzer|[Cc]onfed|[A-Za-zÀ-ɏ]+[A-ZÄÖÜ])"
+    r"[A-Za-zÀ-ɏ-]*"
+)
+_LIKE_A_WORD = "Cst|Cost|Clug|O[a-zé]{3,7}|Limp[a-z]*|L(ferr|tém)|Rform"  # abbreviations of acts
+_CLOSES_TITLE = "[.)»]{1,2}"
 _ANCHORS = {
-    "Art.": r"([Aa]rtt?\.|Artikeln?|[Aa]rticles?|[Aa]rticol[oi]) ",
-    "§": "§{1,2} ",
+    "Art.": r"([an]?[Aa]rtt?\. ?|([Aa]rt|Artikeln?|[Aa]rticles?|[Aa]rticol[oi]) )",
+    "§": "§{1,2} ?",
     "Anhang": r"(Anhang|[Aa]nnexe|[Aa]llegato) ",
 }
-_TO = "/([-–]| (bis|à|a) )/"
+_PLACE = r" (in fine|i\.f\.|a\.E\.|in initio|in limine)"  # where in an article or a paragraph
+_TO = "/( ?[-–] ?| (bis|à|a) )/"
 _WHERE = r"(E\.|Erw\.|Erwägung(en)?|[Cc]ons(id)?\.|[Cc]onsidérants?|[Cc]onsiderand[oi]|c\.) ?"
 
 
@@ -120,7 +132,9 @@ class _Words:
     parts: dict[str, str]
     collections: dict[str, str]
     before_titles: tuple[str, ...]
-    european: tuple[str, ...]
+    union: dict[str, str]
+    union_number: str
+    federal: str
 
 
 _WORDS = {
@@ -129,44 +143,50 @@ _WORDS = {
         again="(mit |von |des )?",
         of="( (der|des|zum))? ",
         following=r" ?ff?\.",
-        levels={"Abs.": r"Abs\. ?", "lit.": r"(lit|Bst)\. ?", "Ziff.": r"(Ziff|Nr)\. ?", "Satz": "Satz "},
+        levels={"Abs.": r"Abs\.? ?", "lit.": r"(lit|Bst)\. ?", "Ziff.": r"(Ziff|Nr)\. ?", "Satz": "Satz "},
         sentences=("(erster|1.)", "(zweiter|2.)", "(dritter|3.)", "(vierter|4.)"),
         paragraph=r"(Abs|Ziff)\. ?",
         parts={"Anhang": "Anhang", "SchlT": "SchlT", "ÜBest": "ÜBest", "SchlB": "SchlB"},
         collections={"E.": "E.", "S.": "S."},
         before_titles=(" der ", " des "),
-        european=("Verordnung (EG) Nr.", "Verordnung (EU) Nr.", "Verordnung (EU)", "Richtlinie"),
+        union={"VO": "Verordnung", "RL": "Richtlinie"},
+        union_number=r"(\((EG|EWG|EU)\) )?(Nr\. )?",
+        federal="(Bundesgesetz(es)?|Bundesbeschluss(es)?|BG|BB) ",
     ),
     "fr": _Words(
-        joins=r"(, |,? (et|ou|ainsi que|en (relation|lien|liaison|corrélation) avec|cum|par renvoi de) )",
-        again="(l['’]|de l['’]|à l['’]|aux? |des |les )?",
+        joins=r"(, | ainsi qu['’]|,? (et|ou|ainsi que|en (relation|lien|liaison|corrélation) avec|cum|par renvoi de) )",
+        again="(l['’]|de l['’]|à l['’]|aux? |des |les )?(ancien )?",
         of="(( (de la|du|des))? | de l['’])",
         following=r"( et)? (ss?\.?|suivants)",
-        levels={"Abs.": r"al\. ?", "lit.": r"((let|litt?)\. ?|lettres? )", "Ziff.": r"ch\. ?", "Satz": "phrase "},
-        sentences=("(première|1re)", "(deuxième|seconde|2e)", "(troisième|3e)", "(quatrième|4e)"),
+        levels={"Abs.": r"al\.? ?", "lit.": r"((let|litt?)\. ?|lettres? )", "Ziff.": r"ch\.? ?", "Satz": "phrase "},
+        sentences=("(première|1re)", "(deuxième|seconde|2e|2ème)", "(troisième|3e|3ème)", "(quatrième|4e|4ème)"),
         paragraph=r"(par|al|ch)\. ?",
         parts={"Anhang": "annexe", "SchlT": "tit. fin.", "ÜBest": "disp. trans.", "SchlB": "disp. fin."},
         collections={"BGE": "ATF", "EVGE": "ATFA", "BVGE": "ATAF", "SR": "RS", "E.": "consid.", "S.": "p."},
         before_titles=(" de la ", " du ", " de l'"),
-        european=("règlement (CE) n°", "règlement (UE) n°", "Règlement (CE) n°", "règlement (UE)", "directive"),
+        union={"VO": "règlement", "RL": "directive"},
+        union_number=r"(\((CE|CEE|UE)\) )?(n° )?",
+        federal="(loi fédérale|arrêté fédéral|LF|AF) ",
     ),
     "it": _Words(
         joins=r"(, |,? (e|ed|o|nonché|come pure|in relazione( con)?|in combinato disposto con|in combinazione con) )",
-        again="(l['’]|gli |dell['’]|all['’]|degli |agli )?",
+        again="(l['’]|gli |dell['’]|all['’]|degli |agli )?(vecchio )?",
         of="(( (della|del|dei))? | dell['’])",
         following=r"( e)? segg?\.",
-        levels={"Abs.": r"cpv\. ?", "lit.": r"lett\. ?", "Ziff.": r"(cifra |n(um)?\. ?)", "Satz": "(frase|periodo) "},
+        levels={"Abs.": r"cpv\.? ?", "lit.": r"lett\. ?", "Ziff.": r"(cifra |n(um)?\. ?)", "Satz": "(frase|periodo) "},
         sentences=("(prim[ao]|1a)", "(second[ao]|2a)", "(terz[ao]|3a)", "(quart[ao]|4a)"),
         paragraph=r"(par|cpv|n)\. ?",
         parts={"Anhang": "allegato", "SchlT": "tit. fin.", "ÜBest": "disp. trans.", "SchlB": "disp. fin."},
         collections={"BGE": "DTF", "EVGE": "STFA", "BVGE": "DTAF", "SR": "RS", "E.": "consid.", "S.": "pag."},
         before_titles=(" della ", " del ", " dell'"),
-        european=("regolamento (CE) n.", "regolamento (UE) n.", "regolamento (UE)", "direttiva"),
+        union={"VO": "regolamento", "RL": "direttiva"},
+        union_number=r"(\((CE|CEE|UE)\) )?(n\. )?",
+        federal="(legge federale|decreto federale|LF|DF) ",
     ),
 }
 _ACT = re.compile(r"(?:(?P<part>SchlT|SchlB|ÜBest|Anhang (?P<annex>\S+)) )?(?P<base>.+)")
-_EUROPEAN = re.compile(r"(?:VO|RL) (?P<number>\S+)")
 _GENITIVE = re.compile(r"(?<=gesetz)(?!\w)|(?<=buch)(?!\w)")  # `Gesetzes`, `Gesetzbuches`
+LATIN = "bis ter quater quinquies sexies septies octies novies nonies decies undecies duodecies"  # `27bis`
 _INSIDE = 30  # numbers of a range that are listed one by one
 
 
@@ -205,11 +225,11 @@ class _Grammar:
         considerations, judgments = self._considerations(), self._judgments()
         going_on: list[str] = []
         last = [cite for cite in (named, bare, considerations, judgments) if cite]
-        title = f"{_regex(_TITLE)} & ~{_regex(_ANY + _NO_TITLE + ' ')}"
         for text, turns in (("BEFORE", going_on), ("TEXT", last)):
             articles = [f"{named} ({self._behind_act(text)})"] if named else []
             articles += [f"{bare} ({self._behind_bare(text)})"] if bare else []
-            articles += [f"{unnamed} {self._rule(title)} {text}"] if unnamed else []
+            titled = f"{unnamed} {self._title()}"
+            articles += [f"{titled} ({self._behind_title(text)})", *self._end(titled, text)] if unnamed else []
             turns += articles
             if considerations:
                 turns.append(f"{considerations} ({self._behind_number(text)})")
@@ -223,7 +243,7 @@ class _Grammar:
         return "".join(f"{name}: {rule}\n" for name, rule in rules.items())
 
     def _behind_act(self, text: str) -> str:
-        rules = [f"{_regex(_SIGN)} {text}", f'"." {_regex(_BLANK)} {text}']
+        rules = [f'"."? {_regex(_SIGN)} {text}', f'"." {_regex(_BLANK)} {text}']
         return self._any(rules + self._words_behind(_NOT_BEHIND_AN_ACT, text, _ELIDED))
 
     def _behind_bare(self, text: str) -> str:
@@ -236,15 +256,56 @@ class _Grammar:
     def _behind_number(self, text: str) -> str:
         """Behind a consideration: a semicolon, or a comma behind `ff.`, may go on with another one."""
         anew = self._anew(_NOT_BEHIND_A_NUMBER)
-        rules = [f"{_regex(_CLOSES)} {text}", f"{anew} {text}", *self._before('("; " | ". ")', text)]
+        rules = [
+            f'"."? {_regex(_CLOSES)} {text}',
+            f"{anew} {text}",
+            *self._before(f'"; " | ". " | {_regex(_ESPECIALLY)}', text),
+        ]
         return self._any(rules + self._words_behind(_NOT_BEHIND_A_NUMBER, text))
 
     def _behind_judgment(self, text: str, articles: str) -> str:
         """Behind a judgment, up to the next sign, a consideration would be the judgment's."""
-        words = self._rule(f"{self._first(_NOT_BEHIND_A_JUDGMENT)} {_regex(_RUN)}")
+        words = self._rule(f'" "? {self._first(_NOT_BEHIND_A_JUDGMENT)} {_regex(_RUN)}')
         rules = [f"{_regex(_CLOSES)} {text}", f"{self._anew(_JOINERS)} {text}", f"{words} {_regex(_SIGN)} {text}"]
-        rules += [f'{words} " " {articles}'] if articles else []
-        return self._any([*rules, *self._end(words, text), *self._end('"."', text), *self._before('"; "', text)])
+        if articles:
+            rules += [
+                f"{before} {articles}"
+                for before in (f"{words} {_regex(_BEFORE_ART)}", _regex(f",? {self.words.again}"))
+            ]
+        rules += self._before(f'{words} " (" | "; "', text)
+        return self._any([*rules, *self._end(words, text), *self._end('"."', text)])
+
+    def _title(self) -> str:
+        """A title that no code, no treaty and no act of the Confederation has, with what goes before it."""
+        names = names_at_any_time(self.language)
+        known = "|".join(r"[a-zà-ÿ]{0,3}[ '’]".join(map(_capital_or_not, words)) for words in names)
+        word = self._rule(f"{_regex(_TITLE_WORD)} & ~{_regex(f'{_FEDERAL}|{_LIKE_A_WORD}')}")
+        words = self._rule(f"{word} ({_regex(_TITLE_GAP)} {word})*")
+        dates = self._any(map(_literal, self._dates()))
+        title = f"({words} & ~{_regex(f'({known}|{_CONSTITUTION}){_ANY}')})"
+        if dates:  # such a date is of no act of the Confederation that has a name
+            rest = self._rule(f"({_regex(_TITLE_GAP)} {word})*")
+            title = f'({title} | {title} " " {dates} {rest} | {_regex(self.words.federal)} {dates} {rest})'
+        return self._rule(f"{_regex(_OF_TITLE)} {title}")
+
+    def _dates(self) -> list[str]:
+        """The decision's dates that no act with a title has, in the language: `du 3 mai 2010`."""
+        months = MONTHS.split("|")[12 * LANGUAGES.index(self.language) :]
+        of, dot, first = {"de": ("vom ", ".", ""), "fr": ("du ", "", "er"), "it": ("del ", "", "°")}[self.language]
+        days = sorted({day_of(date) for date in DATE.finditer(self.cited.decision)} - dates())
+        written = []
+        for day in days:
+            year, month, number = day.split("-")
+            of_month = f"{int(number)}{first if number == '01' else dot}"
+            written.append(f"{of}{of_month} {months[int(month) - 1]} {year}")
+        return written
+
+    def _behind_title(self, text: str) -> str:
+        """Behind a title: a sign, but no bracket with another abbreviation, and no number as behind `Art.`"""
+        anew = f"{_regex(_CLOSES_TITLE)} {self._first(_SECOND, _ELIDED)} {_regex(_WORD_END)} {text}"
+        in_brackets = f'" (" {self._word(_JOINERS)} {_regex(_WORD_END)} {text}'
+        rules = [f"{_regex('[;:]')} {text}", anew, in_brackets, *self._end('"."', text)]
+        return self._any([*rules, *self._before(_regex(",? |['’]|[)»]? [(]|[.] "), text)])
 
     def _anew(self, forbidden: str) -> str:
         """A full stop or a semicolon with a word that goes on with nothing."""
@@ -258,16 +319,19 @@ class _Grammar:
             elided: What may go before a word; not behind a number: `E. 2 d'un arrêt`.
         """
         second = f"({_regex(elided)} {self._word(_SECOND)} | /[aàeo]/)" if elided else self._word(_SECOND)
-        joined = self._rule(f"({_regex(f',? ({_JOINERS}) ')} | {_regex(self.words.joins)}) {second}")
+        joined = self._rule(f"({_regex(f',? ({_JOINERS}),? ')} | {_regex(self.words.joins)}) {second}")
         first = self._first(f"{forbidden}|{_JOINERS}", elided)
         word = self._any([first, joined])
-        rules = [f"{word} {_regex(_WORD_END)} {text}"]
-        rules += [rf"{_regex(' ?[(«]| [èàò] ')} {text}", *self._end(word, text), *self._end('"."', text)]
-        return rules + self._before(f"({_regex(',? ')} | {_regex(self.words.joins)}) {_regex(self.words.again)}", text)
+        whole = self._rule(f"{first} & {_regex(_LONG_WORD)}")  # no abbreviation
+        rules = [f"{word} {_regex(_WORD_END)} {text}", f'{whole} "." {_regex(_BLANK)} {text}']
+        rules += [rf"{_regex(_AS_A_WORD)} {text}", *self._end(word, text), *self._end('"."', text)]
+        rules.append(f'" (" {self._word(f"{_SECOND}|{_LIKE_A_WORD}")} {_regex(_WORD_END)} {text}')
+        again = _regex(self.words.again if elided else "()")  # not `E. 2 des BGE …`
+        return rules + self._before(f"({_regex(',? |,? [(]')} | {_regex(self.words.joins)}) {again}", text)
 
     def _first(self, forbidden: str, elided: str = "") -> str:
         """A first word with the space before it, none of these."""
-        return self._rule(f"{_regex(f',? {elided}')} {self._word(forbidden)}")
+        return self._rule(f"{_regex(f',? ([-–] )?{elided}')} {self._word(forbidden)}")
 
     def _word(self, forbidden: str) -> str:
         """A word, none of these, nor one that begins or goes on with a citation."""
@@ -292,9 +356,16 @@ class _Grammar:
         alternatives = sorted(set(rules))
         return self._rule(" | ".join(alternatives)) if alternatives else ""
 
+    def _name(self, name: str) -> str:
+        """The rule of a name, also with the blank that a turned line leaves behind a slash: `LAN/ TI`."""
+        forms = [name, name.replace("/", "/ ")]
+        if " " in name:  # `ordonnance 2 COVID-19`
+            forms += [f"{first}{name[1:]}" for first in (name[0].upper(), name[0].lower())]
+        return self._any(map(_literal, forms))
+
     def _reads(self, text: str, citation: Citation, statuses: Sequence[Status] = ("found",)) -> bool:
         """Whether the parser reads a text as this citation alone, and the decision has it."""
-        read = citations(text, self.language, self.cited.year)
+        read = [self.cited.named(citation) for citation in citations(text, self.language, self.cited.year)]
         return [c.text for c in read] == [citation.text] and self.cited.status(read[0]) in statuses
 
     # Articles
@@ -322,14 +393,11 @@ class _Grammar:
         for label, some in named.items():  # behind an act, a number is an article if an act follows it
             one = self._any(some)
             lists.append(f"{_regex(_ANCHORS[label])} {one} ({_regex(self.words.joins)} {one})*")
-        bare: dict[str, dict[str, _Parts]] = {}
-        for labels in [*of_acts.values(), unnamed]:
-            for label, numbers in labels.items():
-                for number, parts in numbers.items():
-                    _merge(bare.setdefault(label, {}).setdefault(number, _Parts()), parts)
-        for labels in (bare, unnamed):
+        bare = _together([*of_acts.values(), unnamed])
+        titled = _together([unnamed, *(labels for act, labels in of_acts.items() if not is_known(act))])
+        for labels in (bare, titled):
             labels.pop("Anhang", None)  # without an act, it is not read as a citation
-        return self._any(lists), self._anchored(bare), self._anchored(unnamed)
+        return self._any(lists), self._anchored(bare), self._anchored(titled)
 
     def _anchored(self, labels: dict[str, dict[str, _Parts]]) -> str:
         """The rule of lists of articles without an act; empty if there are none."""
@@ -346,16 +414,22 @@ class _Grammar:
         part = self.words.parts.get((match["part"] or "").split(" ")[0], "")
         before = " ".join(filter(None, [part, match["annex"]])) + " " if part else ""
         written = [f"{before}{name}{slash}{canton}" for name in dict.fromkeys([*names, own])]
+        if slash:  # `Cst. gen.`
+            of = [adjective for adjective, name in adjectives().items() if name == canton]
+            written += [f"{name} {adjective}" for name in names for adjective in of]
         former = [f"{letter}{name}" for name in written for letter in "av" if name[0].isupper()]
-        return [name for name in (*written, *former) if self._is_read(f"Art. 1 {name}", act)]
+        short = [own] if slash and not is_known(own) and self._is_read(f"Art. 1 {own}", own) else []
+        return [name for name in (*written, *former) if self._is_read(f"Art. 1 {name}", act)] + short
 
     def _titles(self, act: str, name: str) -> str:
         """The rule of an act's titles with what goes before them, and its abbreviation in brackets; empty if it has
         none. Where the title alone does not say which act it is, the brackets must follow."""
-        european = _EUROPEAN.fullmatch(act)
-        numbers = [f"{kind} {european['number']}" for kind in self.words.european] if european else []
+        if act.startswith(("VO ", "RL ")):
+            return self._european(act)
+        if not is_known(act):
+            return self._rule(f'{self._title()} " (" {self._name(name)} ")"')
         alone, with_name = [], []
-        for title in numbers or titles_of(act, self.language):
+        for title in titles_of(act, self.language):
             title = _GENITIVE.sub("es", title, count=1) if self.language == "de" else title
             for of in self.words.before_titles:
                 rule = f"{_literal(of)} {_regex(f'[{title[0].upper()}{title[0].lower()}]')} {_literal(title[1:])}"
@@ -368,14 +442,26 @@ class _Grammar:
         rules += [f"{self._any(with_name)} {brackets}"] if with_name else []
         return self._any(rules)
 
+    def _european(self, act: str) -> str:
+        """The rule of an act of the European Union: `der Verordnung (EG) Nr. 883/2004`."""
+        kind, number = self.words.union[act[:2]], act[3:]
+        if not self._is_read(f"Art. 1{self.words.before_titles[0]}{kind} {number}", act):
+            return ""
+        of = self._any(map(_literal, self.words.before_titles))
+        return self._rule(f"{of} {_regex(f'{_capital_or_not(kind)} {self.words.union_number}')} {self._name(number)}")
+
     def _is_read(self, text: str, act: str) -> bool:
-        return [(c.path, c.act) for c in citations(text, self.language, self.cited.year)] == [((("Art.", "1"),), act)]
+        read = [self.cited.named(citation) for citation in citations(text, self.language, self.cited.year)]
+        return [(citation.path, citation.act) for citation in read] == [((("Art.", "1"),), act)]
 
     def _act(self, act: str) -> str:
         """The rule of an act's names with what goes before them; empty if it has none in the language."""
         names = self.names[act] = self._names(act)
-        of = _regex(self.words.of if is_known(act) else " ")
-        rules = [f"{of} {self._any(map(_literal, names))}"] if names else []
+        rules = [f'" " {self._any(map(self._name, names))}'] if names else []
+        of = [
+            name for name in names if is_known(act) and self._is_read(f"Art. 1{self.words.before_titles[0]}{name}", act)
+        ]
+        rules += [f"{_regex(self.words.of)} {self._any(map(self._name, of))}"] if of else []
         titles = self._titles(act, names[0] if names else "")
         return self._any([*rules, titles] if titles else rules)
 
@@ -400,7 +486,7 @@ class _Grammar:
         plain = self._rule(f"{self._ranges(found)} {following}")
         deep = {n: rule for n in found if (rule := self._parts_of(((label, n),), numbers[n], act))}
         parted = self._any(f"{self._value(n)} {rule}" for n, rule in deep.items())
-        item = self._rule(f"{plain} | {parted}") if parted else plain
+        item = self._rule(f"({plain} | {parted}) {_regex(_PLACE)}?" if parted else f"{plain} {_regex(_PLACE)}?")
         comma = _regex(self.words.joins)
         block = self._rule(f"({plain} {comma})* {item}")
         safe = _surely_articles(found, [path for n in deep for path in _paths(((label, n),), numbers[n])])
@@ -434,7 +520,7 @@ class _Grammar:
             labels = self.words.levels.get(level)
             if labels is None:
                 continue
-            if len(path) == 1 and (base(act) in treaties() or act.startswith(("VO ", "RL "))):
+            if len(path) == 1 and level != "lit." and (base(act) in treaties() or act.startswith(("VO ", "RL "))):
                 labels = self.words.paragraph
             runs = self._runs(path, level, values, act)
             rules.append(self._rule(f"{_regex(f' {labels}')} {runs} ({_regex(self.words.joins + labels)} {runs})*"))
@@ -469,7 +555,9 @@ class _Grammar:
 
     def _value(self, value: str) -> str:
         """A number as the language writes it: the first is `1er` in French, too."""
-        return '("1" | "1er")' if value == "1" and self.language == "fr" else _literal(value)
+        if value == "1" and self.language == "fr":
+            return '("1" | "1er")'
+        return self._any([_literal(value), _literal(value.replace("/", " "))])  # `3b aa` for 3b/aa
 
     def _follows(self, here: CitationPath, value: str) -> bool:
         if here[-1][0] == "lit.":
@@ -500,7 +588,8 @@ class _Grammar:
             one.append(f"{_literal(number)} {run}")
             apart = r" (litt?|lett?)\. | " if number in names else r" (litt?|lett?)\. "  # `3 a` may be read as 3
             one.append(f"{_literal(number)} {_regex(apart)} {run}")
-        several = self._rule(f"{self._any([*one, self._ranges(names)])} {_regex(self.words.following)}?")
+        following = _regex(f"{self.words.following}|f")
+        several = self._rule(f"{self._any([*one, self._ranges(names)])} {following}?")
         return self._rule(f"{_regex(_WHERE)} {several} ({join} {several})*")
 
     def _judgments(self) -> str:
@@ -515,6 +604,16 @@ class _Grammar:
                     older = re.sub("^(ATF|DTF) ", lambda name: {"ATF ": "RO ", "DTF ": "RU "}[name[0]], text)
                     written += [_literal(form) for form in dict.fromkeys((text, older)) if self._reads(form, part)]
         return self._any(written)
+
+
+def _together(acts: Iterable[dict[str, dict[str, _Parts]]]) -> dict[str, dict[str, _Parts]]:
+    """The articles of several acts, by label and number."""
+    together: dict[str, dict[str, _Parts]] = {}
+    for labels in acts:
+        for label, numbers in labels.items():
+            for number, parts in numbers.items():
+                _merge(together.setdefault(label, {}).setdefault(number, _Parts()), parts)
+    return together
 
 
 def _merge(into: _Parts, other: _Parts) -> None:
@@ -551,8 +650,13 @@ def _inside(value: str) -> list[str]:
 
 
 def _order(value: str) -> list[tuple[int, str]]:
-    """`3.10` comes behind `3.2`, `27bis` behind `27`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.findall(r"\d+|\D+", value)]
+    """`3.10` comes behind `3.2`, `27bis` behind `27`, `3quater` behind `3ter`."""
+    parts = re.findall(r"\d+|\D+", value)
+    return [(int(part), "") if part.isdecimal() else (LATIN.find(part) - len(LATIN), part) for part in parts]
+
+
+def _capital_or_not(word: str) -> str:
+    return f"[{word[0].upper()}{word[0]}]{word[1:]}"
 
 
 def _literal(text: str) -> str:

@@ -81,6 +81,23 @@ def titles_of(act: str, language: str) -> list[str]:
     return list(dict.fromkeys([*forms, *(re.sub(r"\s+", " ", DATE.sub("", form)).strip() for form in forms)]))
 
 
+@cache
+def names_at_any_time(language: str) -> list[tuple[str, ...]]:
+    """The words without their endings of the titles that need neither a date nor a word of the Confederation to say
+    which act they are: those of codes and treaties."""
+    treaties = (form for row in _rows(TABLE) if row["sr"].startswith("0.") for form in _forms(row[language]))
+    names = (name for row in _rows(NAMES) for name in row[language].split("|"))
+    keys = {_key(name) for name in (*treaties, *names) if not (_FEDERAL.search(name) or _CAPITALS.search(name))}
+    return sorted(key for key in keys if key)
+
+
+@cache
+def dates() -> frozenset[str]:
+    """The dates of all acts with a title."""
+    found = (DATE.search(row[language]) for row in _rows(TABLE) for language in LANGUAGES)
+    return frozenset(day_of(date) for date in found if date)
+
+
 def defined(text: str, usage: Usage) -> dict[str, str]:
     """The acts by abbreviations that mean nothing by themselves, or that of another act, and that the text defines by
     the act's number; only if the act's title has the abbreviation, since numbers are given anew."""

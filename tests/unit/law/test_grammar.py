@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from random import Random
@@ -13,8 +14,9 @@ import llguidance
 import pytest
 
 from headnote_cli.generation.grounding import LIMITS
+from headnote_cli.law.acts import acts
 from headnote_cli.law.citations import Cited, citations
-from headnote_cli.law.grammar import grammar
+from headnote_cli.law.grammar import _LIKE_A_WORD, grammar
 from headnote_cli.law.language import LANGUAGES
 from headnote_cli.law.plain import plain
 from tests.conftest import REAL, examples, real_rows, sample_rows
@@ -24,7 +26,8 @@ DECISION = (
     "Sachverhalt: A. klagte gegen B. Erwägungen: 1. Nach Art. 41 Abs. 1 und 2 OR haftet, wer Schaden zufügt. 2. Das"
     " folgt auch aus Art. 8, 9 und 29 Abs. 2 lit. a BV. 2.1 Siehe BGE 899 III 30 E. 4.1 und Urteil 4A_999/2900 vom"
     " 3. Mai 2900. 3. Art. 336-336d OR und Art. 12 ff. ZGB gelten, § 5 Abs. 2 StG/ZH nicht. 3.1 Anhang I FZA (SR"
-    " 0.142.112.681) und Art. 6 Ziff. 1 EMRK. 3.2 Art. 7 ist ohne Gesetz. 4. Die Klage wird abgewiesen."
+    " 0.142.112.681) und Art. 6 Ziff. 1 EMRK. 3.2 Art. 7 ist ohne Gesetz, Art. 23 Abs. 1 LAN/TI hat eines; auch Art. 5"
+    " lit. a der Verordnung (EG) Nr. 883/2004. 4. Die Klage wird abgewiesen."
 )
 
 
@@ -54,7 +57,12 @@ def of() -> dict[str, Any]:
         ("de", "Art. 8, 9 und 29 Abs. 2 BV; Art. 336-336d OR, Art. 12 ff. ZGB (E. 3.1-3.2)."),
         ("de", "Art. 8 BV i.V.m. Art. 41 Abs. 2 OR; Anhang I FZA; § 5 StG/ZH."),
         ("de", "Präzisierung von BGE 899 III 30 E. 4.1; vgl. 4A_999/2900. Der Kläger A. verlangt 5'230 Franken."),
-        ("de", "Art. 7 der Verordnung vom 3. Mai 2010 gilt (E. 3.2)."),
+        ("de", "Art. 7 der Verordnung vom 3. Mai 2900 gilt (E. 3.2)."),
+        ("de", "Art. 7 des Gesetzes über die Fischerei; Art. 23 Abs. 1 des Tessiner Ladenöffnungsgesetzes (LAN/TI)."),
+        (
+            "de",
+            "Art. 41 Abs. 2 in fine OR; Art. 5 lit. a der Verordnung (EG) Nr. 883/2004; über Art. 8 BV hinaus. Frist.",
+        ),
         ("de", "Der Art. Fall, die Art und Weise; E. Müller."),
         (
             "fr",
@@ -62,6 +70,7 @@ def of() -> dict[str, Any]:
         ),
         ("fr", "art. 6 par. 1 CEDH; annexe I ALCP; art. 336 à 336d CO; art. 12 ss CC."),
         ("it", "Art. 41 cpv. 1 CO; art. 29 cpv. 2 lett. a Cost. (consid. 3.1). DTF 899 III 30."),
+        ("fr", "L'art. 23 al. 1 de la loi tessinoise sur l'ouverture des magasins, applicable ici (consid. 3.2)."),
         ("it", "L'art. 12 segg. CC in relazione con l'art. 41 CO; § 5 cpv. 2 StG/ZH."),
     ],
 )
@@ -90,10 +99,18 @@ def test_what_the_decision_has_may_be_cited(of: dict[str, Any], language: str, t
         ("de", "4A_998/2900"),
         ("de", "§ 6 StG/ZH"),
         ("de", "Art.\u00a042 OR"),
+        ("de", "Art. 7 der Verordnung vom 4. Mai 2900"),
+        ("de", "Art. 7 des Zivilgesetzbuches"),
+        ("de", "Art. 7 des Gesetzes über die Fischerei (OR)"),
+        ("de", "Art. 23 des Bundesgesetzes über den Datenschutz"),
+        ("de", "Art. 24 des Tessiner Ladenöffnungsgesetzes"),
+        ("de", "Art. 41 des Tessiner Ladenöffnungsgesetzes"),
+        ("de", "Art. 5 lit. a der Verordnung (EG) Nr. 884/2004"),
         ("fr", "art. 42 CO"),
         ("fr", "art. 41 al. 3 CO"),
         ("fr", "art. 41 CO vaudois"),
         ("fr", "art. 8 Cst. vaud."),
+        ("fr", "art. 41 CO neuchât."),
         ("fr", "art. 41 CC"),
         ("fr", "consid. 5"),
         ("it", "art. 42 CO"),
@@ -130,11 +147,14 @@ def test_hundreds_of_citations_make_a_grammar_in_bounded_time_and_size() -> None
 
 PIECES = {
     "de": "Art. |§ |E. |BGE |Artikel | (E. | i.V.m. Art. | und |, | ff.| OR| BV| Abs. | lit. | Satz |-| der |. |; "
-    "| bzw. | f. | 12 | a | b| KV/| zweiter Satz| gilt |bis| Ziff. | StGB/BE|5A_| bei |Erw. |Anhang ",
+    "| bzw. | f. | 12 | a | b| KV/| zweiter Satz| gilt |bis| Ziff. | StGB/BE|5A_| bei |Erw. |Anhang | des Gesetzes"
+    "| über die Steuern| des Zivilgesetzbuches| des Kantons Zürich| (OR)| der Verordnung | in fine| (",
     "fr": "art. |Art. |consid. |ATF |(consid. | en relation avec l'art. | et |, | ss| CO| Cst.| al. | let. | ch. |-"
-    "| de la | du | de l'|. |; | à | s. | 12 | a | 2e phrase| vaud.| genevois| dispose | CP/GE| p. 3|annexe ",
+    "| de la | du | de l'|. |; | à | s. | 12 | a | 2e phrase| vaud.| genevois| dispose | CP/GE| p. 3|annexe | de la loi"
+    "| sur la pêche| du code civil| (CO)| loi fédérale| du règlement | de la loi tessinoise| in fine| (",
     "it": "art. |consid. |DTF |(consid. | in relazione con l'art. | e |, | segg.| CO| Cost.| cpv. | lett. | n. |-"
-    "| della | del | dell'|. |; | a | seg. | 12 | b| seconda frase| prevede | ticinese| nonché |allegato ",
+    "| della | del | dell'|. |; | a | seg. | 12 | b| seconda frase| prevede | ticinese| nonché |allegato | della legge"
+    "| sulla pesca| del codice civile| (CO)| della legge ticinese| del Cantone Ticino| in fine| (",
 }
 
 
@@ -173,6 +193,13 @@ def test_whatever_is_accepted_the_parser_finds_in_the_decision() -> None:
     assert read > 50
 
 
+def test_no_abbreviation_passes_for_a_word_of_a_title() -> None:
+    names = {name.rstrip(".") for act in acts() for of in act.abbreviations.values() for name in of}
+    like_words = {name for name in names if re.fullmatch("[A-Z][a-zé]+", name) and len(name) < 10}
+    assert len(like_words) > 20
+    assert [name for name in like_words if not re.fullmatch(_LIKE_A_WORD, name)] == []
+
+
 def test_official_headnotes_that_are_supported_are_accepted() -> None:
     """All but those that name an act by words that only they use; `benchmarks/grounded.py` prints the share."""
     counts = Counter[bool]()
@@ -183,4 +210,4 @@ def test_official_headnotes_that_are_supported_are_accepted() -> None:
         if all(cited.status(citation) == "found" for citation in citations(headnote, language, year)):
             counts[accepts(matcher(grammar(cited, language)), headnote)] += 1
     assert counts.total() > 50
-    assert counts[True] / counts.total() > 0.8
+    assert counts[True] / counts.total() > 0.9

@@ -47,6 +47,7 @@ def _old(name: str) -> Iterator[dict[str, Any]]:
         ("ordinanza: art. 23 dell'ordinanza del 21 dicembre 1973", "it", 1974, ["Art. 23"]),
         ("art. 41 du code des obligations", "fr", 1958, ["Art. 41 OR"]),
         ("art. 1382 du code civil français", "fr", 1990, ["Art. 1382"]),
+        ("art. 2 du code civil vaut aussi ici (CO)", "fr", 1990, ["Art. 2 ZGB"]),
         ("Art. 1007 des Code civil; art. 210 du code pénal philippin", "de", 1959, ["Art. 1007", "Art. 210"]),
         ("Art. 41 des Schweizerischen Obligationenrechts", "de", 1958, ["Art. 41 OR"]),
         ("art. 24 della Convenzione sullo statuto dei rifugiati", "it", 2020, ["Art. 24 FK"]),
