@@ -378,7 +378,7 @@ class Cited:
 
     def _heading(self, number: str) -> tuple[int, int] | None:
         """Where a consideration begins, else the one that it lies in."""
-        names = (*_spellings(number), *map(_above, _spellings(number)))
+        names = (*_spellings(number), *map(above, _spellings(number)))
         part = next((self._by_name[name] for name in names if name in self._by_name), None)
         return (part.start, part.start + len(part.number)) if part else None
 
@@ -386,7 +386,7 @@ class Cited:
         spellings = _spellings(citation.path[0][1])
         if any(name in self._by_name for name in spellings):
             return "found"
-        return "partly" if any(_above(name) in self._by_name for name in spellings) else "missing"
+        return "partly" if any(above(name) in self._by_name for name in spellings) else "missing"
 
 
 def _with_parts(text: str, cited: list[Span], usage: Usage) -> list[Span]:
@@ -430,7 +430,7 @@ def _spellings(number: str) -> list[str]:
     return [number, *([rest] if part.isupper() else ["1"] if number == "I" else [])]
 
 
-def _above(number: str) -> str:
+def above(number: str) -> str:
     """The consideration that one lies in: `3.2` for `3.2.1`, `3b` for `3b/aa`, `3` for `3b`."""
     return re.sub(r"(?:\.\d+|/?[a-z]+)$", "", number)
 

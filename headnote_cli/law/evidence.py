@@ -1,0 +1,243 @@
+"""Where a decision says what a sentence of a headnote says: the considerations that support it best.
+
+Each sentence is compared with each consideration, down to the second level (`E. 3.2`, `3b`): by its words, across
+languages through a lexicon; by the articles and judgments that both cite, rare ones first; and by its place, as
+headnotes follow their decision. `evidence.csv` weighs these signals; a conditional logit (McFadden, Conditional Logit
+Analysis of Qualitative Choice Behavior, 1974) learnt the weights from the court's own pointers, and from sentences of
+other decisions that no consideration supports (`scripts/learn_evidence.py`).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from headnote_cli.law.citations import Citation, Cited, above, spans
+from headnote_cli.law.sentences import sentence_ends
+from headnote_cli.law.similarity import Index, grams, stems, translated
+
+WEIGHTS = Path(__file__).with_name("evidence.csv")
+NONE = "none"  # the weight of there being no such consideration
+MOST = 3  # considerations that are named for a sentence
+SURE = 0.5  # the strength from which another consideration speaks against a pointer
+UNLIKELY = 0.03  # the strength below which a pointer's own consideration does not speak for it
+_FEW = 2  # words that make a sentence of its own
+_WORDS = re.compile(r"[^\W\d_]{3,}")
+_SECOND_LEVEL = re.compile(r"(?:[IVX]+/)?\d+(?:-\d+)?(?:\.\d+|[a-z])?")
+
+Pointer = Literal["right", "wrong", "unclear", "none"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of a headnote: its span of characters, and what it cites."""
+
+    start: int
+    end: int
+    words: str  # without the pointers
+    pointers: tuple[str, ...]  # considerations that it names
+    citations: tuple[Citation, ...]  # all others
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What supports a sentence.
+
+    Attributes:
+        start: Of the sentence, the first character in the headnote; `end`, the one behind the last.
+        places: Considerations, best first, each with its strength from 0 to 1: how likely it is the right one. Empty if
+            it is likelier that none is.
+        pointer: Whether the pointers that the sentence carries fit what supports it.
+    """
+
+    start: int
+    end: int
+    places: tuple[tuple[str, float], ...]
+    pointer: Pointer
+
+    def to_json(self) -> dict[str, Any]:
+        places = [{"consideration": number, "strength": round(strength, 3)} for number, strength in self.places]
+        return {"start": self.start, "end": self.end, "places": places, "pointer": self.pointer}
+
+
+def sentences(headnote: str, language: str, year: int | None = None) -> list[Sentence]:
+    """A headnote's sentences; what has hardly a word goes with the sentence before it."""
+    cited = spans(headnote, language, year)
+    bounds: list[tuple[int, int]] = []
+    at = 0
+    for end in [*sentence_ends(headnote, 0, len(headnote)), len(headnote)]:
+        if bounds and len(_WORDS.findall(headnote, at, end)) < _FEW:
+            bounds[-1] = (bounds[-1][0], end)
+        elif headnote[at:end].strip():
+            bounds.append((at, end))
+        at = end
+    read = []
+    for start, end in bounds:
+        own = [span for span in cited if start <= span.start < end]
+        pointing = [span for span in own if any(c.kind == "consideration" for c in span.citations)]
+        edges = [start, *(edge for span in pointing for edge in (span.start, span.end)), max(end, start)]
+        words = " ".join(headnote[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
+        said = [citation for span in own for citation in span.citations]
+        names = tuple(citation.path[0][1] for citation in said if citation.kind == "consideration")
+        others = tuple(citation for citation in said if citation.kind != "consideration")
+        first = start + len(headnote[start:end]) - len(headnote[start:end].lstrip())
+        read.append(Sentence(first, end, words, names, others))
+    return read
+
+
+class Passages:
+    """A decision's considerations down to the second level, to be searched.
+
+    Attributes:
+        numbers: Of the considerations, in their order.
+    """
+
+    def __init__(self, cited: Cited, language: str) -> None:
+        self.cited, self.language = cited, language
+        self.numbers: list[str] = []
+        starts: list[int] = []
+        for number, start in cited.counted:
+            if not self.numbers or second_level(number) != self.numbers[-1]:
+                self.numbers.append(second_level(number))
+                starts.append(start)
+        texts = [cited.decision[start:end] for start, end in pairwise([*starts, len(cited.decision)])]
+        words = [Counter[Hashable](stems(text)) for text in texts]
+        self._length = [math.log(passage.total() + 1) for passage in words]
+        self._words = Index(words)
+        self._grams = Index([Counter[Hashable](grams(text)) for text in texts])
+        citing = [Counter[Hashable]() for _ in texts]
+        for span in cited.spans:
+            place = bisect_right(starts, span.start) - 1
+            if place >= 0:
+                citing[place].update(key for citation in span.citations for key in _keys(citation))
+        self._citations = Index(citing)
+
+    def signals(self, some: Sequence[Sentence], language: str) -> Iterator[list[dict[str, float]]]:
+        """What speaks for each consideration, for each sentence of a headnote."""
+        behind = [0.0] * len(self.numbers)  # the scores of the sentences before it that carry no pointer
+        for order, sentence in enumerate(some):
+            wanted = dict[Hashable, float](translated(sentence.words, language, self.language))
+            by_words = self._words.scores(wanted)
+            cites = {key for citation in sentence.citations for key in _keys(self.cited.named(citation))}
+            columns = {
+                "words": _of_the_best(by_words),
+                "amount": by_words,
+                "share of words": self._words.cover(wanted),
+                "share of letters": self._grams.cover(grams(sentence.words)),
+                "citations": _of_the_best(self._citations.scores(cites)),
+                "sentence before": _of_the_best(behind),
+                "place": [-abs(_along(at, self.numbers) - _along(order, some)) for at in range(len(self.numbers))],
+                "late": [_along(at, self.numbers) for at in range(len(self.numbers))],
+                "length": self._length,
+            }
+            yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            behind = (
+                [0.0] * len(behind) if sentence.pointers else [a + b for a, b in zip(behind, by_words, strict=True)]
+            )
+
+    def strengths(self, some: Sequence[Sentence], language: str) -> Iterator[list[float]]:
+        """How likely each consideration is the right one, for each sentence of a headnote; what misses to 1 is how
+        likely none is."""
+        weights = _weights()["same" if language == self.language else "across"]
+        for passages in self.signals(some, language):
+            scores = [sum(weights[name] * value for name, value in signals.items()) for signals in passages]
+            highest = max([*scores, weights[NONE]])
+            shares = [math.exp(score - highest) for score in (*scores, weights[NONE])]
+            yield [share / sum(shares) for share in shares[:-1]]
+
+    def pointer(self, sentence: Sentence, strengths: Sequence[float]) -> Pointer:
+        """Whether a sentence's pointers fit: they are wrong where another consideration is likely the right one, and
+        what they name is not, nor what is right above or below it."""
+        if not sentence.pointers:
+            return "none"
+        if not any(name in self.cited.names for pointer in sentence.pointers for name in ends(pointer)):
+            return "wrong"
+        own = [
+            strength
+            for number, strength in zip(self.numbers, strengths, strict=True)
+            if any(is_near(number, pointer) for pointer in sentence.pointers)
+        ]
+        others = max(strengths, default=0.0)
+        if own and (max(own) == others or max(own) >= SURE):
+            return "right"
+        return "wrong" if others >= SURE and max(own, default=0.0) < UNLIKELY else "unclear"
+
+
+def evidence(headnote: str, language: str, passages: Passages) -> list[Evidence]:
+    """The evidence for each sentence of a headnote.
+
+    Args:
+        passages: Those of its decision.
+    """
+    some = sentences(headnote, language, passages.cited.year)
+    found = []
+    for sentence, strengths in zip(some, passages.strengths(some, language), strict=True):
+        places = supporting(strengths, passages.numbers)
+        found.append(Evidence(sentence.start, sentence.end, places, passages.pointer(sentence, strengths)))
+    return found
+
+
+def supporting(strengths: Sequence[float], numbers: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The considerations that support a sentence best; none if it is likelier that none does."""
+    ranked = sorted(zip(numbers, strengths, strict=True), key=lambda place: -place[1])[:MOST]
+    return tuple(ranked) if ranked and ranked[0][1] >= 1 - sum(strengths) else ()
+
+
+def second_level(number: str) -> str:
+    """`3.2` of `3.2.1`, `3b` of `3b/aa`, `II/3` of `II/3`."""
+    match = _SECOND_LEVEL.match(number)
+    return match[0] if match else number
+
+
+def ends(pointer: str) -> list[str]:
+    """What a pointer names: both ends of `3.2-3.4`, with what lies between; `3` of `3 ff.`"""
+    first, _, last = pointer.split(" ")[0].partition("-")
+    if not last:
+        return [first]
+    head, of_first, of_last = above(first), first.rpartition(".")[2], last.rpartition(".")[2]
+    if head != above(last) or not (of_first.isdecimal() and of_last.isdecimal()):
+        return [first, last]
+    between = range(int(of_first), min(int(of_last), int(of_first) + 20) + 1)
+    return [f"{head}.{number}" if "." in first else str(number) for number in between]
+
+
+def is_near(number: str, pointer: str) -> bool:
+    """Whether a consideration is one that a pointer names, the one above it, or one right below it."""
+    return any(number == name or above(number) == name or above(name) == number for name in ends(pointer))
+
+
+def _keys(citation: Citation) -> Iterator[Hashable]:
+    """What two citations must share to count as alike: the article, and its first part."""
+    if citation.kind == "article":
+        yield citation.path[:1], citation.act
+        if len(citation.path) > 1:
+            yield citation.path[:2], citation.act
+    elif citation.kind != "consideration":
+        yield citation.kind, citation.path[0]
+
+
+def _along(place: int, some: Sequence[object]) -> float:
+    """Where in a row something stands, from 0 to 1."""
+    return place / (len(some) - 1) if len(some) > 1 else 0.5
+
+
+def _of_the_best(scores: Sequence[float]) -> list[float]:
+    best = max(scores, default=0.0) or 1.0
+    return [score / best for score in scores]
+
+
+@cache
+def _weights() -> dict[str, dict[str, float]]:
+    """The weights of the signals, within a language and across languages."""
+    with WEIGHTS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {case: {row["signal"]: float(row[case]) for row in rows} for case in ("same", "across")}
