@@ -69,7 +69,7 @@ def decisions(folder: Path, learnt: Sequence[str]) -> Iterator[list[Row]]:
 
 
 def passages_of(row: Row) -> Passages:
-    return Passages(Cited(row["decision"], row["decision_language"], int(row["year"])), row["decision_language"])
+    return Passages(Cited(row["decision"], row["decision_language"], int(row["year"])))
 
 
 def cases(rows: list[Row], passages: Passages, random: Random) -> Iterator[Case]:
@@ -147,7 +147,7 @@ def foreign(read: Sequence[tuple[list[Row], Passages]], random: Random) -> None:
             other = random.choice(
                 [o for others, _ in random.choices(read, k=8) for o in others if o["decision_id"] != row["decision_id"]]
             )
-            for found in evidence(other["headnote"], other["headnote_language"], passages):
+            for found in evidence(other["headnote"], other["headnote_language"], passages.cited):
                 none, total = none + (not found.places), total + 1
     print(f"\nof {total} sentences of other decisions, {none / total:.1%} have no evidence")
 
@@ -158,7 +158,7 @@ def planted(read: Sequence[tuple[list[Row], Passages]], random: Random) -> None:
     for rows, passages in read:
         for row in rows:
             language, headnote = row["headnote_language"], row["headnote"]
-            found = evidence(headnote, language, passages)
+            found = evidence(headnote, language, passages.cited)
             counts["pointers"] += sum(one.pointer != "none" for one in found)
             counts["false alarms"] += sum(one.pointer == "wrong" for one in found)
             swapped = _swapped(_of(row, passages), random)

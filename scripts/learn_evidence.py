@@ -98,7 +98,7 @@ def choices(some: Sequence[list[Row]]) -> dict[str, list[Choice]]:
     found: dict[str, list[Choice]] = defaultdict(list)
     for rows, headnotes in read:
         text, decision_language = rows[0]["decision"], rows[0]["decision_language"]
-        passages = Passages(Cited(text, decision_language, int(rows[0]["year"])), decision_language)
+        passages = Passages(Cited(text, decision_language, int(rows[0]["year"])))
         for row, headnote in zip(rows, headnotes, strict=True):
             language = row["headnote_language"]
             case = CASES[language != passages.language]

@@ -7,6 +7,7 @@ one function. The bootstrap needs this, and corpus scores such as BLEU do not be
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from headnote_cli.errors import package
 from headnote_cli.law.citations import Citation, citations, cited_by
+from headnote_cli.law.evidence import evidence
 from headnote_cli.law.language import detect_language
 from headnote_cli.upstream import corpus_score, corpus_statistics
 
@@ -94,7 +96,7 @@ def metrics() -> list[Metric]:
     Raises:
         UsageError: `rouge-score` or `sacrebleu` is not installed.
     """
-    return [*rouge(), *rouge(words=True), *corpus_scores(), *citation_scores(), *share_scores()]
+    return [*rouge(), *rouge(words=True), *corpus_scores(), *citation_scores(), *evidence_scores(), *share_scores()]
 
 
 class _Words:
@@ -172,6 +174,23 @@ def citation_scores() -> list[Metric]:
         for of, source in (("", official), ("_in_decision", decision))
         for part, score in scores.items()
     ]
+
+
+def evidence_scores() -> list[Metric]:
+    """The share of sentences that a consideration of the decision supports, and of right ones among the pointers that
+    the sentences carry and that are clearly right or wrong."""
+
+    def counts(rows: Sequence[Scored]) -> Sums:
+        counted = []
+        for row in rows:
+            found = evidence(row.headnote, row.lang, cited_by(row.decision, row.decision_language, row.year))
+            pointers = Counter(one.pointer for one in found)
+            supported = sum(bool(one.places) for one in found)
+            counted.append((supported, len(found), pointers["right"], pointers["right"] + pointers["wrong"]))
+        return np.array(counted, dtype=np.float64)
+
+    scores = {"sentences_with_evidence": quotient(0, 1), "pointers_right": quotient(2, 3)}
+    return [Metric(name, counts, score) for name, score in scores.items()]
 
 
 def share_scores() -> list[Metric]:

@@ -11,6 +11,7 @@ from headnote_cli.generation.predictions import written_id
 from headnote_cli.generation.request import Prompted
 from headnote_cli.generation.sampling import Headnote
 from headnote_cli.law.citations import Status, check
+from headnote_cli.law.evidence import Evidence, evidence
 from headnote_cli.law.language import detect_language
 
 
@@ -29,6 +30,7 @@ class GeneratedHeadnote:
     partly: list[str]
     unsupported: list[str]
     detected: str | None
+    evidence: list[Evidence]
     candidate: int | None = None  # counted from 1, where there are several
     doubt: Doubt | None = None
     seconds: float | None = None
@@ -44,13 +46,14 @@ class GeneratedHeadnote:
             "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens, "cut": self.cut},
             "citations": {"found": self.found, "partly": self.partly, "unsupported": self.unsupported},
             "language": {"expected": self.lang, "detected": self.detected},
+            "evidence": [one.to_json() for one in self.evidence],
         }
         doubt = {} if self.doubt is None else {"doubt": self.doubt.to_json()}
         return numbered | checked | doubt | timed
 
 
 def checked(prompted: Prompted, written: Headnote, seconds: float | None = None) -> GeneratedHeadnote:
-    """A headnote with its citations looked up in the decision, and its language."""
+    """A headnote with its citations and sentences looked up in the decision, and its language."""
     request = prompted.request
     name, language, _ = request.key
     cited: dict[Status, list[str]] = {"found": [], "partly": [], "missing": []}
@@ -69,6 +72,7 @@ def checked(prompted: Prompted, written: Headnote, seconds: float | None = None)
         partly=cited["partly"],
         unsupported=cited["missing"],
         detected=detect_language(written.text),
+        evidence=evidence(written.text, language, request.cited()),
         candidate=request.candidate,
         doubt=written.doubt,
         seconds=seconds,

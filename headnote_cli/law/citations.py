@@ -276,6 +276,7 @@ class Cited:
     """What a decision cites, and its own considerations.
 
     Attributes:
+        language: Of the decision: as it is given, else by its commonest words.
         year: Of the decision: as it is given, else by the page marks of the official collection.
     """
 
@@ -285,7 +286,8 @@ class Cited:
         self.year = year if year is not None else year_of(marks)
         self._plain = plain(without(decision, marks))
         text = self._plain.text
-        usage = Usage(language or _guess(text), self.year)
+        self.language = language or _guess(text)
+        usage = Usage(self.language, self.year)
         self._dates = acts_by_date(text, usage)
         self._defined = defined(text, usage)
         self._defined |= {name: act for act in self._defined.values() for name in abbreviations(act)}

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -56,17 +56,20 @@ class Evidence:
         start: Of the sentence, the first character in the headnote; `end`, the one behind the last.
         places: Considerations, best first, each with its strength from 0 to 1: how likely it is the right one. Empty if
             it is likelier that none is.
-        pointer: Whether the pointers that the sentence carries fit what supports it.
+        points_to: The considerations that the sentence names itself.
+        pointer: Whether these fit what supports it.
     """
 
     start: int
     end: int
     places: tuple[tuple[str, float], ...]
+    points_to: tuple[str, ...]
     pointer: Pointer
 
     def to_json(self) -> dict[str, Any]:
         places = [{"consideration": number, "strength": round(strength, 3)} for number, strength in self.places]
-        return {"start": self.start, "end": self.end, "places": places, "pointer": self.pointer}
+        pointing = {"points_to": list(self.points_to), "pointer": self.pointer}
+        return {"start": self.start, "end": self.end, "places": places, **pointing}
 
 
 def sentences(headnote: str, language: str, year: int | None = None) -> list[Sentence]:
@@ -101,8 +104,8 @@ class Passages:
         numbers: Of the considerations, in their order.
     """
 
-    def __init__(self, cited: Cited, language: str) -> None:
-        self.cited, self.language = cited, language
+    def __init__(self, cited: Cited) -> None:
+        self.cited, self.language = cited, cited.language
         self.numbers: list[str] = []
         starts: list[int] = []
         for number, start in cited.counted:
@@ -172,17 +175,25 @@ class Passages:
         return "wrong" if others >= SURE and max(own, default=0.0) < UNLIKELY else "unclear"
 
 
-def evidence(headnote: str, language: str, passages: Passages) -> list[Evidence]:
+@lru_cache(maxsize=1)  # one decision, several headnotes
+def passages_of(cited: Cited) -> Passages:
+    """A decision's passages, read once for all that is asked of it in a row."""
+    return Passages(cited)
+
+
+def evidence(headnote: str, language: str, cited: Cited) -> list[Evidence]:
     """The evidence for each sentence of a headnote.
 
     Args:
-        passages: Those of its decision.
+        cited: What its decision cites, and its considerations.
     """
+    passages = passages_of(cited)
     some = sentences(headnote, language, passages.cited.year)
     found = []
     for sentence, strengths in zip(some, passages.strengths(some, language), strict=True):
         places = supporting(strengths, passages.numbers)
-        found.append(Evidence(sentence.start, sentence.end, places, passages.pointer(sentence, strengths)))
+        pointer = passages.pointer(sentence, strengths)
+        found.append(Evidence(sentence.start, sentence.end, places, sentence.pointers, pointer))
     return found
 
 

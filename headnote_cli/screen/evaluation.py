@@ -27,6 +27,7 @@ SCORES = {
     "judge_clarity": "  clarity", "judge_legal_citations": "  citations", "judge_considerations": "  considerations",
     "citations_precision": "cited: precision", "citations_recall": "cited: recall",
     "citations_f1": "cited: F1", "citations_precision_in_decision": "cited in decision",
+    "sentences_with_evidence": "with evidence", "pointers_right": "pointers right",
     "right_language": "right language", "unfinished": "unfinished", "length_ratio": "length ratio",
 }  # fmt: skip
 IN_GROUPS = ("rougeL", "chrf", "bertscore", "judge", "citations_f1")

@@ -26,10 +26,21 @@ def headnote_view(headnote: GeneratedHeadnote) -> RenderableType:
             f"{headnote.detected or 'unknown'} (asked: {headnote.lang})",
             PARTLY if headnote.detected != headnote.lang else "",
         ),
+        "evidence by sentence": _evidence_of(headnote),
         "tokens": f"{headnote.prompt_tokens:,} read, {headnote.completion_tokens:,} written",
         "time": duration(headnote.seconds or 0.0),
     }
     return facts_table(rows)
+
+
+def _evidence_of(headnote: GeneratedHeadnote) -> Text:
+    """For each sentence the consideration that supports it best, and whether its own pointer seems wrong."""
+    shown = []
+    for one in headnote.evidence:
+        best = f"E. {one.places[0][0]}" if one.places else "none found"
+        shown.append(f"{best} (not {', '.join(one.points_to)})" if one.pointer == "wrong" else best)
+    doubtful = any(one.pointer == "wrong" or not one.places for one in headnote.evidence)
+    return Text("; ".join(shown) or "none found", PARTLY if doubtful else "")
 
 
 def many_view(report: ManyReport) -> RenderableType:
