@@ -20,6 +20,7 @@ from headnote_cli.law.headings import (
     ROMANS,
     is_cited,
 )
+from headnote_cli.law.plain import plain
 
 # Of a run of headings: how many others may stand between two; what a number left out costs, in headings; what it costs
 # not to begin with the first.
@@ -100,6 +101,13 @@ def structure(text: str) -> Structure:
     if law is not None and text[law : bounds[0]].strip():
         parts.insert(0, Consideration("", law, bounds[0]))
     return Structure(law, tuple(parts))
+
+
+def law_of(text: str) -> int | None:
+    """Where the considerations of a decision begin, in the text as it is."""
+    read = plain(text)
+    law = structure(read.text).law
+    return None if law is None or law >= len(read.text) else read.place(law, law + 1)[0]
 
 
 def _law(text: str) -> int | None:

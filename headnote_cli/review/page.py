@@ -22,14 +22,17 @@ from headnote_cli.data.fields import decision_id, year_of_row
 from headnote_cli.errors import DataError
 from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.predictions import Pair, key_of
-from headnote_cli.law.citations import Cited, Status, spans
+from headnote_cli.law.citations import Citation, Cited, citations, spans
+from headnote_cli.law.document import law_of
+from headnote_cli.law.evidence import evidence
 from headnote_cli.law.language import detect_language
+from headnote_cli.law.pages import page_marks
+from headnote_cli.review.pieces import pieces
 
 FOLDER = Path(__file__).resolve().parent  # the template, its style and its script lie beside this file
 TEMPLATE, STYLE, SCRIPT = "review.html.jinja", "review.css", "review.js"
 ROUGE_L = ("rougeL", "rouge_l")
 UNFINISHED = ("length", "loop")
-WORST: tuple[Status, ...] = ("missing", "partly", "found")
 Place = tuple[int, int]  # start and end character in the decision
 Segment = str | dict[str, Any]  # plain text, or text that cites
 
@@ -52,24 +55,43 @@ class _Decision:
     number: int
     language: str | None
     cited: Cited
+    url: str | None = None  # the court's page of it
     links: list[dict[str, Any]] = field(default_factory=list)
 
-    def segments(self, headnote: object, language: str) -> list[Segment]:
-        """A headnote in pieces; those that cite know their citations and the places in the decision."""
+    def segments(self, headnote: object, language: str, official: object = None) -> list[Segment]:
+        """A headnote in pieces; those that cite know their status, and the places in the decision.
+
+        Args:
+            official: The official headnote, which may cite what an excerpt of the decision lacks.
+        """
         segments: list[Segment] = []
         if not isinstance(headnote, str):
             return segments
+        officially = set(citations(official, language, self.cited.year)) if isinstance(official, str) else set()
         at = 0
         for span in spans(headnote, language, self.cited.year):
-            citations = list(dict.fromkeys(span.citations))
-            cites = [(citation.text, self.cited.status(citation)) for citation in citations]
-            worst = min((status for _, status in cites), key=WORST.index)
-            places = sorted({place for citation in citations for place in self.cited.places(citation)})
-            link = {"text": headnote[span.start : span.end], "status": worst, "cites": cites, "places": places}
-            self.links.append(link)
-            segments += [headnote[at : span.start], link] if span.start > at else [link]
-            at = span.end
+            for piece in pieces(headnote[span.start : span.end], span.citations):
+                start, end = span.start + piece.start, span.start + piece.end
+                status: str = self.cited.status(piece.citation)
+                status = "official" if status == "missing" and piece.citation in officially else status
+                link = {"text": headnote[start:end], "name": piece.whole, "status": status}
+                self.links.append(link | {"places": self.cited.places(piece.citation)})
+                segments += [headnote[at:start], self.links[-1]] if start > at else [self.links[-1]]
+                at = end
         return segments + ([headnote[at:]] if at < len(headnote) else [])
+
+    def evidence(self, headnote: str, language: str) -> list[dict[str, Any]]:
+        """For each sentence of a headnote the considerations that support it, as links."""
+        found = []
+        for one in evidence(headnote, language, self.cited):
+            links = []
+            for number, strength in one.places:
+                places = self.cited.places(Citation("consideration", (("E.", number),)))
+                links.append({"name": number, "strength": round(100 * strength), "places": places})
+            self.links += links
+            points_to = [] if one.pointer != "wrong" else list(one.points_to)
+            found.append({"text": headnote[one.start : one.end], "places": links, "wrong": points_to})
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The decision in paragraphs, its marks numbered; from then on, the links name the numbers of their marks."""
@@ -77,7 +99,8 @@ class _Decision:
         starts = [start for start, _ in marks]
         for link in self.links:  # where marks would overlap, the one that covers a place stands for it
             link["places"] = sorted({bisect_right(starts, start) - 1 for start, _ in link["places"]})
-        return {"lang": self.language, "paragraphs": self._paragraphs(marks)}
+        paragraphs, law = self._paragraphs(marks)
+        return {"lang": self.language, "paragraphs": paragraphs, "law": law, "url": self.url}
 
     def _marks(self) -> list[Place]:
         """All places to be marked, in order and without overlap: what is cited, what is linked, each consideration."""
@@ -90,9 +113,11 @@ class _Decision:
                 kept.append((start, end))
         return kept
 
-    def _paragraphs(self, marks: list[Place]) -> list[list[Segment]]:
-        """Paragraphs, one for each consideration; in each, pieces with the number of their mark."""
+    def _paragraphs(self, marks: list[Place]) -> tuple[list[list[Segment]], int | None]:
+        """Paragraphs, one for each consideration, and in which of them the considerations begin; in each, pieces with
+        the number of their mark. Where a page turns within a mark, that is said behind it."""
         text = self.cited.decision
+        turns = [turn.span() for turn in page_marks(text, self.cited.year)]
         heads = {start: _beginning(text, start, number) for number, start in self.cited.counted}
         facts = min(heads, default=0)
         breaks: set[int] = set()
@@ -102,15 +127,24 @@ class _Decision:
             breaks.discard(at)  # what follows a mark directly stays with it
         numbers = {start: number for number, (start, _) in enumerate(marks)}
         paragraphs: list[list[Segment]] = [[]]
-        edges = sorted({0, len(text), *breaks, *itertools.chain(*marks)})
+        begins = [0]
+        outside = [turn for turn in turns if not any(start < turn[1] and turn[0] < end for start, end in marks)]
+        edges = sorted({0, len(text), *breaks, *itertools.chain(*marks, *outside)})
         for begin, end in itertools.pairwise(edges):
             if begin in breaks:
                 paragraphs.append([])
-            piece: Segment = text[begin:end]
+                begins.append(begin)
+            piece = text[begin:end]
             if begin in numbers:
-                piece = {"text": piece, "mark": numbers[begin]} | ({"head": True} if begin in heads else {})
-            paragraphs[-1].append(piece)
-        return paragraphs
+                within = [text[slice(*turn)] for turn in turns if begin <= turn[0] < end]
+                for turn in within:
+                    piece = piece.replace(turn, "")
+                mark: Segment = {"text": piece, "mark": numbers[begin]} | ({"head": True} if begin in heads else {})
+                paragraphs[-1] += [mark, *({"text": turn, "page": True} for turn in within)]
+            else:
+                paragraphs[-1].append({"text": piece, "page": True} if (begin, end) in outside else piece)
+        law = law_of(text)
+        return paragraphs, None if law is None else bisect_right(begins, max(0, law - 1)) - 1
 
 
 def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> tuple[str, dict[str, int]]:
@@ -130,7 +164,7 @@ def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> tu
     counts = {
         "rows": len(items),
         "decisions": len(data["decisions"]),
-        "unsupported": sum("missing" in (status for _, status in item["citations"]) for item in items),
+        "unsupported": sum("missing" in item["citations"].values() for item in items),
         "unfinished": sum(item["finish"] in UNFINISHED for item in items),
     }
     return _render(data), counts
@@ -148,10 +182,12 @@ def page_data(pairs: list[Pair], text_field: str) -> dict[str, Any]:
     for pair, value in zip(pairs, scores, strict=True):
         decision = _decision_of(pair, text_field, decisions)
         lang = pair.prediction["lang"]
-        headnote = decision.segments(pair.prediction["headnote"], lang)
-        texts = {"headnote": headnote, "reference": decision.segments(pair.row.get("headnote"), lang)}
-        cites = [cite for segment in headnote if isinstance(segment, dict) for cite in segment["cites"]]
-        facts = {"citations": list(dict.fromkeys(cites)), "decision": decision.number, "score": value}
+        written, official = pair.prediction["headnote"], pair.row.get("headnote")
+        headnote = decision.segments(written, lang, official)
+        texts = {"headnote": headnote, "reference": decision.segments(official, lang)}
+        cites = {segment["name"]: segment["status"] for segment in headnote if isinstance(segment, dict)}
+        found = decision.evidence(written, lang)
+        facts = {"citations": cites, "evidence": found, "decision": decision.number, "score": value}
         items.append(_item(pair) | texts | facts)
     return {"score": score, "decisions": [decision.to_json() for decision in decisions.values()], "items": items}
 
@@ -164,7 +200,8 @@ def _decision_of(pair: Pair, text_field: str, decisions: dict[tuple[str, str | N
         raise DataError(f"has no text in `{text_field}`", where, "`overflow_field` names the decision's field")
     key = (text, language if isinstance(language, str) else None)
     if key not in decisions:
-        decisions[key] = _Decision(len(decisions), key[1], Cited(*key, year_of_row(pair.row)))
+        cited = Cited(*key, year_of_row(pair.row))
+        decisions[key] = _Decision(len(decisions), key[1], cited, _address(pair.row.get("url")))
     return decisions[key]
 
 
@@ -197,6 +234,10 @@ def _doubt(noted: Any, length: int) -> dict[str, Any] | None:
     spans = [(word.get("start"), word.get("end")) for word in words if isinstance(word, dict)]
     sound = [[a, b] for a, b in spans if isinstance(a, int) and isinstance(b, int) and 0 <= a < b <= length]
     return {"mean": mean, "words": sound}
+
+
+def _address(url: Any) -> str | None:
+    return url if isinstance(url, str) and re.fullmatch(r"https://[!-~]{4,400}", url) else None
 
 
 def _text(value: Any) -> str | None:

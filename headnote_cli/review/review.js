@@ -4,7 +4,13 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
   const LANGUAGES = { de: "German", fr: "French", it: "Italian", rm: "Romansh", en: "English" };
-  const STATUS = { found: "in the decision", partly: "in part in the decision", missing: "not in the decision" };
+  const STATUS = {
+    missing: "not in the decision",
+    official: "not in this excerpt, but in the official headnote",
+    partly: "in part in the decision",
+    found: "in the decision",
+  };
+  const SIGNS = { missing: "✗", official: "○", partly: "~", found: "✓" };
   const CONTROL =
     /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}])/u;
 
@@ -44,7 +50,9 @@
     number,
     from: data.decisions[item.decision].lang,
     key: JSON.stringify([item.sample, item.lang, item.candidate ?? 1]),
-    missing: item.citations.filter(([, status]) => status === "missing").length,
+    missing: Object.values(item.citations).filter((status) => status === "missing").length,
+    unsupported: item.evidence.filter((one) => !one.places.length).length,
+    misplaced: item.evidence.filter((one) => one.wrong.length).length,
     words: joined(item.headnote),
   }));
   const decisionTexts = data.decisions.map(() => null); // in lower case, once they are searched
@@ -115,12 +123,15 @@
   const PROBLEMS = {
     unsupported: (item) => item.missing > 0,
     unfinished: (item) => ["length", "loop"].includes(item.finish),
+    evidence: (item) => item.unsupported > 0,
+    pointers: (item) => item.misplaced > 0,
     language: (item) => item.detected !== null && item.detected !== item.lang,
   };
   const ORDERS = {
     file: () => 0,
     lowest: (one, other) => (one.score ?? Infinity) - (other.score ?? Infinity) || 0,
     unsupported: (one, other) => other.missing - one.missing,
+    evidence: (one, other) => other.unsupported - one.unsupported,
     doubt: (one, other) => (one.doubt?.mean ?? 0) - (other.doubt?.mean ?? 0),
   };
 
@@ -167,7 +178,7 @@
     const tag = (text, kind) => make("span", { className: `tag ${kind}` }, text);
     const { mark, comment } = store.get(item);
     const tags = [tag(plain(pairOf(item)), "")];
-    if (item.missing) tags.push(tag(`${item.missing} unsupported`, "missing"));
+    if (item.missing) tags.push(tag(`${item.missing} not found`, "missing"));
     if (PROBLEMS.unfinished(item)) tags.push(tag(item.finish === "loop" ? "repeats itself" : "unfinished", "partly"));
     if (PROBLEMS.language(item)) tags.push(tag(`in ${named(item.detected)}`, "partly"));
     if (mark) tags.push(tag(`${{ good: "✓", wrong: "✗", unsure: "?" }[mark]} ${mark}`, mark));
@@ -180,7 +191,7 @@
     at("summary").textContent = [
       plain(data.title),
       `${counted(items.length, "headnote")} of ${counted(data.decisions.length, "decision")}`,
-      `${items.filter(PROBLEMS.unsupported).length} with unsupported citations`,
+      `${items.filter(PROBLEMS.unsupported).length} with citations not found`,
       `${items.filter(PROBLEMS.unfinished).length} unfinished`,
       `${marked} marked`,
     ].join(" · ");
@@ -206,35 +217,44 @@
     buttons.get(item)?.scrollIntoView({ block: "nearest" });
     at("name").textContent = titleOf(item);
     at("facts").replaceChildren(...drawFacts(item));
+    at("figures").replaceChildren(...drawFigures(item));
     drawHeadnote(at("headnote"), item.headnote, item.detected ?? item.lang, "The model wrote nothing.");
     drawHeadnote(at("reference"), item.reference, item.lang, "The row has no reference headnote.");
     at("citations").replaceChildren(...drawCitations(item));
+    at("evidence").replaceChildren(...item.evidence.map(drawEvidence));
     forgetPlace();
     drawDecision(item);
     at("decision").scrollTop = kept;
-    if (!same) at("texts").scrollTop = 0;
+    if (!same) at("reading").scrollTop = 0;
     drawMarks();
     highlightDoubt(item);
+    highlightDifferences();
     goToFound(highlightSearch());
   }
 
   function drawFacts(item) {
     const fact = (text, bad) => make("li", bad ? { className: "bad" } : {}, text);
-    const { prompt, completion, cut } = item.tokens;
+    const { cut } = item.tokens;
     const facts = [fact(`${named(item.from)} decision, ${named(item.lang)} headnote`)];
-    if (item.sample !== item.name) facts.push(fact(`sample ${plain(item.sample)}`));
     if (item.area) facts.push(fact(plain(item.area).replaceAll("_", " ")));
     if (item.year) facts.push(fact(plain(item.year)));
-    facts.push(fact(`${data.score} with the reference: ${shownScore(item.score)}`));
-    if (Number.isFinite(prompt) && Number.isFinite(completion)) {
-      facts.push(fact(`${prompt.toLocaleString("en")} tokens read, ${completion.toLocaleString("en")} written`));
-    }
     if (cut > 0) facts.push(fact(`${counted(cut, "token")} of the decision not read`));
     if (item.finish === "length") facts.push(fact("unfinished: cut off by the token limit", true));
     if (item.finish === "loop") facts.push(fact("unfinished: it repeats itself", true));
-    if (item.doubt) facts.push(fact(`log-probability ${item.doubt.mean.toFixed(2)} a token; improbable words are dotted`));
     if (PROBLEMS.language(item)) facts.push(fact(`in ${named(item.detected)} instead of ${named(item.lang)}`, true));
     return facts;
+  }
+
+  /** What only those ask for who work with the model. */
+  function drawFigures(item) {
+    const { prompt, completion } = item.tokens;
+    const figures = [`${data.score} with the official headnote: ${shownScore(item.score)}`];
+    if (item.sample !== item.name) figures.push(`sample ${plain(item.sample)}`);
+    if (Number.isFinite(prompt) && Number.isFinite(completion)) {
+      figures.push(`${prompt.toLocaleString("en")} tokens read, ${completion.toLocaleString("en")} written`);
+    }
+    if (item.doubt) figures.push(`log-probability ${item.doubt.mean.toFixed(2)} a token; improbable words are dotted`);
+    return figures.map((text) => make("li", {}, text));
   }
 
   function drawHeadnote(box, segments, language, none) {
@@ -244,7 +264,7 @@
   }
 
   function drawCitation(one) {
-    const title = one.cites.map(([name, status]) => `${plain(name)}: ${STATUS[status]}`).join("\n");
+    const title = `${plain(one.name)}: ${STATUS[one.status]}`;
     const properties = { className: `cite ${one.status}`, title };
     if (!one.places.length) return make("span", properties, ...nodes(one.text));
     const link = make("a", { ...properties, href: `#mark-${one.places[0]}` }, ...nodes(one.text));
@@ -253,27 +273,53 @@
   }
 
   function drawCitations(item) {
-    if (!item.citations.length) return [make("p", {}, "The headnote cites nothing.")];
-    return ["missing", "partly", "found"].flatMap((status) => {
-      const names = item.citations.filter((one) => one[1] === status).map(([name]) => plain(name));
-      const label = { missing: "✗ not in the decision", partly: "~ in part", found: "✓ in the decision" }[status];
-      return names.length ? [make("p", {}, make("strong", { className: status }, `${label}: `), names.join(", "))] : [];
+    const cited = Object.entries(item.citations);
+    if (!cited.length) return [make("p", {}, "The headnote cites nothing.")];
+    return Object.keys(STATUS).flatMap((status) => {
+      const names = cited.filter((one) => one[1] === status).map(([name]) => plain(name));
+      const label = make("strong", { className: status }, `${SIGNS[status]} ${STATUS[status]}: `);
+      return names.length ? [make("p", {}, label, names.join(", "))] : [];
     });
   }
 
+  /** A sentence's first words, and links to the considerations that support it. */
+  function drawEvidence(one) {
+    const begins = plain(one.text.trim().replace(/\s+/g, " "));
+    const words = make("span", { className: "begins", title: begins }, begins);
+    const links = one.places.map(({ name, strength, places }) => {
+      const properties = { className: `cite place ${strength >= 50 ? "found" : "partly"}`, href: `#mark-${places[0]}` };
+      const link = make("a", { ...properties, title: `how likely: ${strength} %` }, `${plain(name)} · ${strength} %`);
+      link.dataset.places = places.join(" ");
+      return link;
+    });
+    const said = links.length ? links : [make("span", { className: "none" }, "no evidence found")];
+    const wrong = one.wrong.length ? [make("span", { className: "missing" }, `points to ${plain(one.wrong.join(", "))}, which does not say it`)] : [];
+    return make("li", {}, words, make("span", { className: "places" }, ...said, ...wrong));
+  }
+
   function drawDecision(item) {
-    const { lang, paragraphs } = data.decisions[item.decision];
+    const { lang, paragraphs, law, url } = data.decisions[item.decision];
     const cited = [...item.headnote, ...item.reference].flatMap((one) => one.places ?? []);
     const linked = new Set(cited);
     at("decision-name").textContent = `Decision${item.name ? `: ${plain(item.name)}` : ""}`;
     speak(at("paragraphs"), lang);
-    at("paragraphs").replaceChildren(...paragraphs.map((segments) => make("p", {}, ...segments.flatMap((one) =>
-      typeof one === "string" ? nodes(one) : [drawMark(one, linked.has(one.mark))]))));
+    const drawn = paragraphs.map((segments) => make("p", {}, ...segments.flatMap((one) =>
+      typeof one === "string" ? nodes(one) : [one.page ? drawPage(one) : drawMark(one, linked.has(one.mark))])));
+    if (law !== null) drawn.splice(law, 0, make("h4", { lang: "en" }, "Considerations"));
+    if (law !== 0 && law !== null) drawn.unshift(make("h4", { lang: "en" }, "Facts"));
+    at("paragraphs").replaceChildren(...drawn);
+    at("contents").replaceChildren(...paragraphs.flat().filter((one) => one.head).map((one) =>
+      make("a", { href: `#mark-${one.mark}`, className: "contents" }, plain(one.text))));
+    at("court").hidden = !url;
+    if (url) at("court").href = url;
   }
+
+  /** Where the official collection turns a page: small, in the margin. */
+  const drawPage = (one) => make("span", { className: "page" }, one.text.match(/S\. \d+$/)?.[0] ?? plain(one.text));
 
   function drawMark(one, linked) {
     const className = one.head ? "mark head" : "mark";
-    if (!linked) return make("span", { className }, ...nodes(one.text));
+    if (!linked) return make("span", { className, id: `mark-${one.mark}`, tabIndex: -1 }, ...nodes(one.text));
     const title = "cited in the headnote or the reference: click to go there";
     return make("a", { className, title, id: `mark-${one.mark}`, href: "#headnote" }, ...nodes(one.text));
   }
@@ -316,10 +362,17 @@
 
   function goBack(mark) {
     const number = mark.id.replace("mark-", "");
-    const links = [...document.querySelectorAll("#headnote a.cite, #reference a.cite")];
+    const links = [...document.querySelectorAll("#headnote a.cite, #reference a.cite, #evidence a.cite")];
     const citing = links.filter((link) => link.dataset.places.split(" ").includes(number));
     citing.forEach(flash);
     goTo(citing[0]);
+  }
+
+  function jump(link) {
+    const place = document.querySelector(link.getAttribute("href"));
+    flash(place);
+    place.scrollIntoView({ block: "start" });
+    place.focus({ preventScroll: true });
   }
 
   function clicked(event) {
@@ -327,6 +380,7 @@
     if (!link) return;
     event.preventDefault();
     if (link.matches(".cite")) follow(link);
+    else if (link.matches(".contents")) jump(link);
     else goBack(link);
   }
 
@@ -369,6 +423,48 @@
       at_ += node.length;
     }
     CSS.highlights.set("doubt", new Highlight(...ranges));
+  }
+
+  // Words of one headnote that the other does not have, in their order
+
+  function words(box) {
+    const found = [];
+    const walker = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      for (const { 0: word, index } of node.data.matchAll(/[\p{L}\p{N}]+/gu)) found.push({ word: word.toLowerCase(), node, index });
+    }
+    return found;
+  }
+
+  /** Those of either that are not in their longest common subsequence. */
+  function different(one, other) {
+    const lengths = Array.from({ length: one.length + 1 }, () => new Uint16Array(other.length + 1));
+    for (let i = one.length - 1; i >= 0; i -= 1) {
+      for (let j = other.length - 1; j >= 0; j -= 1) {
+        lengths[i][j] = one[i].word === other[j].word ? lengths[i + 1][j + 1] + 1 : Math.max(lengths[i + 1][j], lengths[i][j + 1]);
+      }
+    }
+    const apart = [];
+    let [i, j] = [0, 0];
+    while (i < one.length && j < other.length) {
+      if (one[i].word === other[j].word) [i, j] = [i + 1, j + 1];
+      else if (lengths[i + 1][j] >= lengths[i][j + 1]) apart.push(one[i++]);
+      else apart.push(other[j++]);
+    }
+    return [...apart, ...one.slice(i), ...other.slice(j)];
+  }
+
+  function highlightDifferences() {
+    if (!CSS.highlights) return;
+    const shown_ = at("differ").getAttribute("aria-pressed") === "true";
+    const apart = shown_ ? different(words(at("headnote")), words(at("reference"))) : [];
+    CSS.highlights.set("differences", new Highlight(...apart.map(({ word, node, index }) =>
+      new StaticRange({ startContainer: node, startOffset: index, endContainer: node, endOffset: index + word.length }))));
+  }
+
+  function toggleDifferences() {
+    at("differ").setAttribute("aria-pressed", String(at("differ").getAttribute("aria-pressed") !== "true"));
+    highlightDifferences();
   }
 
   /** What only the decision has is scrolled to. */
@@ -423,6 +519,7 @@
     else if (event.key === "/") search();
     else if (event.key in MARK_KEYS) setMark(MARK_KEYS[event.key]);
     else if (event.key === "c") comment();
+    else if (event.key === "d") toggleDifferences();
     else if (event.key === "?") help();
     else return;
     event.preventDefault();
@@ -461,7 +558,11 @@
     waiting = setTimeout(drawList, 120);
   });
   at("filters").addEventListener("submit", (event) => event.preventDefault());
-  for (const id of ["pair", "problem", "mark", "order"]) at(id).addEventListener("change", drawList);
+  for (const id of ["pair", "problem", "mark"]) at(id).addEventListener("change", drawList);
+  at("order").addEventListener("change", () => {
+    drawList();
+    if (shown.length) show(shown[0]);
+  });
   at("marks").addEventListener("click", (event) => {
     const button = event.target.closest("[data-mark]");
     if (button) setMark(button.dataset.mark);
@@ -473,6 +574,7 @@
   at("export").addEventListener("click", exportMarks);
   at("print").addEventListener("click", () => print());
   at("keys").addEventListener("click", help);
+  at("differ").addEventListener("click", toggleDifferences);
   at("back").addEventListener("click", backToList);
   at("next").addEventListener("click", () => follow(left));
   at("return").addEventListener("click", () => goTo(left));

@@ -16,6 +16,11 @@ from tests.conftest import sample_rows, save_lines
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
+TEXT = """node => {
+  const copy = node.cloneNode(true);
+  copy.querySelectorAll("h4").forEach((heading) => heading.remove());  // which the page adds
+  return copy.textContent;
+}"""
 HOSTILE = (
     "Erwägungen: 1. <script>alert(1)</script> {{ 7*7 }} <img src=x onerror=alert(2)> \u202egnol\u202c\u0007 &amp; "
     "Art. 41 Abs. 1 OR. 2. Ende. "
@@ -190,7 +195,7 @@ def test_texts_stand_side_by_side_in_their_languages(
         ("reference", row["headnote"], row["headnote_language"]),
         ("paragraphs", row["decision"], row["decision_language"]),
     ):
-        assert page.locator(f"#{name}").evaluate("node => node.textContent") == text
+        assert page.locator(f"#{name}").evaluate(TEXT) == text
         assert page.locator(f"#{name}").get_attribute("lang") == language
     boxes = [page.locator(f"#{name}").bounding_box() for name in ("rows", "headnote", "paragraphs")]
     assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
@@ -214,7 +219,7 @@ def test_filters_search_and_order_choose_rows(
     assert listed(page) == len(rows)
     page.select_option("#problem", "unsupported")
     assert listed(page) == 1
-    assert "2 unsupported" in page.locator("#rows").inner_text()
+    assert "2 not found" in page.locator("#rows").inner_text()
     page.select_option("#problem", "unfinished")
     assert listed(page) == 1
     page.select_option("#problem", "language")
@@ -257,6 +262,66 @@ def test_a_citation_leads_to_its_places_and_back(made: Path, visit: Callable[...
     place.click()
     assert page.evaluate("document.activeElement.matches('#headnote a.cite, #reference a.cite')")
     assert page.locator("#linked").is_hidden()
+
+
+def test_each_number_of_a_list_leads_to_its_own_place(visit: Callable[..., Any], tmp_path: Path) -> None:
+    row = sample_rows("train")[0]
+    number = next(one for one in row["decision"].split() if one[0].isdigit() and one.count(".") == 1 and len(one) == 3)
+    line = predictions_of([row, row])[1] | {"headnote": f"Haftung (E. {number} und 47)."}
+    page = visit(page_of([row], [line], tmp_path))
+    assert page.locator("#headnote a.cite").all_inner_texts() == [f"E. {number}"]
+    assert page.locator("#headnote span.cite.missing").all_inner_texts() == ["47"]
+    assert "not in the decision: E. 47" in page.locator("#citations").inner_text()
+
+
+def test_a_sentence_leads_to_the_considerations_that_support_it(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made)
+    link = page.locator("#evidence a.cite").first
+    link.click()
+    place = page.locator(f"#mark-{link.get_attribute('data-places')}")
+    assert place.inner_text().split()[-1] == link.inner_text().split()[0]
+    assert "flash" in place.get_attribute("class")
+    page.select_option("#problem", "evidence")
+    assert listed(page) < 10
+
+
+def test_considerations_are_listed_to_jump_to(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made)
+    assert page.locator("#paragraphs h4").all_inner_texts()[-1].lower() == "considerations"
+    link = page.locator("#contents a").last
+    link.click()
+    assert page.evaluate("document.activeElement.textContent") == link.inner_text()
+
+
+def test_both_headnotes_are_in_sight_and_their_differences_shown(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made)
+    bar = page.locator("#marks").bounding_box()
+    for name in ("headnote", "reference"):
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= bar["y"], "in sight, and not below the bar of marks"
+    size = "CSS.highlights.get('differences').size"
+    assert page.evaluate(size) == 0
+    page.keyboard.press("d")
+    assert page.evaluate(size) == len("Art 999 OR E 47".split())
+    page.click("#differ")
+    assert page.evaluate(size) == 0
+
+
+def test_the_first_row_is_open_after_sorting(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made)
+    page.select_option("#order", "lowest")
+    assert chosen(page) == 0
+    assert page.locator("#headnote").inner_text() == "Kurz und anders."
+
+
+def test_the_bar_of_marks_stays_on_a_phone(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made, NARROW)
+    page.locator("#rows button").first.click()
+    for place in ("0", "document.body.scrollHeight"):
+        page.evaluate(f"scrollTo(0, {place})")
+        bar = page.locator("#marks").bounding_box()
+        assert bar["y"] + bar["height"] <= NARROW["height"] + 1
 
 
 def test_keys_move_mark_and_help(made: Path, visit: Callable[..., Any]) -> None:
@@ -353,7 +418,7 @@ def test_hostile_and_very_long_decisions_stay_text(visit: Callable[..., Any], tm
     page = visit(page_of([row | {"headnote": HOSTILE}], [line], tmp_path))
     shown = HOSTILE.replace("\u202e", "U+202E").replace("\u202c", "U+202C").replace("\u0007", "U+0007")
     assert page.locator("#headnote").evaluate("node => node.textContent") == shown
-    assert page.locator("#paragraphs").evaluate("node => node.textContent") == shown * (len(decision) // len(HOSTILE))
+    assert page.locator("#paragraphs").evaluate(TEXT) == shown * (len(decision) // len(HOSTILE))
     assert page.locator("#name").inner_text() == "<b>x</b>"
     assert page.locator("main script, main img").count() == 0
     assert page.locator("#headnote .control").all_inner_texts() == ["U+202E", "U+202C", "U+0007"]

@@ -62,10 +62,11 @@ def test_each_citation_knows_its_status_and_its_places() -> None:
     assert [(one["text"], one["status"]) for one in cited] == [
         ("Art. 41 Abs. 1 OR", "found"),
         ("Art. 9 BV", "missing"),
-        ("E. 2.2 und 7", "missing"),
+        ("E. 2.2", "found"),
+        ("7", "missing"),
         ("BGE 148 III 30", "found"),
     ]
-    assert cited[2]["cites"] == [("E. 2.2", "found"), ("E. 7", "missing")]
+    assert [one["name"] for one in cited[2:4]] == ["E. 2.2", "E. 7"]
     marks = {
         one["mark"]: one["text"]
         for paragraph in data["decisions"][0]["paragraphs"]
@@ -73,7 +74,38 @@ def test_each_citation_knows_its_status_and_its_places() -> None:
         if not isinstance(one, str)
     }
     places = [[marks[number] for number in one["places"]] for one in cited]
-    assert places == [["Art. 41 Abs. 1 OR"] * 2, [], ["2.2"], ["BGE 148 III 30 E. 4"]]
+    assert places == [["Art. 41 Abs. 1 OR"] * 2, [], ["2.2"], [], ["BGE 148 III 30 E. 4"]]
+
+
+def test_what_only_the_official_headnote_cites_is_no_invention() -> None:
+    (item,) = page_data([pair("Art. 9 BV; Art. 1 ZGB; Art. 2 ZGB.")], "decision")["items"]
+    assert item["citations"] == {"Art. 9 BV": "missing", "Art. 1 ZGB": "official", "Art. 2 ZGB": "missing"}
+
+
+def test_each_sentence_is_shown_with_the_considerations_that_support_it() -> None:
+    data = page_data([pair("Nach Art. 41 Abs. 1 OR haftet, wer Schaden verursacht (E. 3).")], "decision")
+    (one,) = data["items"][0]["evidence"]
+    assert one["places"][0]["name"] in ("1", "2.1", "2.2")
+    marks = {piece["mark"]: piece["text"] for paragraph in data["decisions"][0]["paragraphs"] for piece in paragraph
+             if isinstance(piece, dict)}  # fmt: skip
+    for place in one["places"]:
+        assert [marks[number] for number in place["places"]] == [place["name"]]
+
+
+def test_pages_turn_beside_the_text_and_never_within_a_citation() -> None:
+    decision = "Erwägungen: 1. Nach Art. 41 BGE 148 III 30 S. 31 Abs. 1 OR haftet er. BGE 148 III 30 S. 32 2. Ende."
+    (own,) = page_data([pair("Art. 41 Abs. 1 OR.", decision, year=2022)], "decision")["decisions"]
+    pieces = [piece for paragraph in own["paragraphs"] for piece in paragraph if isinstance(piece, dict)]
+    assert [piece["text"] for piece in pieces if piece.get("page")] == ["BGE 148 III 30 S. 31", "BGE 148 III 30 S. 32"]
+    assert any(piece["text"].split() == ["Art.", "41", "Abs.", "1", "OR"] for piece in pieces)
+
+
+def test_the_considerations_are_headed_and_the_courts_page_is_linked() -> None:
+    (own,) = page_data([pair(url="https://www.bger.ch/x?a=1&b=2")], "decision")["decisions"]
+    assert joined(own["paragraphs"][own["law"]]).startswith("Erwägungen")
+    assert own["url"] == "https://www.bger.ch/x?a=1&b=2"
+    for odd in ("javascript:alert(1)", "http://x.ch", "https://x.ch/ y", 7, None):
+        assert page_data([pair(url=odd)], "decision")["decisions"][0]["url"] is None
 
 
 def test_a_decision_is_in_paragraphs_that_begin_where_the_court_counts() -> None:
@@ -202,4 +234,4 @@ def test_the_samples_link_each_citation_that_is_not_missing() -> None:
         assert joined(item["headnote"]) == joined(item["reference"]) == row["headnote"]
         assert decision_of(data, item["decision"]) == row["decision"]
         for one in (one for one in item["headnote"] if not isinstance(one, str)):
-            assert bool(one["places"]) == any(status != "missing" for _, status in one["cites"])
+            assert bool(one["places"]) == (one["status"] not in ("missing", "official"))
