@@ -12,7 +12,7 @@ from headnote_cli.errors import UsageError
 from headnote_cli.screen.console import Screen
 
 
-@with_screen(Headnotes="predictions split references", Output="output force")
+@with_screen(Headnotes="predictions split references marks", Output="output force")
 def review(
     screen: Screen,
     predictions: Annotated[list[Path], typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
@@ -24,6 +24,10 @@ def review(
     references: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file of rows that has them instead (JSONL, parquet …).")
     ] = None,
+    marks: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Marks that were exported from the page; repeat it for several reviewers."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
     set_: SetOption = None,
 ) -> None:
@@ -34,7 +38,7 @@ def review(
 
     if len(predictions) > 1:
         raise UsageError("--predictions takes one file: a page shows one", hint="write a page for each")
-    report = run(load_config(config, set_ or []), predictions[0], output, split, references, force)
+    report = run(load_config(config, set_ or []), predictions[0], output, split, references, force, marks or [])
     screen.note(*report.notes)
     screen.show(review_view(report))
     screen.data(report.to_json())

@@ -30,6 +30,7 @@ NONE = "none"  # the weight of there being no such consideration
 MOST = 3  # considerations that are named for a sentence
 SURE = 0.5  # the strength from which another consideration speaks against a pointer
 UNLIKELY = 0.03  # the strength below which a pointer's own consideration does not speak for it
+LONGEST_RANGE = 20  # considerations that a pointer names at once
 _FEW = 2  # words that make a sentence of its own
 _WORDS = re.compile(r"[^\W\d_]{3,}")
 _SECOND_LEVEL = re.compile(r"(?:[IVX]+/)?\d+(?:-\d+)?(?:\.\d+|[a-z])?")
@@ -214,11 +215,11 @@ def ends(pointer: str) -> list[str]:
     first, _, last = pointer.split(" ")[0].partition("-")
     if not last:
         return [first]
-    head, of_first, of_last = above(first), first.rpartition(".")[2], last.rpartition(".")[2]
-    if head != above(last) or not (of_first.isdecimal() and of_last.isdecimal()):
+    (head, _, of_first), (other, _, of_last) = first.rpartition("."), last.rpartition(".")
+    if head != other or not (of_first.isdecimal() and of_last.isdecimal()):
         return [first, last]
-    between = range(int(of_first), min(int(of_last), int(of_first) + 20) + 1)
-    return [f"{head}.{number}" if "." in first else str(number) for number in between]
+    between = range(int(of_first), min(int(of_last), int(of_first) + LONGEST_RANGE) + 1)
+    return [f"{head}.{number}" if head else str(number) for number in between]
 
 
 def is_near(number: str, pointer: str) -> bool:

@@ -10,7 +10,7 @@ import math
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from headnote_cli.law.document import law_of
 from headnote_cli.law.evidence import evidence
 from headnote_cli.law.language import detect_language
 from headnote_cli.law.pages import page_marks
+from headnote_cli.review.marks import Reviewer
 from headnote_cli.review.pieces import pieces
 
 FOLDER = Path(__file__).resolve().parent  # the template, its style and its script lie beside this file
@@ -147,19 +148,23 @@ class _Decision:
         return paragraphs, None if law is None else bisect_right(begins, max(0, law - 1)) - 1
 
 
-def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> tuple[str, dict[str, int]]:
+def build(
+    pairs: Iterable[Pair], text_field: str, title: str, digest: str, reviewers: Sequence[Reviewer] = ()
+) -> tuple[str, dict[str, int]]:
     """The page for predictions and their rows as HTML, and how many of what it shows.
 
     Args:
         text_field: The field of a row that holds the decision.
         title: What the predictions are called.
         digest: A hash of the predictions, under which a browser keeps the marks.
+        reviewers: Whose marks are shown beside the reader's own.
 
     Raises:
         DataError: A row has no decision.
     """
     name = title.encode(errors="replace").decode()  # of a file whose name is no Unicode
-    data = page_data(list(pairs), text_field) | {"title": name, "digest": digest}
+    others = [{"name": reviewer.name, "marks": _marks_of(reviewer)} for reviewer in reviewers]
+    data = page_data(list(pairs), text_field) | {"title": name, "digest": digest, "reviewers": others}
     items = data["items"]
     counts = {
         "rows": len(items),
@@ -168,6 +173,14 @@ def build(pairs: Iterable[Pair], text_field: str, title: str, digest: str) -> tu
         "unfinished": sum(item["finish"] in UNFINISHED for item in items),
     }
     return _render(data), counts
+
+
+def _marks_of(reviewer: Reviewer) -> dict[str, dict[str, str | None]]:
+    """A reviewer's marks by the names that the page gives headnotes."""
+    return {
+        json.dumps(key, ensure_ascii=False, separators=(",", ":")): {"mark": mark.mark, "comment": mark.comment}
+        for key, mark in reviewer.marks.items()
+    }
 
 
 def page_data(pairs: list[Pair], text_field: str) -> dict[str, Any]:
@@ -215,6 +228,7 @@ def _item(pair: Pair) -> dict[str, Any]:
         "lang": lang,
         "candidate": candidate if "candidate" in prediction else None,
         "name": decision_id(row) or sample,
+        "decision_id": decision_id(row),
         "area": _text(row.get("law_area")),
         "year": _text(row.get("year")),
         "finish": "loop" if ends_in_a_loop(written) else _text(prediction.get("finish_reason")),

@@ -98,20 +98,46 @@
     },
   };
 
+  const othersOf = (item) =>
+    data.reviewers.filter(({ marks }) => item.key in marks).map(({ name, marks }) => ({ name, ...marks[item.key] }));
+
   function notify(text) {
     at("notice").textContent = text;
     at("notice").hidden = false;
   }
 
-  function exportMarks() {
-    const marks = items.filter((item) => item.key in store.marks).map((item) => {
+  const NAME = "slds-review:reviewer"; // the same for all pages of this browser
+
+  function marksToExport() {
+    return items.filter((item) => item.key in store.marks).map((item) => {
       const { mark, comment, at: marked_at } = store.get(item);
-      return { sample_id: item.sample, lang: item.lang, candidate: item.candidate ?? 1, mark, comment, marked_at };
+      const named = { sample_id: item.sample, decision_id: item.decision_id, lang: item.lang, candidate: item.candidate ?? 1 };
+      return { ...named, mark, comment, headnote: item.words, marked_at };
     });
-    const value = { predictions: data.title, sha256: data.digest, exported_at: new Date().toISOString(), marks };
-    const url = URL.createObjectURL(new Blob([JSON.stringify(value, null, 2) + "\n"], { type: "application/json" }));
-    make("a", { href: url, download: `${data.title.replace(/\.jsonl(\.gz)?$/, "")}.marks.json` }).click();
+  }
+
+  /** As JSON, which `slds review --marks` reads back, or for a spreadsheet. */
+  function exportMarks(form) {
+    const marks = marksToExport();
+    if (!marks.length) {
+      notify("There are no marks yet: mark a headnote as good, wrong or unsure first.");
+      return;
+    }
+    const reviewer = at("reviewer").value.trim();
+    const value = { predictions: data.title, sha256: data.digest, reviewer, exported_at: new Date().toISOString(), marks };
+    const text = form === "csv" ? toCsv(reviewer, marks) : JSON.stringify(value, null, 2) + "\n";
+    const url = URL.createObjectURL(new Blob([text], { type: form === "csv" ? "text/csv" : "application/json" }));
+    const name = [data.title.replace(/\.jsonl(\.gz)?$/, ""), reviewer.replace(/[^\p{L}\p{N}-]+/gu, "-")].filter(Boolean).join(".");
+    make("a", { href: url, download: `${name}.marks.${form}` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
+  }
+
+  /** A table that spreadsheets open; a cell that they would take for a formula begins with an apostrophe. */
+  function toCsv(reviewer, marks) {
+    const cell = (value) => `"${String(value ?? "").replace(/^(?=[=+\-@\t\r])/, "'").replaceAll('"', '""')}"`;
+    const columns = ["reviewer", ...Object.keys(marks[0])];
+    const rows = marks.map((mark) => columns.map((name) => cell({ reviewer, ...mark }[name])).join(","));
+    return `\ufeff${[columns.join(","), ...rows].join("\r\n")}\r\n`;
   }
 
   // The list
@@ -125,6 +151,7 @@
     unfinished: (item) => ["length", "loop"].includes(item.finish),
     evidence: (item) => item.unsupported > 0,
     pointers: (item) => item.misplaced > 0,
+    disagree: (item) => new Set(othersOf(item).map((one) => one.mark).filter(Boolean)).size > 1,
     language: (item) => item.detected !== null && item.detected !== item.lang,
   };
   const ORDERS = {
@@ -484,6 +511,8 @@
       button.setAttribute("aria-pressed", String(button.dataset.mark === mark));
     }
     if (at("comment").value !== comment) at("comment").value = comment;
+    at("others").replaceChildren(...othersOf(current).map(({ name, mark: theirs, comment: said }) =>
+      make("li", {}, `${plain(name)}: `, make("span", { className: `tag ${theirs ?? ""}` }, theirs ?? "no mark"), said ? ` ${plain(said)}` : "")));
     at("printed").textContent = [mark ?? "not marked", comment].filter(Boolean).join(": ");
     drawTags(current);
     drawSummary();
@@ -571,7 +600,21 @@
     store.set(current, { comment: at("comment").value });
     drawMarks();
   });
-  at("export").addEventListener("click", exportMarks);
+  at("export").addEventListener("click", () => exportMarks("json"));
+  at("export-csv").addEventListener("click", () => exportMarks("csv"));
+  try {
+    at("reviewer").value = localStorage.getItem(NAME) ?? "";
+  } catch {
+    store.fail();
+  }
+  at("reviewer").addEventListener("input", () => {
+    try {
+      localStorage.setItem(NAME, at("reviewer").value);
+    } catch {
+      store.fail();
+    }
+  });
+  at("problem").querySelector("[value=disagree]").hidden = data.reviewers.length < 2;
   at("print").addEventListener("click", () => print());
   at("keys").addEventListener("click", help);
   at("differ").addEventListener("click", toggleDifferences);

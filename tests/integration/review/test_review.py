@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -101,7 +102,8 @@ def test_a_page_is_written_from_a_split_and_counts_what_it_leaves_out(
     told = slds(*arguments, "--force")
     assert told.exit_code == 0
     assert "1 prediction with an error instead of a headnote, left out" in told.stderr
-    assert "1 with unsupported citations, 1 unfinished" in told.stdout
+    assert "1 with citations not found, 1 unfinished" in told.stdout
+    assert "open it" in told.stdout
     assert output.read_bytes() == before
 
 
@@ -391,6 +393,71 @@ def test_marks_stay_and_are_exported(made: Path, visit: Callable[..., Any], rows
         ),
         (str(rows[1]["sample_id"]), rows[1]["headnote_language"], "good", ""),
     ]
+
+
+def test_nothing_is_exported_without_marks(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made)
+    page.on("download", lambda _: pytest.fail("there is nothing to export"))
+    page.click("#export")
+    page.click("#export-csv")
+    assert "There are no marks yet" in page.locator("#notice").inner_text()
+
+
+def test_marks_are_exported_for_a_spreadsheet(
+    made: Path, visit: Callable[..., Any], rows: list[dict[str, Any]]
+) -> None:
+    page = visit(made)
+    page.fill("#reviewer", "Anna Bär")
+    page.locator("#reviewer").blur()
+    page.keyboard.press("2")
+    page.fill("#comment", '=1+1; "so"\nnicht')
+    with page.expect_download() as download:
+        page.click("#export-csv")
+    assert download.value.suggested_filename == "headnotes.Anna-Bär.marks.csv"
+    with Path(download.value.path()).open(encoding="utf-8-sig", newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["reviewer"], line["mark"], line["comment"]) == ("Anna Bär", "wrong", '\'=1+1; "so"\nnicht')
+    assert line["decision_id"] == rows[0]["decision_id"]
+    assert line["headnote"] == predictions_of(rows)[0]["headnote"]
+
+
+def test_marks_come_back_side_by_side_with_the_agreement(
+    made: Path, visit: Callable[..., Any], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    page = visit(made)
+    files = []
+    for name, keys in (("Anna", "1j2j1"), ("Beat", "1j1j1"), ("Carla", "1j1j3")):
+        page.evaluate("localStorage.clear()")
+        page.reload()
+        page.fill("#reviewer", name)
+        page.locator("#reviewer").blur()
+        for key in keys:
+            page.keyboard.press(key)
+        with page.expect_download() as download:
+            page.click("#export")
+        files.append(tmp_path / f"{name}.json")
+        download.value.save_as(files[-1])
+    predictions = ["review", "--predictions", tmp_path / "headnotes.jsonl", "--references", tmp_path / "rows.jsonl"]
+    two = [*predictions, "--output", tmp_path / "two.html", "--marks", files[0], "--marks", files[1]]
+    report = slds_json(*two)
+    assert report["reviewers"] == ["Anna", "Beat"]
+    assert report["agreement"]["headnotes"] == 3
+    assert report["agreement"]["percent"] == pytest.approx(100 * 2 / 3)
+    assert report["agreement"]["kappa"] == pytest.approx(0.0)
+    three = slds(
+        *predictions, "--output", tmp_path / "three.html", *(part for one in files for part in ("--marks", one))
+    )
+    assert "marks of          Anna, Beat, Carla" in three.stdout
+    assert "agreement         56 % of the marks of 3 headnotes, α" in three.stdout
+    page = visit(tmp_path / "three.html")
+    page.locator("#rows button").nth(1).click()
+    assert page.locator("#others li").all_inner_texts() == ["Anna: wrong", "Beat: good", "Carla: good"]
+    page.select_option("#problem", "disagree")
+    assert listed(page) == 2
+    other = save_lines(tmp_path / "other.jsonl", predictions_of(rows)[1:])
+    refused = slds("review", "--predictions", other, "--output", tmp_path / "x.html", "--marks", files[0])
+    assert refused.exit_code == 5
+    assert "marks of other predictions than other.jsonl" in refused.stderr
 
 
 def test_other_predictions_have_marks_of_their_own(
