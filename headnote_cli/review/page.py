@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import itertools
 import json
@@ -25,13 +26,13 @@ from headnote_cli.generation.predictions import Pair, key_of
 from headnote_cli.law.citations import Citation, Cited, citations, spans
 from headnote_cli.law.document import law_of
 from headnote_cli.law.evidence import evidence
-from headnote_cli.law.language import detect_language
+from headnote_cli.law.language import CONSIDERED, detect_language
 from headnote_cli.law.pages import page_marks
 from headnote_cli.review.marks import Reviewer
 from headnote_cli.review.pieces import pieces
 
 FOLDER = Path(__file__).resolve().parent  # the template, its style and its script lie beside this file
-TEMPLATE, STYLE, SCRIPT = "review.html.jinja", "review.css", "review.js"
+TEMPLATE, STYLE, SCRIPT, TEXTS = "review.html.jinja", "review.css", "review.js", "texts.csv"
 ROUGE_L = ("rougeL", "rouge_l")
 UNFINISHED = ("length", "loop")
 Place = tuple[int, int]  # start and end character in the decision
@@ -164,7 +165,8 @@ def build(
     """
     name = title.encode(errors="replace").decode()  # of a file whose name is no Unicode
     others = [{"name": reviewer.name, "marks": _marks_of(reviewer)} for reviewer in reviewers]
-    data = page_data(list(pairs), text_field) | {"title": name, "digest": digest, "reviewers": others}
+    about = {"title": name, "digest": digest, "reviewers": others, "texts": _texts()}
+    data = page_data(list(pairs), text_field) | about
     items = data["items"]
     counts = {
         "rows": len(items),
@@ -309,6 +311,13 @@ def _render(data: dict[str, Any]) -> str:
         script_hash=_hash(script),
         data=Markup(embedded(data)),
     )
+
+
+def _texts() -> dict[str, dict[str, str]]:
+    """What the page itself says, by language and name."""
+    with (FOLDER / TEXTS).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {language: {row["key"]: row[language] for row in rows} for language in CONSIDERED}
 
 
 def _hash(text: str) -> str:

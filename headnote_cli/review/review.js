@@ -3,16 +3,49 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
-  const LANGUAGES = { de: "German", fr: "French", it: "Italian", rm: "Romansh", en: "English" };
-  const STATUS = {
-    missing: "not in the decision",
-    official: "not in this excerpt, but in the official headnote",
-    partly: "in part in the decision",
-    found: "in the decision",
-  };
+  const SPOKEN = ["de", "fr", "it", "rm", "en"];
+  const STATUS = { missing: "missing", official: "only_official", partly: "partly", found: "found" };
   const SIGNS = { missing: "✗", official: "○", partly: "~", found: "✓" };
   const CONTROL =
     /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}])/u;
+
+  // What the page says, in the reader's language
+
+  const LANGUAGE = "slds-review:language"; // the same for all pages of this browser
+  let spoken = "en";
+
+  /** What the page says under this name, values put in. */
+  const text = (name, values = {}) => data.texts[spoken][name].replace(/\{(\w+)\}/g, (_, value) => values[value]);
+
+  function speakTo(language) {
+    spoken = language;
+    document.documentElement.lang = language;
+    at("language").value = language;
+    for (const node of document.querySelectorAll("[data-text]")) node.textContent = text(node.dataset.text);
+    for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", text(node.dataset.label));
+  }
+
+  /** What the reader chose last, else the browser's language. */
+  function preferred() {
+    const own = [remembered(LANGUAGE), ...navigator.languages.map((name) => name.slice(0, 2))];
+    return own.find((name) => name in data.texts) ?? "en";
+  }
+
+  function remembered(name) {
+    try {
+      return localStorage.getItem(name) ?? "";
+    } catch {
+      return "";
+    }
+  }
+
+  function remember(name, value) {
+    try {
+      localStorage.setItem(name, value);
+    } catch {
+      store.fail();
+    }
+  }
 
   // Text and nodes
 
@@ -38,16 +71,16 @@
   }
 
   const speak = (node, language) =>
-    language in LANGUAGES ? node.setAttribute("lang", language) : node.removeAttribute("lang");
-  const named = (language) => LANGUAGES[language] ?? plain(language ?? "unknown");
-  const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+    SPOKEN.includes(language) ? node.setAttribute("lang", language) : node.removeAttribute("lang");
+  const named = (language) => (SPOKEN.includes(language) ? text(language) : plain(language ?? text("unknown")));
+  const number = (value) => value.toLocaleString(spoken);
+  const counted = (count, noun) => `${number(count)} ${text(`${noun}_${count === 1 ? "one" : "other"}`)}`;
   const joined = (segments) => segments.map((one) => (typeof one === "string" ? one : one.text)).join("");
 
   // What is known of each headnote
 
-  const items = data.items.map((item, number) => ({
+  const items = data.items.map((item) => ({
     ...item,
-    number,
     from: data.decisions[item.decision].lang,
     key: JSON.stringify([item.sample, item.lang, item.candidate ?? 1]),
     missing: Object.values(item.citations).filter((status) => status === "missing").length,
@@ -57,7 +90,7 @@
   }));
   const decisionTexts = data.decisions.map(() => null); // in lower case, once they are searched
   const pairOf = (item) => `${item.from ?? "?"} → ${item.lang}`;
-  const titleOf = (item) => plain(item.name) + (item.candidate ? `, candidate ${item.candidate}` : "");
+  const titleOf = (item) => plain(item.name) + (item.candidate ? `, ${text("candidate", { n: item.candidate })}` : "");
   const shownScore = (value) => (value === null ? "–" : value.toFixed(1));
 
   function searched(item) {
@@ -94,15 +127,15 @@
       return this.marks[item.key] ?? { mark: null, comment: "" };
     },
     fail() {
-      notify("This browser keeps no marks for this page: export them before you close it.");
+      notify(text("keeps_nothing"));
     },
   };
 
   const othersOf = (item) =>
     data.reviewers.filter(({ marks }) => item.key in marks).map(({ name, marks }) => ({ name, ...marks[item.key] }));
 
-  function notify(text) {
-    at("notice").textContent = text;
+  function notify(message) {
+    at("notice").textContent = message;
     at("notice").hidden = false;
   }
 
@@ -120,13 +153,13 @@
   function exportMarks(form) {
     const marks = marksToExport();
     if (!marks.length) {
-      notify("There are no marks yet: mark a headnote as good, wrong or unsure first.");
+      notify(text("no_marks"));
       return;
     }
     const reviewer = at("reviewer").value.trim();
     const value = { predictions: data.title, sha256: data.digest, reviewer, exported_at: new Date().toISOString(), marks };
-    const text = form === "csv" ? toCsv(reviewer, marks) : JSON.stringify(value, null, 2) + "\n";
-    const url = URL.createObjectURL(new Blob([text], { type: form === "csv" ? "text/csv" : "application/json" }));
+    const content = form === "csv" ? toCsv(reviewer, marks) : JSON.stringify(value, null, 2) + "\n";
+    const url = URL.createObjectURL(new Blob([content], { type: form === "csv" ? "text/csv" : "application/json" }));
     const name = [data.title.replace(/\.jsonl(\.gz)?$/, ""), reviewer.replace(/[^\p{L}\p{N}-]+/gu, "-")].filter(Boolean).join(".");
     make("a", { href: url, download: `${name}.marks.${form}` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
@@ -170,7 +203,7 @@
       (!pair || pairOf(item) === pair) &&
       (!problem || PROBLEMS[problem](item)) &&
       (!mark || (store.get(item).mark ?? "none") === mark) &&
-      (!words.length || words.every((word) => searched(item).some((text) => text.includes(word))))
+      (!words.length || words.every((word) => searched(item).some((one) => one.includes(word))))
     );
   }
 
@@ -180,9 +213,8 @@
     buttons.clear();
     at("rows").replaceChildren(...shown.map((item) => make("li", {}, drawRow(item))));
     at("count").textContent =
-      shown.length === items.length ? `All ${counted(items.length, "headnote")}, score: ${data.score}` :
-      shown.length ? `${shown.length.toLocaleString("en")} of ${counted(items.length, "headnote")}, score: ${data.score}` :
-      "No headnote is like this: take back a filter.";
+      text(shown.length === items.length ? "all_shown" : shown.length ? "some_shown" : "none_shown",
+        { shown: number(shown.length), headnotes: counted(items.length, "headnote"), score: data.score });
     if (shown.length && !shown.includes(current)) show(shown[0]);
     else highlightSearch();
   }
@@ -202,14 +234,14 @@
   }
 
   function drawTags(item) {
-    const tag = (text, kind) => make("span", { className: `tag ${kind}` }, text);
+    const tag = (words, kind) => make("span", { className: `tag ${kind}` }, words);
     const { mark, comment } = store.get(item);
     const tags = [tag(plain(pairOf(item)), "")];
-    if (item.missing) tags.push(tag(`${item.missing} not found`, "missing"));
-    if (PROBLEMS.unfinished(item)) tags.push(tag(item.finish === "loop" ? "repeats itself" : "unfinished", "partly"));
-    if (PROBLEMS.language(item)) tags.push(tag(`in ${named(item.detected)}`, "partly"));
-    if (mark) tags.push(tag(`${{ good: "✓", wrong: "✗", unsure: "?" }[mark]} ${mark}`, mark));
-    if (comment) tags.push(tag("comment", ""));
+    if (item.missing) tags.push(tag(text("n_not_found", { n: item.missing }), "missing"));
+    if (PROBLEMS.unfinished(item)) tags.push(tag(text(item.finish === "loop" ? "repeats" : "unfinished"), "partly"));
+    if (PROBLEMS.language(item)) tags.push(tag(text("in_language", { language: named(item.detected) }), "partly"));
+    if (mark) tags.push(tag(`${{ good: "✓", wrong: "✗", unsure: "?" }[mark]} ${text(mark)}`, mark));
+    if (comment) tags.push(tag(text("has_comment"), ""));
     buttons.get(item)?.querySelector(".row-tags").replaceChildren(...tags);
   }
 
@@ -217,10 +249,10 @@
     const marked = items.filter((item) => store.get(item).mark).length;
     at("summary").textContent = [
       plain(data.title),
-      `${counted(items.length, "headnote")} of ${counted(data.decisions.length, "decision")}`,
-      `${items.filter(PROBLEMS.unsupported).length} with citations not found`,
-      `${items.filter(PROBLEMS.unfinished).length} unfinished`,
-      `${marked} marked`,
+      text("of_decisions", { headnotes: counted(items.length, "headnote"), decisions: counted(data.decisions.length, "decision") }),
+      text("n_unsupported", { n: items.filter(PROBLEMS.unsupported).length }),
+      text("n_unfinished", { n: items.filter(PROBLEMS.unfinished).length }),
+      text("n_marked", { n: marked }),
     ].join(" · ");
   }
 
@@ -245,8 +277,8 @@
     at("name").textContent = titleOf(item);
     at("facts").replaceChildren(...drawFacts(item));
     at("figures").replaceChildren(...drawFigures(item));
-    drawHeadnote(at("headnote"), item.headnote, item.detected ?? item.lang, "The model wrote nothing.");
-    drawHeadnote(at("reference"), item.reference, item.lang, "The row has no reference headnote.");
+    drawHeadnote(at("headnote"), item.headnote, item.detected ?? item.lang, text("wrote_nothing"));
+    drawHeadnote(at("reference"), item.reference, item.lang, text("no_official"));
     at("citations").replaceChildren(...drawCitations(item));
     at("evidence").replaceChildren(...item.evidence.map(drawEvidence));
     forgetPlace();
@@ -260,38 +292,38 @@
   }
 
   function drawFacts(item) {
-    const fact = (text, bad) => make("li", bad ? { className: "bad" } : {}, text);
+    const fact = (words, bad) => make("li", bad ? { className: "bad" } : {}, words);
     const { cut } = item.tokens;
-    const facts = [fact(`${named(item.from)} decision, ${named(item.lang)} headnote`)];
+    const facts = [fact(text("pair", { from: named(item.from), to: named(item.lang) }))];
     if (item.area) facts.push(fact(plain(item.area).replaceAll("_", " ")));
     if (item.year) facts.push(fact(plain(item.year)));
-    if (cut > 0) facts.push(fact(`${counted(cut, "token")} of the decision not read`));
-    if (item.finish === "length") facts.push(fact("unfinished: cut off by the token limit", true));
-    if (item.finish === "loop") facts.push(fact("unfinished: it repeats itself", true));
-    if (PROBLEMS.language(item)) facts.push(fact(`in ${named(item.detected)} instead of ${named(item.lang)}`, true));
+    if (cut > 0) facts.push(fact(text("not_read", { tokens: counted(cut, "token") })));
+    if (item.finish === "length") facts.push(fact(text("cut_off"), true));
+    if (item.finish === "loop") facts.push(fact(text("loop"), true));
+    if (PROBLEMS.language(item)) facts.push(fact(text("instead", { language: named(item.detected), asked: named(item.lang) }), true));
     return facts;
   }
 
   /** What only those ask for who work with the model. */
   function drawFigures(item) {
     const { prompt, completion } = item.tokens;
-    const figures = [`${data.score} with the official headnote: ${shownScore(item.score)}`];
-    if (item.sample !== item.name) figures.push(`sample ${plain(item.sample)}`);
+    const figures = [text("figure_score", { score: data.score, value: shownScore(item.score) })];
+    if (item.sample !== item.name) figures.push(text("figure_sample", { name: plain(item.sample) }));
     if (Number.isFinite(prompt) && Number.isFinite(completion)) {
-      figures.push(`${prompt.toLocaleString("en")} tokens read, ${completion.toLocaleString("en")} written`);
+      figures.push(text("figure_tokens", { read: number(prompt), written: number(completion) }));
     }
-    if (item.doubt) figures.push(`log-probability ${item.doubt.mean.toFixed(2)} a token; improbable words are dotted`);
-    return figures.map((text) => make("li", {}, text));
+    if (item.doubt) figures.push(text("figure_doubt", { mean: item.doubt.mean.toFixed(2) }));
+    return figures.map((figure) => make("li", {}, figure));
   }
 
   function drawHeadnote(box, segments, language, none) {
-    speak(box, segments.length ? language : "en");
+    speak(box, segments.length ? language : spoken);
     const drawn = segments.map((one) => (typeof one === "string" ? nodes(one) : drawCitation(one)));
     box.replaceChildren(...(segments.length ? drawn.flat() : [make("span", { className: "none" }, none)]));
   }
 
   function drawCitation(one) {
-    const title = `${plain(one.name)}: ${STATUS[one.status]}`;
+    const title = `${plain(one.name)}: ${text(STATUS[one.status])}`;
     const properties = { className: `cite ${one.status}`, title };
     if (!one.places.length) return make("span", properties, ...nodes(one.text));
     const link = make("a", { ...properties, href: `#mark-${one.places[0]}` }, ...nodes(one.text));
@@ -301,10 +333,10 @@
 
   function drawCitations(item) {
     const cited = Object.entries(item.citations);
-    if (!cited.length) return [make("p", {}, "The headnote cites nothing.")];
+    if (!cited.length) return [make("p", {}, text("cites_nothing"))];
     return Object.keys(STATUS).flatMap((status) => {
       const names = cited.filter((one) => one[1] === status).map(([name]) => plain(name));
-      const label = make("strong", { className: status }, `${SIGNS[status]} ${STATUS[status]}: `);
+      const label = make("strong", { className: status }, `${SIGNS[status]} ${text(STATUS[status])}: `);
       return names.length ? [make("p", {}, label, names.join(", "))] : [];
     });
   }
@@ -315,12 +347,12 @@
     const words = make("span", { className: "begins", title: begins }, begins);
     const links = one.places.map(({ name, strength, places }) => {
       const properties = { className: `cite place ${strength >= 50 ? "found" : "partly"}`, href: `#mark-${places[0]}` };
-      const link = make("a", { ...properties, title: `how likely: ${strength} %` }, `${plain(name)} · ${strength} %`);
+      const link = make("a", { ...properties, title: text("how_likely", { n: strength }) }, `${plain(name)} · ${strength} %`);
       link.dataset.places = places.join(" ");
       return link;
     });
-    const said = links.length ? links : [make("span", { className: "none" }, "no evidence found")];
-    const wrong = one.wrong.length ? [make("span", { className: "missing" }, `points to ${plain(one.wrong.join(", "))}, which does not say it`)] : [];
+    const said = links.length ? links : [make("span", { className: "none" }, text("no_evidence"))];
+    const wrong = one.wrong.length ? [make("span", { className: "missing" }, text("points_wrong", { place: plain(one.wrong.join(", ")) }))] : [];
     return make("li", {}, words, make("span", { className: "places" }, ...said, ...wrong));
   }
 
@@ -328,12 +360,12 @@
     const { lang, paragraphs, law, url } = data.decisions[item.decision];
     const cited = [...item.headnote, ...item.reference].flatMap((one) => one.places ?? []);
     const linked = new Set(cited);
-    at("decision-name").textContent = `Decision${item.name ? `: ${plain(item.name)}` : ""}`;
+    at("decision-name").textContent = `${text("decision")}${item.name ? `: ${plain(item.name)}` : ""}`;
     speak(at("paragraphs"), lang);
     const drawn = paragraphs.map((segments) => make("p", {}, ...segments.flatMap((one) =>
       typeof one === "string" ? nodes(one) : [one.page ? drawPage(one) : drawMark(one, linked.has(one.mark))])));
-    if (law !== null) drawn.splice(law, 0, make("h4", { lang: "en" }, "Considerations"));
-    if (law !== 0 && law !== null) drawn.unshift(make("h4", { lang: "en" }, "Facts"));
+    if (law !== null) drawn.splice(law, 0, make("h4", { lang: spoken }, text("considerations")));
+    if (law !== 0 && law !== null) drawn.unshift(make("h4", { lang: spoken }, text("facts")));
     at("paragraphs").replaceChildren(...drawn);
     at("contents").replaceChildren(...paragraphs.flat().filter((one) => one.head).map((one) =>
       make("a", { href: `#mark-${one.mark}`, className: "contents" }, plain(one.text))));
@@ -347,7 +379,7 @@
   function drawMark(one, linked) {
     const className = one.head ? "mark head" : "mark";
     if (!linked) return make("span", { className, id: `mark-${one.mark}`, tabIndex: -1 }, ...nodes(one.text));
-    const title = "cited in the headnote or the reference: click to go there";
+    const title = text("linked");
     return make("a", { className, title, id: `mark-${one.mark}`, href: "#headnote" }, ...nodes(one.text));
   }
 
@@ -367,7 +399,7 @@
     places.forEach(flash);
     places[turn].scrollIntoView({ block: "center" });
     places[turn].focus({ preventScroll: true });
-    at("place").textContent = `Place ${turn + 1} of ${places.length} in the decision`;
+    at("place").textContent = text("place_of", { n: turn + 1, all: places.length });
     at("next").hidden = places.length < 2;
     at("linked").hidden = false;
     left = link;
@@ -420,10 +452,10 @@
     const ranges = [];
     const walker = document.createTreeWalker(at("texts").parentNode, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); words.length && node && ranges.length < 2000; node = walker.nextNode()) {
-      const text = node.data.toLowerCase();
-      if (!node.parentNode.closest(".text") || text.length !== node.data.length) continue;
+      const folded = node.data.toLowerCase();
+      if (!node.parentNode.closest(".text") || folded.length !== node.data.length) continue;
       for (const word of words) {
-        for (let i = text.indexOf(word); i >= 0; i = text.indexOf(word, i + word.length)) {
+        for (let i = folded.indexOf(word); i >= 0; i = folded.indexOf(word, i + word.length)) {
           ranges.push(new StaticRange({ startContainer: node, startOffset: i, endContainer: node, endOffset: i + word.length }));
         }
       }
@@ -512,8 +544,8 @@
     }
     if (at("comment").value !== comment) at("comment").value = comment;
     at("others").replaceChildren(...othersOf(current).map(({ name, mark: theirs, comment: said }) =>
-      make("li", {}, `${plain(name)}: `, make("span", { className: `tag ${theirs ?? ""}` }, theirs ?? "no mark"), said ? ` ${plain(said)}` : "")));
-    at("printed").textContent = [mark ?? "not marked", comment].filter(Boolean).join(": ");
+      make("li", {}, `${plain(name)}: `, make("span", { className: `tag ${theirs ?? ""}` }, text(theirs ?? "not_marked")), said ? ` ${plain(said)}` : "")));
+    at("printed").textContent = [text(mark ?? "not_marked"), comment].filter(Boolean).join(": ");
     drawTags(current);
     drawSummary();
   }
@@ -602,17 +634,13 @@
   });
   at("export").addEventListener("click", () => exportMarks("json"));
   at("export-csv").addEventListener("click", () => exportMarks("csv"));
-  try {
-    at("reviewer").value = localStorage.getItem(NAME) ?? "";
-  } catch {
-    store.fail();
-  }
-  at("reviewer").addEventListener("input", () => {
-    try {
-      localStorage.setItem(NAME, at("reviewer").value);
-    } catch {
-      store.fail();
-    }
+  at("reviewer").value = remembered(NAME);
+  at("reviewer").addEventListener("input", () => remember(NAME, at("reviewer").value));
+  at("language").addEventListener("change", () => {
+    remember(LANGUAGE, at("language").value);
+    speakTo(at("language").value);
+    drawList();
+    if (current) show(current);
   });
   at("problem").querySelector("[value=disagree]").hidden = data.reviewers.length < 2;
   at("print").addEventListener("click", () => print());
@@ -630,6 +658,7 @@
     drawMarks();
   });
 
+  speakTo(preferred());
   store.load();
   drawList();
 })();

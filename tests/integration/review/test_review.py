@@ -312,6 +312,21 @@ def test_both_headnotes_are_in_sight_and_their_differences_shown(made: Path, vis
     assert page.evaluate(size) == 0
 
 
+def test_the_page_speaks_the_readers_language(made: Path, visit: Callable[..., Any]) -> None:
+    page = visit(made, locale="de-CH")
+    assert page.locator("h1").inner_text() == "Regesten zum Prüfen"
+    assert "2 nicht gefunden" in page.locator("#rows button").first.inner_text()
+    page.select_option("#language", "fr")
+    assert page.locator("h1").inner_text() == "Regestes à examiner"
+    assert "pas dans l'arrêt: Art. 999 OR, E. 47" in page.locator("#citations").inner_text()
+    page.reload()
+    assert page.evaluate("document.documentElement.lang") == "fr", "it is remembered"
+    for language in ("it", "en"):
+        page.select_option("#language", language)
+        page.locator("#rows button").nth(1).click()
+        assert "undefined" not in page.locator("body").inner_text()
+
+
 def test_the_first_row_is_open_after_sorting(made: Path, visit: Callable[..., Any]) -> None:
     page = visit(made)
     page.select_option("#order", "lowest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from headnote_cli.errors import DataError
 from headnote_cli.generation.predictions import Pair
-from headnote_cli.review.page import FOLDER, SCRIPT, build, embedded, overlap, page_data
+from headnote_cli.review.page import FOLDER, SCRIPT, TEMPLATE, TEXTS, build, embedded, overlap, page_data
 from tests.conftest import examples, sample_rows
 
 DECISION = (
@@ -171,6 +172,24 @@ def test_the_policy_names_the_very_style_and_script_of_the_page() -> None:
         assert f"{tag}-src &#39;sha256-{digest}&#39;" in html or f"{tag}-src 'sha256-{digest}'" in html
     assert "default-src 'none'" in html
     assert not re.search(r"https?://|\bsrc=|@import|url\(", html.replace(DATA.findall(html)[0], ""))
+
+
+def test_the_page_says_everything_in_each_language() -> None:
+    with (FOLDER / TEXTS).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sources = "".join((FOLDER / name).read_text(encoding="utf-8") for name in (SCRIPT, TEMPLATE))
+    quoted = set(re.findall(r"[\"'`]([A-Za-z_]+)[\"'`]", sources))
+    made = {f"{noun}_{number}" for noun in ("headnote", "decision", "token") for number in ("one", "other")}
+    made |= {f"{menu}_{name}" for menu in ("look", "order") for name in quoted}
+    keys = [row["key"] for row in rows]
+    assert len(keys) == len(set(keys))
+    assert set(keys) <= quoted | made, "each is used"
+    used = {*re.findall(r'text\("(\w+)"', sources), *re.findall(r'data-(?:text|label)="(\w+)"', sources)}
+    assert used <= set(keys), "each is there"
+    for row in rows:
+        for language in ("de", "fr", "it"):
+            assert row[language].strip()
+            assert re.findall(r"{\w+}", row[language]) == re.findall(r"{\w+}", row["en"]), row["key"]
 
 
 def test_the_script_makes_no_markup_out_of_text() -> None:
