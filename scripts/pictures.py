@@ -1,7 +1,7 @@
 """The README's example and pictures.
 
 - docs/run.svg: what `slds train` shows, replayed from the record of the demo's run by Rich's SVG export.
-- docs/review.png: the page of `slds review` in a browser (needs a chromium).
+- docs/review.png and docs/reviewers/: the page of `slds review` in a browser (needs a chromium).
 - The two marked blocks of README.md: a decision's beginning, a headnote, and its citations looked up; and the headnotes
   that the demo's last screen shows.
 
@@ -35,7 +35,7 @@ RUN = Path("demo_output/run")
 SAMPLES = Path("samples/slds/test.jsonl")
 RIGHT, WRONG = "Art. 337c Abs. 1 und 3 OR", "Art. 336a Abs. 2 OR"
 README = Path("README.md")
-WIDTH, HEIGHT = 1280, 720  # of the browser's window, in pixels
+WIDTH, HEIGHT = 1400, 900  # of the browser's window, in pixels
 
 
 def main() -> None:
@@ -113,7 +113,21 @@ def draw_page(target: Path) -> None:
             page.goto(page_file.resolve().as_uri())
             page.wait_for_timeout(500)
             page.screenshot(path=target)
+            draw_parts(page, target.with_name("reviewers"))
             browser.close()
+
+
+def draw_parts(page: Any, folder: Path) -> None:
+    """What docs/reviewers.md shows of the page."""
+    folder.mkdir(exist_ok=True)
+    page.screenshot(path=folder / "page.png")
+    page.locator("#evidence").scroll_into_view_if_needed()
+    page.locator("#evidence a.cite").first.click()
+    page.wait_for_timeout(200)
+    page.locator("#evidence").screenshot(path=folder / "evidence.png")
+    page.keyboard.press("2")
+    page.fill("#comment", "Art. 336a Abs. 2 OR kommt im Entscheid nicht vor.")
+    page.locator("#marks").screenshot(path=folder / "marks.png")
 
 
 def draw_run(target: Path) -> None:

@@ -28,6 +28,7 @@ from headnote_cli.law.similarity import Index, grams, stems, translated
 WEIGHTS = Path(__file__).with_name("evidence.csv")
 NONE = "none"  # the weight of there being no such consideration
 MOST = 3  # considerations that are named for a sentence
+LEAST = 0.05  # strength of a further one
 SURE = 0.5  # the strength from which another consideration speaks against a pointer
 UNLIKELY = 0.03  # the strength below which a pointer's own consideration does not speak for it
 LONGEST_RANGE = 20  # considerations that a pointer names at once
@@ -200,8 +201,10 @@ def evidence(headnote: str, language: str, cited: Cited) -> list[Evidence]:
 
 def supporting(strengths: Sequence[float], numbers: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """The considerations that support a sentence best; none if it is likelier that none does."""
-    ranked = sorted(zip(numbers, strengths, strict=True), key=lambda place: -place[1])[:MOST]
-    return tuple(ranked) if ranked and ranked[0][1] >= 1 - sum(strengths) else ()
+    first, *others = sorted(zip(numbers, strengths, strict=True), key=lambda place: -place[1])[:MOST] or [("", 0.0)]
+    if first[1] < 1 - sum(strengths):
+        return ()
+    return (first, *(other for other in others if other[1] >= LEAST))
 
 
 def second_level(number: str) -> str:

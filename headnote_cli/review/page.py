@@ -106,9 +106,11 @@ class _Decision:
 
     def _marks(self) -> list[Place]:
         """All places to be marked, in order and without overlap: what is cited, what is linked, each consideration."""
+        heads = [(start, start + len(number)) for number, start in self.cited.counted]
         places = {(span.start, span.end) for span in self.cited.spans}
-        places |= {(start, start + len(number)) for number, start in self.cited.counted}
         places |= {place for link in self.links for place in link["places"]}
+        # `Erwägungen 2.` heads a consideration, and looks like a citation of it.
+        places = {place for place in places if not _overlaps(place, heads)} | set(heads)
         kept: list[Place] = []
         for start, end in sorted(places, key=lambda place: (place[0], -place[1])):
             if not kept or start >= kept[-1][1]:
@@ -250,6 +252,12 @@ def _doubt(noted: Any, length: int) -> dict[str, Any] | None:
     spans = [(word.get("start"), word.get("end")) for word in words if isinstance(word, dict)]
     sound = [[a, b] for a, b in spans if isinstance(a, int) and isinstance(b, int) and 0 <= a < b <= length]
     return {"mean": mean, "words": sound}
+
+
+def _overlaps(place: Place, ordered: Sequence[Place]) -> bool:
+    """Whether a place overlaps one of some that are in order and apart."""
+    after = bisect_right(ordered, place)
+    return any(start < place[1] and place[0] < end for start, end in ordered[max(0, after - 1) : after + 1])
 
 
 def _address(url: Any) -> str | None:
