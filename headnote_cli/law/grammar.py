@@ -59,7 +59,7 @@ _BEFORE_ART = "[ '’(]"
 _NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
 _WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ]*"
 _ELIDED = r"(([lL]|[dD]|s|n|c|qu|dell|nell|all|dall|sull|un|lorsqu|puisqu|jusqu)['’])?"
-_LONG_WORD, _AS_A_WORD = r",? .{5,}", r" ?[«\"„“]| [(][0-9]| ([èàò]|n['’]a) "
+_AS_A_WORD = r" ?[«\"„“]| [(][0-9]| ([èàò]|n['’]a) "
 _WORD_END = r"[ \n,;:)\]»'’]"
 _RUN = r"([A-HJ-UWYZa-zÀ-ɏ ,'’-]|[IVX][a-zà-ÿ])*"  # words without numbers
 _JOINERS = (
@@ -67,7 +67,7 @@ _JOINERS = (
     r"|segnatamente|unitamente|combin[a-zé]*|nonch[éè]|beziehungsweise|respektive|respectivement|rispettivamente|bis|à|a"
     r"|bzw|resp|insb|iVm|spéc|partic"
 )
-_ESPECIALLY = r", (insb\.|insbesondere|namentlich|notamment|en particulier|spéc\.|segnatamente|in particolare) "
+_ESPECIALLY = r", (insb\.|insbesondere|namentlich|notamment|en particulier|spéc\.|segnatamente|in particolare)"
 _PARTS = (
     r"[an]?[Aa]rt[a-zà-ÿ]*|Anhangs?|[Aa]nnexe|[Aa]llegato|Erw[a-zä]*|[Cc]onsid[a-zé]*|[Cc]ons|Satz|phrase|frase|periodo|primo?|alinéa"
     r"|comma|al|cpv|cp|litt?|let|lett|lettre|lettera|ch|cifra|num|chiffre|Abs|Absatz|Ziff|Ziffer|Nr|Bst|par"
@@ -115,6 +115,7 @@ class _Words:
     Attributes:
         joins: Between the articles and parts of a list.
         again: Before another `Art.` of a list.
+        anew: Before one behind the act, but for its last sign.
         of: Between an article and its act.
         following: `ff.`
         levels: Of an article's parts; `paragraph` of a treaty's.
@@ -124,6 +125,7 @@ class _Words:
 
     joins: str
     again: str
+    anew: str
     of: str
     following: str
     levels: dict[str, str]
@@ -141,6 +143,7 @@ _WORDS = {
     "de": _Words(
         joins=r"(, |,? (und|sowie|wie auch|oder|bzw\.|i\. ?V\. ?m\.|in Verbindung mit) )",
         again="(mit |von |des )?",
+        anew="(mit|von|des)",
         of="( (der|des|zum))? ",
         following=r" ?ff?\.",
         levels={"Abs.": r"Abs\.? ?", "lit.": r"(lit|Bst)\. ?", "Ziff.": r"(Ziff|Nr)\. ?", "Satz": "Satz "},
@@ -156,6 +159,7 @@ _WORDS = {
     "fr": _Words(
         joins=r"(, | ainsi qu['’]|,? (et|ou|ainsi que|en (relation|lien|liaison|corrélation) avec|cum|par renvoi de) )",
         again="(l['’]|de l['’]|à l['’]|aux? |des |les )?(ancien )?",
+        anew="(l|de l|à l|aux?|des|les|(l['’]|de l['’])?ancien)",
         of="(( (de la|du|des))? | de l['’])",
         following=r"( et)? (ss?\.?|suivants)",
         levels={"Abs.": r"al\.? ?", "lit.": r"((let|litt?)\. ?|lettres? )", "Ziff.": r"ch\.? ?", "Satz": "phrase "},
@@ -171,6 +175,7 @@ _WORDS = {
     "it": _Words(
         joins=r"(, |,? (e|ed|o|nonché|come pure|in relazione( con)?|in combinato disposto con|in combinazione con) )",
         again="(l['’]|gli |dell['’]|all['’]|degli |agli )?(vecchio )?",
+        anew="(l|gli|dell|all|degli|agli|vecchio)",
         of="(( (della|del|dei))? | dell['’])",
         following=r"( e)? segg?\.",
         levels={"Abs.": r"cpv\.? ?", "lit.": r"lett\. ?", "Ziff.": r"(cifra |n(um)?\. ?)", "Satz": "(frase|periodo) "},
@@ -220,60 +225,51 @@ class _Grammar:
         self.names: dict[str, list[str]] = {}  # of each act
 
     def text(self) -> str:
-        """Free text, then citations, each with what follows it; what another citation follows ends before a word."""
-        named, bare, unnamed = self._articles()
+        """Free text, then citations, each with what follows it. The parts between two citations end before a sign or a
+        blank, with which the next one begins."""
+        named, bare, titled = self._articles()
         considerations, judgments = self._considerations(), self._judgments()
-        going_on: list[str] = []
-        last = [cite for cite in (named, bare, considerations, judgments) if cite]
-        for text, turns in (("BEFORE", going_on), ("TEXT", last)):
-            articles = [f"{named} ({self._behind_act(text)})"] if named else []
-            articles += [f"{bare} ({self._behind_bare(text)})"] if bare else []
-            titled = f"{unnamed} {self._title()}"
-            articles += [f"{titled} ({self._behind_title(text)})", *self._end(titled, text)] if unnamed else []
-            turns += articles
-            if considerations:
-                turns.append(f"{considerations} ({self._behind_number(text)})")
-            if judgments:
-                turns.append(f"{judgments} ({self._behind_judgment(text, self._any(articles))})")
-        cites = f"{_ANY}{_one_of(_IN_WORDS)}{_ANY}|{_WORD_ENDS}({_one_of(_AS_WORDS)}{_ANY}|{_AT_THE_END})"
-        free = f"/[{_PLAIN}]*/ & ~{_regex(cites)}"
-        whole = f"TEXT | BEFORE ({' | '.join(going_on)})* ({' | '.join(last)})" if last else "TEXT"
-        rules = {"start": "WHOLE", "WHOLE": whole, "TEXT": free, "BEFORE": f"(TEXT {_regex(_NO_LETTER)})?"}
+        articles = [f"{named} ({self._behind_act()})?"] if named else []
+        articles += [f"{bare} ({self._behind_bare()})"] if bare else []
+        articles += [f"{titled} {self._title()} ({self._behind_title()})?"] if titled else []
+        cited = list(articles)
+        if considerations:
+            cited.append(f"{considerations} ({self._behind_number()})?")
+        if judgments:
+            cited.append(f"{judgments} ({self._behind_judgment(self._any(articles))})")
+        begins = f"{_ANY}{_one_of(_IN_WORDS)}{_ANY}|{_WORD_ENDS}({_one_of(_AS_WORDS)}{_ANY}|{_AT_THE_END})"
+        rules = {"start": "WHOLE", "WHOLE": "TEXT", "TEXT": f"/[{_PLAIN}]*/ & ~{_regex(begins)}"}
+        if cited:
+            before = _regex(_NO_LETTER)
+            rules["WHOLE"] = f"TEXT | (TEXT {before})? CITED ({before} CITED)*"
+            rules["CITED"] = " | ".join(cited)
         rules |= {name: rule for rule, name in self.rules.items()}
         return "".join(f"{name}: {rule}\n" for name, rule in rules.items())
 
-    def _behind_act(self, text: str) -> str:
-        rules = [f'"."? {_regex(_SIGN)} {text}', f'"." {_regex(_BLANK)} {text}']
-        return self._any(rules + self._words_behind(_NOT_BEHIND_AN_ACT, text, _ELIDED))
+    def _behind_act(self) -> str:
+        rules = [f'"."? {_regex(_SIGN)} TEXT', f'"." ({_regex(_BLANK)} TEXT)?', f"{_regex(_AS_A_WORD)} TEXT"]
+        rules.append(f'" (" {self._word(f"{_SECOND}|{_LIKE_A_WORD}")} {_regex(_WORD_END)} TEXT')
+        rules.append(f'{self._joins()} (" " {_regex(self.words.anew)})?')
+        cantons = [name[:-1] for name in adjectives() if name.endswith(".")] if self.language == "de" else []
+        forbidden = "|".join([_NOT_BEHIND_AN_ACT, *sorted(cantons)])
+        return self._any(rules + self._words_behind(forbidden, _ELIDED))
 
-    def _behind_bare(self, text: str) -> str:
+    def _behind_bare(self) -> str:
         """Behind an article without an act: of `41 ff. OR`, the full stop is no sign."""
-        first = self._first(_JOINERS)
-        return self._any(
-            [f"{_regex(_SIGN)} {text}", f'"." {first} {_regex(_WORD_END)} {text}', *self._end('"."', text)]
-        )
+        return self._any([f"{_regex(_SIGN)} TEXT", f'"." ({self._first(_JOINERS)} {_regex(_WORD_END)} TEXT)?'])
 
-    def _behind_number(self, text: str) -> str:
+    def _behind_number(self) -> str:
         """Behind a consideration: a semicolon, or a comma behind `ff.`, may go on with another one."""
-        anew = self._anew(_NOT_BEHIND_A_NUMBER)
-        rules = [
-            f'"."? {_regex(_CLOSES)} {text}',
-            f"{anew} {text}",
-            *self._before(f'"; " | ". " | {_regex(_ESPECIALLY)}', text),
-        ]
-        return self._any(rules + self._words_behind(_NOT_BEHIND_A_NUMBER, text))
+        rules = [f'"."? {_regex(_CLOSES)} TEXT', self._anew(_NOT_BEHIND_A_NUMBER), _regex(_ESPECIALLY)]
+        rules += [f"{_regex(_AS_A_WORD)} TEXT", '"." | ";"', self._joins()]
+        return self._any(rules + self._words_behind(_NOT_BEHIND_A_NUMBER))
 
-    def _behind_judgment(self, text: str, articles: str) -> str:
-        """Behind a judgment, up to the next sign, a consideration would be the judgment's."""
-        words = self._rule(f'" "? {self._first(_NOT_BEHIND_A_JUDGMENT)} {_regex(_RUN)}')
-        rules = [f"{_regex(_CLOSES)} {text}", f"{self._anew(_JOINERS)} {text}", f"{words} {_regex(_SIGN)} {text}"]
-        if articles:
-            rules += [
-                f"{before} {articles}"
-                for before in (f"{words} {_regex(_BEFORE_ART)}", _regex(f",? {self.words.again}"))
-            ]
-        rules += self._before(f'{words} " (" | "; "', text)
-        return self._any([*rules, *self._end(words, text), *self._end('"."', text)])
+    def _behind_judgment(self, articles: str) -> str:
+        """Behind a judgment: a consideration that follows directly, or behind a comma, would be the judgment's."""
+        rules = [f"{_regex(_CLOSES)} TEXT", self._anew(_JOINERS), '"." | ";"']
+        rules += [f'" "? {word}' for word in self._words_behind(_NOT_BEHIND_A_JUDGMENT)]
+        rules += [f"{_regex(f',? {self.words.again}')} {articles}"] if articles else []
+        return self._any(rules)
 
     def _title(self) -> str:
         """A title that no code, no treaty and no act of the Confederation has, with what goes before it."""
@@ -300,18 +296,18 @@ class _Grammar:
             written.append(f"{of}{of_month} {months[int(month) - 1]} {year}")
         return written
 
-    def _behind_title(self, text: str) -> str:
+    def _behind_title(self) -> str:
         """Behind a title: a sign, but no bracket with another abbreviation, and no number as behind `Art.`"""
-        anew = f"{_regex(_CLOSES_TITLE)} {self._first(_SECOND, _ELIDED)} {_regex(_WORD_END)} {text}"
-        in_brackets = f'" (" {self._word(_JOINERS)} {_regex(_WORD_END)} {text}'
-        rules = [f"{_regex('[;:]')} {text}", anew, in_brackets, *self._end('"."', text)]
-        return self._any([*rules, *self._before(_regex(",? |['’]|[)»]? [(]|[.] "), text)])
+        anew = f"{_regex(_CLOSES_TITLE)} {self._first(_SECOND, _ELIDED)} {_regex(_WORD_END)} TEXT"
+        in_brackets = f'" (" {self._word(_JOINERS)} {_regex(_WORD_END)} TEXT'
+        return self._any([f"{_regex('[;:]')} TEXT", anew, in_brackets, _regex("[,. ]|[)»] ?")])
 
     def _anew(self, forbidden: str) -> str:
-        """A full stop or a semicolon with a word that goes on with nothing."""
-        return self._rule(f'{_regex("[.;]")} {self._first(f"{forbidden}|{_JOINERS}")} ({_regex(_WORD_END)} | ". ")')
+        """A full stop or a semicolon with a word that goes on with nothing, `; vgl.`, and free text."""
+        first = self._first(f"{forbidden}|{_JOINERS}")
+        return self._rule(f'{_regex("[.;]")} {first} ({_regex(_WORD_END)} TEXT | "." ({_regex(_BLANK)} TEXT)?)')
 
-    def _words_behind(self, forbidden: str, text: str, elided: str = "") -> list[str]:
+    def _words_behind(self, forbidden: str, elided: str = "") -> list[str]:
         """Rules of a first word, or of a second one behind a word that joins, and of what may follow it.
 
         Args:
@@ -321,13 +317,14 @@ class _Grammar:
         second = f"({_regex(elided)} {self._word(_SECOND)} | /[aàeo]/)" if elided else self._word(_SECOND)
         joined = self._rule(f"({_regex(f',? ({_JOINERS}),? ')} | {_regex(self.words.joins)}) {second}")
         first = self._first(f"{forbidden}|{_JOINERS}", elided)
-        word = self._any([first, joined])
-        whole = self._rule(f"{first} & {_regex(_LONG_WORD)}")  # no abbreviation
-        rules = [f"{word} {_regex(_WORD_END)} {text}", f'{whole} "." {_regex(_BLANK)} {text}']
-        rules += [rf"{_regex(_AS_A_WORD)} {text}", *self._end(word, text), *self._end('"."', text)]
-        rules.append(f'" (" {self._word(f"{_SECOND}|{_LIKE_A_WORD}")} {_regex(_WORD_END)} {text}')
-        again = _regex(self.words.again if elided else "()")  # not `E. 2 des BGE …`
-        return rules + self._before(f"({_regex(',? |,? [(]')} | {_regex(self.words.joins)}) {again}", text)
+        ends = [f"{_regex(_WORD_END)} TEXT"]
+        if self.language == "de" or not elided:  # `CO neuch.` is another act
+            ends.append(f'"." ({_regex(_BLANK)} TEXT)?')
+        return [f"{self._any([first, joined])} ({' | '.join(ends)})?"]
+
+    def _joins(self) -> str:
+        """What joins another citation, but for its last sign: a blank, or a bracket behind a blank."""
+        return self._rule(f'"," | " " | {_regex(self.words.joins.replace(" )", ")"))}')
 
     def _first(self, forbidden: str, elided: str = "") -> str:
         """A first word with the space before it, none of these."""
@@ -336,16 +333,6 @@ class _Grammar:
     def _word(self, forbidden: str) -> str:
         """A word, none of these, nor one that begins or goes on with a citation."""
         return self._rule(f"{_regex(_WORD)} & ~{_regex(f'{forbidden}|{_PARTS}')}")
-
-    @staticmethod
-    def _end(rule: str, text: str) -> list[str]:
-        """A rule with which a headnote may end."""
-        return [rule] if text == "TEXT" else []
-
-    @staticmethod
-    def _before(rule: str, text: str) -> list[str]:
-        """A rule that another citation follows."""
-        return [rule] if text == "BEFORE" else []
 
     def _rule(self, rule: str) -> str:
         """The name of a rule."""
