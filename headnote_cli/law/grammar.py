@@ -56,6 +56,7 @@ _AT_THE_END = (
 # the whole of the text does not begin with such words would be simpler to say, and is too much for the lexer.)
 _SIGN, _CLOSES, _BLANK = r" ?[;:)\]»]", r" ?[:)\]»]", r"[ \n]"
 _BEFORE_ART = "[ '’(]"
+_APART_FROM = r"[^\w./,–-]"  # what goes between two citations: behind a comma, an article's act would be the next one's
 _NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
 _WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ]*"
 _ELIDED = r"(([lL]|[dD]|s|n|c|qu|dell|nell|all|dall|sull|un|lorsqu|puisqu|jusqu)['’])?"
@@ -99,7 +100,7 @@ _FEDERAL = (
 _LIKE_A_WORD = "Cst|Cost|Clug|O[a-zé]{3,7}|Limp[a-z]*|L(ferr|tém)|Rform"  # abbreviations of acts
 _CLOSES_TITLE = "[.)»]{1,2}"
 _ANCHORS = {
-    "Art.": r"([an]?[Aa]rtt?\. ?|([Aa]rt|Artikeln?|[Aa]rticles?|[Aa]rticol[oi]) )",
+    "Art.": r"(a?[Aa]rtt?\. ?|([Aa]rt|Artikeln?|[Aa]rticles?|[Aa]rticol[oi]) )",
     "§": "§{1,2} ?",
     "Anhang": r"(Anhang|[Aa]nnexe|[Aa]llegato) ",
 }
@@ -230,7 +231,7 @@ class _Grammar:
         named, bare, titled = self._articles()
         considerations, judgments = self._considerations(), self._judgments()
         articles = [f"{named} ({self._behind_act()})?"] if named else []
-        articles += [f"{bare} ({self._behind_bare()})"] if bare else []
+        articles += [f"{bare} ({self._behind_bare()})?"] if bare else []
         articles += [f"{titled} {self._title()} ({self._behind_title()})?"] if titled else []
         cited = list(articles)
         if considerations:
@@ -240,8 +241,7 @@ class _Grammar:
         begins = f"{_ANY}{_one_of(_IN_WORDS)}{_ANY}|{_WORD_ENDS}({_one_of(_AS_WORDS)}{_ANY}|{_AT_THE_END})"
         rules = {"start": "WHOLE", "WHOLE": "TEXT", "TEXT": f"/[{_PLAIN}]*/ & ~{_regex(begins)}"}
         if cited:
-            before = _regex(_NO_LETTER)
-            rules["WHOLE"] = f"TEXT | (TEXT {before})? CITED ({before} CITED)*"
+            rules["WHOLE"] = f"TEXT | (TEXT {_regex(_NO_LETTER)})? CITED ({_regex(_APART_FROM)} CITED)*"
             rules["CITED"] = " | ".join(cited)
         rules |= {name: rule for rule, name in self.rules.items()}
         return "".join(f"{name}: {rule}\n" for name, rule in rules.items())
