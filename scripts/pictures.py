@@ -94,7 +94,7 @@ def draw_page(target: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     from headnote_cli.config.layers import load_config
-    from headnote_cli.review.command import review
+    from headnote_cli.review.command import ReviewOptions, review
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -106,7 +106,7 @@ def draw_page(target: Path) -> None:
             for row in rows()
         ]
         predictions.write_text("\n".join(map(json.dumps, written)), encoding="utf-8")
-        review(load_config(Path("configs/demo.yaml"), []), predictions, page_file)
+        review(load_config(Path("configs/demo.yaml"), []), [predictions], page_file, ReviewOptions())
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})

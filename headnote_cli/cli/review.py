@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from headnote_cli.cli.session import ConfigOption, SetOption, with_screen
-from headnote_cli.errors import UsageError
 from headnote_cli.screen.console import Screen
 
 
-@with_screen(Headnotes="predictions split references marks", Output="output force")
+@with_screen(Headnotes="predictions split references marks", Output="output blind force")
 def review(
     screen: Screen,
-    predictions: Annotated[list[Path], typer.Option(metavar="FILE", help="What `slds generate --output` wrote.")],
+    predictions: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="What `slds generate --output` wrote; repeat it to compare.")
+    ],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write, such as review.html.")],
     config: ConfigOption = None,
     split: Annotated[
@@ -28,17 +29,20 @@ def review(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Marks that were exported from the page; repeat it for several reviewers."),
     ] = None,
+    blind: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Hide the files' names, and draw their order with this seed.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
     set_: SetOption = None,
 ) -> None:
     """Write a page to read and mark headnotes beside their decisions, offline."""
     from headnote_cli.config.layers import load_config
+    from headnote_cli.review.command import ReviewOptions
     from headnote_cli.review.command import review as run
     from headnote_cli.screen.review import review_view
 
-    if len(predictions) > 1:
-        raise UsageError("--predictions takes one file: a page shows one", hint="write a page for each")
-    report = run(load_config(config, set_ or []), predictions[0], output, split, references, force, marks or [])
+    options = ReviewOptions(split=split, references=references, force=force, marks=marks or [], blind=blind)
+    report = run(load_config(config, set_ or []), predictions, output, options)
     screen.note(*report.notes)
     screen.show(review_view(report))
     screen.data(report.to_json())

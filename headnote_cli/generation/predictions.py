@@ -20,10 +20,15 @@ HINT = "predictions are the lines that `slds generate --output FILE.jsonl` write
 
 @dataclass(frozen=True)
 class Pair:
-    """A headnote that was written, and the row with its decision and its reference headnote."""
+    """A headnote that was written, and the row with its decision and its reference headnote.
+
+    Attributes:
+        file: The name of its file, where several are read.
+    """
 
     prediction: Prediction
     row: Row
+    file: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from headnote_cli.law.titles import DATE, MONTHS, dates, day_of, names_at_any_ti
 _PLAIN = r"\n -_a-~¡-¬®-³µ-¹»-ɏ–’“”„…€‹›•"
 _LETTERS = "0-9A-Z_a-zª²³µ¹¼-¾À-ÖØ-öø-ɏ"
 _ANY = r"(.|\n)*"
-_WORD_ENDS, _WORD_BEGINS = r"((.|\n)*\W)?", r"(\W(.|\n)*)?"  # before a word, and behind one
+_WORD_ENDS = r"((.|\n)*\W)?"  # before a word
 _APART = r"[^\w;:]*"  # between `Art.` and its number: blanks, brackets, quotes
 _NUMBERS = r"(\d|[IVX]+[^\w.'’/]|[IVX]+\s?[/.]\s?\d)"  # `3`, `II`, `I/2`
 _IN_WORDS = (  # beginnings of citations, wherever they stand
@@ -55,14 +55,12 @@ _AT_THE_END = (
 # What follows a citation, and does not go on with it: a sign, or a word that does not; behind that, all is free. (That
 # the whole of the text does not begin with such words would be simpler to say, and is too much for the lexer.)
 _SIGN, _CLOSES, _BLANK = r" ?[;:)\]»]", r" ?[:)\]»]", r"[ \n]"
-_BEFORE_ART = "[ '’(]"
 _APART_FROM = r"[^\w./,–-]"  # what goes between two citations: behind a comma, an article's act would be the next one's
 _NO_LETTER = r"[^\w./-]"  # before a citation: behind a full stop, say, no case number is read
 _WORD = r"([A-ZÄÖÜ][a-zà-ÿ]|[a-zà-ÿ]{2})[a-zà-ÿ]*"
 _ELIDED = r"(([lL]|[dD]|s|n|c|qu|dell|nell|all|dall|sull|un|lorsqu|puisqu|jusqu)['’])?"
 _AS_A_WORD = r" ?[«\"„“]| [(][0-9]| ([èàò]|n['’]a) "
 _WORD_END = r"[ \n,;:)\]»'’]"
-_RUN = r"([A-HJ-UWYZa-zÀ-ɏ ,'’-]|[IVX][a-zà-ÿ])*"  # words without numbers
 _JOINERS = (
     r"und|ed?|et|sowie|ou?|oder|in|en|ainsi|come|par|su|con|cum|mit|wie|als|je|insbesondere|namentlich|notamment"
     r"|segnatamente|unitamente|combin[a-zé]*|nonch[éè]|beziehungsweise|respektive|respectivement|rispettivamente|bis|à|a"
@@ -192,7 +190,8 @@ _WORDS = {
 }
 _ACT = re.compile(r"(?:(?P<part>SchlT|SchlB|ÜBest|Anhang (?P<annex>\S+)) )?(?P<base>.+)")
 _GENITIVE = re.compile(r"(?<=gesetz)(?!\w)|(?<=buch)(?!\w)")  # `Gesetzes`, `Gesetzbuches`
-LATIN = "bis ter quater quinquies sexies septies octies novies nonies decies undecies duodecies"  # `27bis`
+# Latin numerals by letters that stand in their order: `27bis`, `27ter`, `27quater`.
+_LATIN = dict(zip("bis ter quater quinquies sexies septies octies novies decies".split(), "bcdefghij", strict=True))
 _INSIDE = 30  # numbers of a range that are listed one by one
 
 
@@ -639,7 +638,7 @@ def _inside(value: str) -> list[str]:
 def _order(value: str) -> list[tuple[int, str]]:
     """`3.10` comes behind `3.2`, `27bis` behind `27`, `3quater` behind `3ter`."""
     parts = re.findall(r"\d+|\D+", value)
-    return [(int(part), "") if part.isdecimal() else (LATIN.find(part) - len(LATIN), part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (-1, _LATIN.get(part, part)) for part in parts]
 
 
 def _capital_or_not(word: str) -> str:

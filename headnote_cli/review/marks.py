@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from headnote_cli.generation.predictions import Key, key_of
 from headnote_cli.runs.files import naming, sha256
 
 MarkName = Literal["good", "wrong", "unsure"]
+MarkKey = Key | tuple[str, str, int, str]  # sample, language, candidate; the file, where several are compared
 HINT = "a file of marks is what “Export marks” on the page of `slds review` saves"
 
 
@@ -31,7 +33,7 @@ class Reviewer:
     """A reviewer's marks."""
 
     name: str
-    marks: dict[Key, Mark]
+    marks: dict[MarkKey, Mark]
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,14 @@ class Agreement:
     alpha: float | None
 
 
-def read_marks(path: Path, predictions: Path) -> Reviewer:
-    """A reviewer's marks of a file of predictions.
+def digest_of(predictions: Sequence[Path]) -> str:
+    """What tells the predictions of a page from all others."""
+    hashes = sorted(map(sha256, predictions))
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def read_marks(path: Path, predictions: Sequence[Path]) -> Reviewer:
+    """A reviewer's marks of a page's predictions.
 
     Raises:
         DataError: The file cannot be read, or its marks are of other predictions.
@@ -65,9 +73,10 @@ def read_marks(path: Path, predictions: Path) -> Reviewer:
             raise DataError(f"is no JSON: {error}", str(path), HINT) from error
     if not isinstance(read, dict) or not isinstance(read.get("marks"), list):
         raise DataError("has no list of `marks`", str(path), HINT)
-    if read.get("sha256") != sha256(predictions):
-        hint = f"they are of {read.get('predictions')}; marks fit only the very file that was marked"
-        raise DataError(f"has marks of other predictions than {predictions.name}", str(path), hint)
+    if read.get("sha256") != digest_of(predictions):
+        hint = f"they are of {read.get('predictions')}; marks fit only the very files that were marked"
+        named = ", ".join(file.name for file in predictions)
+        raise DataError(f"has marks of other predictions than {named}", str(path), hint)
     marks = {}
     for place, line in enumerate(read["marks"], start=1):
         key, mark = _mark(line, f"{path}, mark {place}")
@@ -76,13 +85,15 @@ def read_marks(path: Path, predictions: Path) -> Reviewer:
     return Reviewer(name if isinstance(name, str) and name.strip() else path.stem, marks)
 
 
-def _mark(line: Any, where: str) -> tuple[Key, Mark]:
+def _mark(line: Any, where: str) -> tuple[MarkKey, Mark]:
     if not isinstance(line, dict) or not isinstance(line.get("sample_id"), str | int) or "lang" not in line:
         raise DataError("names no `sample_id` and `lang`", where, HINT)
     mark, comment = line.get("mark"), line.get("comment")
     if mark is not None and mark not in get_args(MarkName):
         raise DataError(f"`mark` is {mark!r}", where, f"it is one of {', '.join(get_args(MarkName))}, or null")
-    return key_of(line), Mark(mark, comment if isinstance(comment, str) else "")
+    file, key = line.get("predictions"), key_of(line)
+    said = Mark(mark, comment if isinstance(comment, str) else "")
+    return (*key, file) if isinstance(file, str) and file else key, said
 
 
 def agreement(reviewers: Sequence[Reviewer]) -> Agreement | None:
@@ -101,7 +112,7 @@ def agreement(reviewers: Sequence[Reviewer]) -> Agreement | None:
     return Agreement(len(shared), 100 * equal, kappa, _alpha(shared) if len(reviewers) > 2 else None)
 
 
-def _name(reviewer: Reviewer, key: Key) -> MarkName | None:
+def _name(reviewer: Reviewer, key: MarkKey) -> MarkName | None:
     mark = reviewer.marks.get(key)
     return mark.mark if mark else None
 

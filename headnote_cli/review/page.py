@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -152,8 +153,9 @@ class _Decision:
 
 
 def build(
-    pairs: Iterable[Pair], text_field: str, title: str, digest: str, reviewers: Sequence[Reviewer] = ()
-) -> tuple[str, dict[str, int]]:
+    pairs: Iterable[Pair], text_field: str, title: str, digest: str, reviewers: Sequence[Reviewer] = (),
+    blind: int | None = None,
+) -> tuple[str, dict[str, int]]:  # fmt: skip
     """The page for predictions and their rows as HTML, and how many of what it shows.
 
     Args:
@@ -161,15 +163,16 @@ def build(
         title: What the predictions are called.
         digest: A hash of the predictions, under which a browser keeps the marks.
         reviewers: Whose marks are shown beside the reader's own.
+        blind: A seed for the order of several files' headnotes, whose names are then hidden.
 
     Raises:
         DataError: A row has no decision.
     """
     name = title.encode(errors="replace").decode()  # of a file whose name is no Unicode
     others = [{"name": reviewer.name, "marks": _marks_of(reviewer)} for reviewer in reviewers]
-    about = {"title": name, "digest": digest, "reviewers": others, "texts": _texts()}
+    about = {"title": name, "digest": digest, "reviewers": others, "texts": _texts(), "blind": blind is not None}
     data = page_data(list(pairs), text_field) | about
-    items = data["items"]
+    items = data["items"] = _compared(data["items"], blind)
     counts = {
         "rows": len(items),
         "decisions": len(data["decisions"]),
@@ -177,6 +180,21 @@ def build(
         "unfinished": sum(item["finish"] in UNFINISHED for item in items),
     }
     return _render(data), counts
+
+
+def _compared(items: list[dict[str, Any]], blind: int | None) -> list[dict[str, Any]]:
+    """The headnotes of one row by several files one behind the other, each with a letter; blind, in an order that is
+    drawn."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for item in items:
+        groups.setdefault((item["sample"], item["lang"], item["candidate"]), []).append(item)
+    random = Random(blind)
+    for group in groups.values():
+        if blind is not None:
+            random.shuffle(group)
+        for place, item in enumerate(group):
+            item["letter"] = chr(ord("A") + place % 26)
+    return [item for group in groups.values() for item in group]
 
 
 def _marks_of(reviewer: Reviewer) -> dict[str, dict[str, str | None]]:
@@ -229,6 +247,7 @@ def _item(pair: Pair) -> dict[str, Any]:
     tokens, detected, written = prediction.get("tokens"), prediction.get("language"), prediction["headnote"]
     return {
         "sample": sample,
+        "file": pair.file,
         "lang": lang,
         "candidate": candidate if "candidate" in prediction else None,
         "name": decision_id(row) or sample,
@@ -312,7 +331,7 @@ def _render(data: dict[str, Any]) -> str:
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     return environment.get_template(TEMPLATE).render(
-        title=data["title"],
+        title="headnotes" if data["blind"] else data["title"],
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),

@@ -82,7 +82,7 @@
   const items = data.items.map((item) => ({
     ...item,
     from: data.decisions[item.decision].lang,
-    key: JSON.stringify([item.sample, item.lang, item.candidate ?? 1]),
+    key: JSON.stringify([item.sample, item.lang, item.candidate ?? 1, ...(item.file ? [item.file] : [])]),
     missing: Object.values(item.citations).filter((status) => status === "missing").length,
     unsupported: item.evidence.filter((one) => !one.places.length).length,
     misplaced: item.evidence.filter((one) => one.wrong.length).length,
@@ -90,7 +90,11 @@
   }));
   const decisionTexts = data.decisions.map(() => null); // in lower case, once they are searched
   const pairOf = (item) => `${item.from ?? "?"} → ${item.lang}`;
-  const titleOf = (item) => plain(item.name) + (item.candidate ? `, ${text("candidate", { n: item.candidate })}` : "");
+  const fileOf = (item) => (data.blind ? item.letter : plain(item.file));
+  const othersOfRow = (item) => items.filter((one) =>
+    one !== item && [one.sample, one.lang, one.candidate].join("\n") === [item.sample, item.lang, item.candidate].join("\n"));
+  const compared = items.some((item) => item.file);
+  const titleOf = (item) => plain(item.name) + (compared ? ` · ${fileOf(item)}` : "") + (item.candidate ? `, ${text("candidate", { n: item.candidate })}` : "");
   const shownScore = (value) => (value === null ? "–" : value.toFixed(1));
 
   function searched(item) {
@@ -145,7 +149,8 @@
     return items.filter((item) => item.key in store.marks).map((item) => {
       const { mark, comment, at: marked_at } = store.get(item);
       const named = { sample_id: item.sample, decision_id: item.decision_id, lang: item.lang, candidate: item.candidate ?? 1 };
-      return { ...named, mark, comment, headnote: item.words, marked_at };
+      const of = compared ? { predictions: item.file, shown_as: item.letter } : {};
+      return { ...named, ...of, mark, comment, headnote: item.words, marked_at };
     });
   }
 
@@ -248,12 +253,12 @@
   function drawSummary() {
     const marked = items.filter((item) => store.get(item).mark).length;
     at("summary").textContent = [
-      plain(data.title),
+      data.blind ? "" : plain(data.title),
       text("of_decisions", { headnotes: counted(items.length, "headnote"), decisions: counted(data.decisions.length, "decision") }),
       text("n_unsupported", { n: items.filter(PROBLEMS.unsupported).length }),
       text("n_unfinished", { n: items.filter(PROBLEMS.unfinished).length }),
       text("n_marked", { n: marked }),
-    ].join(" · ");
+    ].filter(Boolean).join(" · ");
   }
 
   // One headnote
@@ -278,6 +283,7 @@
     at("facts").replaceChildren(...drawFacts(item));
     at("figures").replaceChildren(...drawFigures(item));
     drawHeadnote(at("headnote"), item.headnote, item.detected ?? item.lang, text("wrote_nothing"));
+    drawVersions(item);
     drawHeadnote(at("reference"), item.reference, item.lang, text("no_official"));
     at("citations").replaceChildren(...drawCitations(item));
     at("evidence").replaceChildren(...item.evidence.map(drawEvidence));
@@ -322,6 +328,20 @@
     box.replaceChildren(...(segments.length ? drawn.flat() : [make("span", { className: "none" }, none)]));
   }
 
+  /** What other files say of the same row, beside it; a click on a name opens that one. */
+  function drawVersions(item) {
+    at("version").textContent = compared ? fileOf(item) : "";
+    at("version").hidden = !compared;
+    const drawn = othersOfRow(item).map((other) => {
+      const box = make("div", { className: "text" });
+      drawHeadnote(box, other.headnote, other.detected ?? other.lang, text("wrote_nothing"));
+      const button = make("button", { type: "button" }, fileOf(other));
+      button.addEventListener("click", () => show(other));
+      return make("div", { className: "version other" }, make("h4", {}, button), box);
+    });
+    at("versions").replaceChildren(at("versions").firstElementChild, ...drawn);
+  }
+
   function drawCitation(one) {
     const title = `${plain(one.name)}: ${text(STATUS[one.status])}`;
     const properties = { className: `cite ${one.status}`, title };
@@ -358,7 +378,8 @@
 
   function drawDecision(item) {
     const { lang, paragraphs, law, url } = data.decisions[item.decision];
-    const cited = [...item.headnote, ...item.reference].flatMap((one) => one.places ?? []);
+    const shown_ = [item, ...othersOfRow(item)].flatMap((one) => one.headnote);
+    const cited = [...shown_, ...item.reference].flatMap((one) => one.places ?? []);
     const linked = new Set(cited);
     at("decision-name").textContent = `${text("decision")}${item.name ? `: ${plain(item.name)}` : ""}`;
     speak(at("paragraphs"), lang);
@@ -421,7 +442,7 @@
 
   function goBack(mark) {
     const number = mark.id.replace("mark-", "");
-    const links = [...document.querySelectorAll("#headnote a.cite, #reference a.cite, #evidence a.cite")];
+    const links = [...document.querySelectorAll("#versions a.cite, #reference a.cite, #evidence a.cite")];
     const citing = links.filter((link) => link.dataset.places.split(" ").includes(number));
     citing.forEach(flash);
     goTo(citing[0]);
@@ -556,6 +577,20 @@
     drawMarks();
   }
 
+  // On paper: all headnotes that the filters leave
+
+  function drawOnPaper(item) {
+    const [written, official] = [make("div", { className: "text" }), make("div", { className: "text" })];
+    drawHeadnote(written, item.headnote, item.detected ?? item.lang, text("wrote_nothing"));
+    drawHeadnote(official, item.reference, item.lang, text("no_official"));
+    const { mark, comment } = store.get(item);
+    const said = [{ name: at("reviewer").value, mark, comment }, ...othersOf(item)].filter((one) => one.mark || one.comment);
+    return make("section", {}, make("h2", {}, titleOf(item)), make("h3", {}, text("generated")), written,
+      make("h3", {}, text("official")), official, make("h3", {}, text("citations")), ...drawCitations(item),
+      make("h3", {}, text("says_it")), make("ol", {}, ...item.evidence.map(drawEvidence)),
+      ...said.map((one) => make("p", {}, [one.name, one.mark && text(one.mark), one.comment].filter(Boolean).map(plain).join(": "))));
+  }
+
   // Keys
 
   const FIELDS = "input, select, textarea";
@@ -649,6 +684,8 @@
   at("back").addEventListener("click", backToList);
   at("next").addEventListener("click", () => follow(left));
   at("return").addEventListener("click", () => goTo(left));
+  addEventListener("beforeprint", () => at("paper").replaceChildren(...shown.map(drawOnPaper)));
+  addEventListener("afterprint", () => at("paper").replaceChildren());
   document.addEventListener("click", clicked);
   document.addEventListener("keydown", pressed);
   addEventListener("storage", (event) => {
@@ -658,6 +695,7 @@
     drawMarks();
   });
 
+  if (compared) document.body.dataset.compared = "";
   speakTo(preferred());
   store.load();
   drawList();

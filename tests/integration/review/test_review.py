@@ -125,14 +125,16 @@ def test_predictions_of_other_rows_are_refused_with_names_from_both_sides(
     assert not (tmp_path / "review.html").exists()
 
 
-def test_two_files_of_predictions_are_refused(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    files = [save_lines(tmp_path / name, predictions_of(rows)) for name in ("a.jsonl", "b.jsonl")]
+def test_two_files_of_one_name_are_refused(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    for name in "xy":
+        (tmp_path / name).mkdir()
+    files = [save_lines(tmp_path / name / "a.jsonl", predictions_of(rows)) for name in "xy"]
     named = [part for file in files for part in ("--predictions", file)]
     result = slds(
         "review", *named, "--references", save_lines(tmp_path / "r.jsonl", rows), "--output", tmp_path / "r.html"
     )
     assert result.exit_code == 2
-    assert "--predictions takes one file" in result.stderr
+    assert "two files have the same name" in result.stderr
     assert not (tmp_path / "r.html").exists()
 
 
@@ -310,6 +312,60 @@ def test_both_headnotes_are_in_sight_and_their_differences_shown(made: Path, vis
     assert page.evaluate(size) == len("Art 999 OR E 47".split())
     page.click("#differ")
     assert page.evaluate(size) == 0
+
+
+def compared(rows: list[dict[str, Any]], folder: Path, *more: object) -> Path:
+    """The page of two files, the second of which has no fault."""
+    files = {"tuned.jsonl": predictions_of(rows), "base.jsonl": predictions_of(rows)}
+    files["base.jsonl"][0] |= {"headnote": rows[0]["headnote"], "finish_reason": "stop"}
+    named = [part for name, lines in files.items() for part in ("--predictions", save_lines(folder / name, lines))]
+    output = folder / "compared.html"
+    slds_json("review", *named, "--references", save_lines(folder / "rows.jsonl", rows), "--output", output, *more)
+    return output
+
+
+def test_files_are_compared_in_columns(visit: Callable[..., Any], rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    page = visit(compared(rows, tmp_path))
+    assert listed(page) == 2 * len(rows)
+    assert page.locator(".version h4").all_inner_texts() == ["tuned.jsonl", "base.jsonl"]
+    left, right = (box.bounding_box() for box in page.locator(".version").all())
+    assert left["x"] + left["width"] <= right["x"]
+    assert left["y"] == right["y"]
+    page.locator(".version.other button").click()
+    assert page.locator(".version h4").all_inner_texts() == ["base.jsonl", "tuned.jsonl"]
+    assert chosen(page) == 1
+    page.locator(".version.other a.cite").first.click()
+    assert page.locator("#linked").is_visible()
+    page.keyboard.press("1")
+    with page.expect_download() as download:
+        page.click("#export")
+    assert download.value.suggested_filename.endswith(".marks.json")
+    marks = tmp_path / "marks.json"
+    download.value.save_as(marks)
+    (mark,) = json.loads(marks.read_text(encoding="utf-8"))["marks"]
+    assert (mark["predictions"], mark["mark"]) == ("base.jsonl", "good")
+    page = visit(compared(rows, tmp_path, "--force", "--marks", marks))
+    page.locator("#rows button").nth(1).click()
+    assert page.locator("#others li").all_inner_texts() == ["marks: good"]
+
+
+def test_a_blind_comparison_hides_the_names_and_reveals_them_in_the_export(
+    visit: Callable[..., Any], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    page = visit(compared(rows, tmp_path, "--blind", 3))
+    shown = page.locator("body").inner_text() + page.title()
+    assert "tuned" not in shown
+    assert "base.jsonl" not in shown
+    assert sorted(page.locator(".version h4").all_inner_texts()) == ["A", "B"]
+    for _ in range(2 * len(rows)):
+        page.keyboard.press("1")
+        page.keyboard.press("j")
+    with page.expect_download() as download:
+        page.click("#export")
+    marks = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["marks"]
+    drawn = {mark["predictions"] for mark in marks if mark["shown_as"] == "A"}
+    assert drawn == {"tuned.jsonl", "base.jsonl"}, "the order is drawn for each row"
+    assert all(mark["shown_as"] in "AB" for mark in marks)
 
 
 def test_the_page_speaks_the_readers_language(made: Path, visit: Callable[..., Any]) -> None:
@@ -545,6 +601,22 @@ def test_print_has_the_texts_and_no_tools(made: Path, visit: Callable[..., Any])
     for name in ("list", "export", "comment"):
         assert page.locator(f"#{name}").is_hidden()
     assert page.locator("#printed").inner_text().endswith("good")
+
+
+def test_all_that_is_filtered_is_printed(made: Path, visit: Callable[..., Any], rows: list[dict[str, Any]]) -> None:
+    page = visit(made)
+    page.keyboard.press("2")
+    page.select_option("#pair", "fr → de")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    printed = page.locator("#paper > section")
+    assert printed.count() == listed(page) > 1
+    assert page.locator("main").is_hidden()
+    for row in rows:
+        if (row["decision_language"], row["headnote_language"]) == ("fr", "de"):
+            assert row["headnote"] in page.locator("#paper").evaluate("node => node.textContent")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("#paper > section").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
