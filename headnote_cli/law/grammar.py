@@ -96,6 +96,9 @@ _FEDERAL = (
     r"[A-Za-zÀ-ɏ-]*"
 )
 _LIKE_A_WORD = "Cst|Cost|Clug|O[a-zé]{3,7}|Limp[a-z]*|L(ferr|tém)|Rform"  # abbreviations of acts
+_UP_TO_A_DAY = (
+    r"(zum|au|al) [0-9]{1,2}(\.|er|°)? [A-Za-zà-ÿ]{3,9} [0-9]{4}"  # of a wording: `bis zum 31. Dezember 2019`
+)
 _CLOSES_TITLE = "[.)»]{1,2}"
 _ANCHORS = {
     "Art.": r"(a?[Aa]rtt?\. ?|([Aa]rt|Artikeln?|[Aa]rticles?|[Aa]rticol[oi]) )",
@@ -192,6 +195,7 @@ _ACT = re.compile(r"(?:(?P<part>SchlT|SchlB|ÜBest|Anhang (?P<annex>\S+)) )?(?P<
 _GENITIVE = re.compile(r"(?<=gesetz)(?!\w)|(?<=buch)(?!\w)")  # `Gesetzes`, `Gesetzbuches`
 # Latin numerals by letters that stand in their order: `27bis`, `27ter`, `27quater`.
 _LATIN = dict(zip("bis ter quater quinquies sexies septies octies novies decies".split(), "bcdefghij", strict=True))
+_FOLLOWING = {"f.": 1, "ff.": 2}  # what surely follows
 _INSIDE = 30  # numbers of a range that are listed one by one
 
 
@@ -274,7 +278,7 @@ class _Grammar:
         """A title that no code, no treaty and no act of the Confederation has, with what goes before it."""
         names = names_at_any_time(self.language)
         known = "|".join(r"[a-zà-ÿ]{0,3}[ '’]".join(map(_capital_or_not, words)) for words in names)
-        word = self._rule(f"{_regex(_TITLE_WORD)} & ~{_regex(f'{_FEDERAL}|{_LIKE_A_WORD}')}")
+        word = self._rule(f"{_regex(_TITLE_WORD)} & ~{_regex(f'{_FEDERAL}|{_LIKE_A_WORD}')} | {_regex(_UP_TO_A_DAY)}")
         words = self._rule(f"{word} ({_regex(_TITLE_GAP)} {word})*")
         dates = self._any(map(_literal, self._dates()))
         title = f"({words} & ~{_regex(f'({known}|{_CONSTITUTION}){_ANY}')})"
@@ -588,8 +592,13 @@ class _Grammar:
                     words = [word for level in part.path for word in level if word]
                     text = " ".join(self.words.collections.get(word, word) for word in words)
                     older = re.sub("^(ATF|DTF) ", lambda name: {"ATF ": "RO ", "DTF ": "RU "}[name[0]], text)
-                    written += [_literal(form) for form in dict.fromkeys((text, older)) if self._reads(form, part)]
-        return self._any(written)
+                    written += [form for form in dict.fromkeys((text, older)) if self._reads(form, part)]
+        following = _regex(self.words.following)
+        rules = list(map(_literal, written))
+        for form in written:  # `ATF 131 V 246 ss consid. 5`
+            whole, where, number = form.partition(f" {self.words.collections['E.']} ")
+            rules += [f"{_literal(whole)} {following} {_literal(where + number)}"] if number else []
+        return self._any(rules)
 
 
 def _together(acts: Iterable[dict[str, dict[str, _Parts]]]) -> dict[str, dict[str, _Parts]]:
@@ -627,12 +636,14 @@ def _surely_articles(numbers: Sequence[str], paths: Sequence[CitationPath]) -> l
 
 
 def _inside(value: str) -> list[str]:
-    """What a value stands for: of a range its ends and what lies between, of `12 ff.` the first."""
-    ends = value.split(" ")[0].split("-")
+    """What a value stands for: of a range its ends and what lies between, of `12 f.` also 13, of `12 ff.` 14, too."""
+    number, _, following = value.partition(" ")
+    ends = number.split("-")
     first, last = ends[0], ends[-1]
-    if first.isdecimal() and last.isdecimal() and 0 < int(last) - int(first) <= _INSIDE:
-        return [str(number) for number in range(int(first), int(last) + 1)]
-    return list(dict.fromkeys(ends))
+    if not (first.isdecimal() and last.isdecimal()):
+        return list(dict.fromkeys(ends))
+    beyond = int(last) + _FOLLOWING.get(following, 0)
+    return [str(one) for one in range(int(first), beyond + 1)] if beyond - int(first) <= _INSIDE else ends
 
 
 def _order(value: str) -> list[tuple[int, str]]:
