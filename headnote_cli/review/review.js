@@ -95,6 +95,7 @@
     one !== item && [one.sample, one.lang, one.candidate].join("\n") === [item.sample, item.lang, item.candidate].join("\n"));
   const compared = items.some((item) => item.file);
   const titleOf = (item) => plain(item.name) + (compared ? ` · ${fileOf(item)}` : "") + (item.candidate ? `, ${text("candidate", { n: item.candidate })}` : "");
+  const scoreName = () => (data.score === "ROUGE-L" ? data.score : text("overlap"));
   const shownScore = (value) => (value === null ? "–" : value.toFixed(1));
 
   function searched(item) {
@@ -219,7 +220,7 @@
     at("rows").replaceChildren(...shown.map((item) => make("li", {}, drawRow(item))));
     at("count").textContent =
       text(shown.length === items.length ? "all_shown" : shown.length ? "some_shown" : "none_shown",
-        { shown: number(shown.length), headnotes: counted(items.length, "headnote"), score: data.score });
+        { shown: number(shown.length), headnotes: counted(items.length, "headnote"), score: scoreName() });
     if (shown.length && !shown.includes(current)) show(shown[0]);
     else highlightSearch();
   }
@@ -229,7 +230,7 @@
     speak(words, item.detected ?? item.lang);
     const button = make("button", { type: "button" },
       make("span", { className: "row-top" }, make("span", {}, titleOf(item)),
-        make("span", { className: "score", title: data.score }, shownScore(item.score))),
+        make("span", { className: "score", title: scoreName() }, shownScore(item.score))),
       words, make("span", { className: "row-tags" }));
     button.addEventListener("click", () => open(item));
     buttons.set(item, button);
@@ -313,7 +314,7 @@
   /** What only those ask for who work with the model. */
   function drawFigures(item) {
     const { prompt, completion } = item.tokens;
-    const figures = [text("figure_score", { score: data.score, value: shownScore(item.score) })];
+    const figures = [text("figure_score", { score: scoreName(), value: shownScore(item.score) })];
     if (item.sample !== item.name) figures.push(text("figure_sample", { name: plain(item.sample) }));
     if (Number.isFinite(prompt) && Number.isFinite(completion)) {
       figures.push(text("figure_tokens", { read: number(prompt), written: number(completion) }));
