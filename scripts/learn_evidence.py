@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from headnote_cli.law.citations import Cited
-from headnote_cli.law.evidence import NONE, WEIGHTS, Passages, Sentence, is_near, sentences
+from headnote_cli.law.evidence import GAIN, NONE, WEIGHTS, Passages, Sentence, is_near, read_weights, sentences
 from headnote_cli.law.similarity import LEXICON, stems
 
 Row = dict[str, Any]
@@ -145,11 +145,12 @@ def main() -> None:
         lines += [f"{one},{into},{word},{other},{share:.2f}" for one, into, word, other, share in learn_lexicon(some)]
         packed.write(("\n".join(lines) + "\n").encode())
     found = choices(some)
-    weights = {case: learn_weights(found[case]) for case in CASES}
+    before, weights = read_weights(), {case: learn_weights(found[case]) for case in CASES}
     with WEIGHTS.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["signal", *CASES])
         writer.writerows([name, *(f"{weights[case][name]:.3f}" for case in CASES)] for name in weights["same"])
+        writer.writerow([GAIN, *(f"{before[case][GAIN]:.3f}" for case in CASES)])  # learnt with a model
     print(f"{len(lines) - 1:,} translations; weights from {', '.join(f'{len(found[c]):,} choices {c}' for c in CASES)}")
 
 

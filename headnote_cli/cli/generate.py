@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @with_screen(
     What_to_write="decision split lang from_ limit shard",
-    Output="output force",
+    Output="output evidence force",
     Which_model="model endpoint served_model concurrency",
     Sampling="grounded preset max_new_tokens temperature top_p top_k repetition_penalty seed num_candidates choose",
 )
@@ -70,6 +70,10 @@ def generate(
     grounded: Annotated[
         bool, typer.Option("--grounded", help="Cite only what the decision has, in the language of the headnote.")
     ] = False,
+    evidence: Annotated[
+        Literal["words", "model"],
+        typer.Option(help="Look each sentence up in the decision by its words, or also by the model's likelihood."),
+    ] = "words",
     choose: Annotated[
         bool,
         typer.Option("--choose", help="Keep the best candidate: well cited, right language, nearest to the others."),
@@ -114,6 +118,8 @@ def generate(
         sampling, prompts = _preset(preset, sampling)
     if num_candidates > 1 and sampling.temperature == 0:
         raise UsageError("--num-candidates would write the same headnote again", hint="set --temperature above 0")
+    if evidence == "model" and endpoint:
+        raise UsageError("--evidence model needs the model here, not a server", hint="leave --evidence out")
     if choose and num_candidates == 1:
         raise UsageError("--choose needs several headnotes", hint="set --num-candidates, and --temperature above 0")
     asked: dict[str, Any] = {
@@ -125,6 +131,7 @@ def generate(
         "server": Server(endpoint, served_model) if endpoint else None,
         "prompts": prompts,
         "grounded": grounded,
+        "evidence": evidence,
     }
     if output is None:
         if split is not None or _is_rows(decision):

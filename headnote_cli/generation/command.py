@@ -44,7 +44,7 @@ def generate(
             options.sampling,
             ignore if options.choose else emit,
         )
-        headnote = checked(asked, written, seconds=round(time.monotonic() - started, 3))
+        headnote = checked(asked, written, options.likelihoods(backend), seconds=round(time.monotonic() - started, 3))
         if not options.choose:
             yield headnote
             continue

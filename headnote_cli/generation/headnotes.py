@@ -11,7 +11,7 @@ from headnote_cli.generation.predictions import written_id
 from headnote_cli.generation.request import Prompted
 from headnote_cli.generation.sampling import Headnote
 from headnote_cli.law.citations import Status, check
-from headnote_cli.law.evidence import Evidence, evidence
+from headnote_cli.law.evidence import Evidence, Likelihoods, evidence
 from headnote_cli.law.language import detect_language
 
 
@@ -52,8 +52,14 @@ class GeneratedHeadnote:
         return numbered | checked | doubt | timed
 
 
-def checked(prompted: Prompted, written: Headnote, seconds: float | None = None) -> GeneratedHeadnote:
-    """A headnote with its citations and sentences looked up in the decision, and its language."""
+def checked(
+    prompted: Prompted, written: Headnote, likelihoods: Likelihoods | None = None, seconds: float | None = None
+) -> GeneratedHeadnote:
+    """A headnote with its citations and sentences looked up in the decision, and its language.
+
+    Args:
+        likelihoods: A model that is asked for evidence, too.
+    """
     request = prompted.request
     name, language, _ = request.key
     cited: dict[Status, list[str]] = {"found": [], "partly": [], "missing": []}
@@ -72,7 +78,7 @@ def checked(prompted: Prompted, written: Headnote, seconds: float | None = None)
         partly=cited["partly"],
         unsupported=cited["missing"],
         detected=detect_language(written.text),
-        evidence=evidence(written.text, language, request.cited()),
+        evidence=evidence(written.text, language, request.cited(), likelihoods),
         candidate=request.candidate,
         doubt=written.doubt,
         seconds=seconds,

@@ -151,6 +151,7 @@ def _settings(choice: ModelChoice, encoder: Encoder, options: ManyOptions) -> di
         "sampling": asdict(options.sampling),
         "candidates": options.candidates,
         "grounded": options.grounded,
+        "evidence": options.evidence,
         "choose": options.choose,
         "shard": list(options.shard),
         "served_model": (options.server.model or choice.name) if options.server else None,
@@ -237,7 +238,7 @@ def _written(
             line = _failure(asked.request, result)
         else:
             tokens += result.tokens
-            line = checked(asked, result).to_json()
+            line = checked(asked, result, options.likelihoods(backend)).to_json()
         emit(RowWritten(finished, total, total - len(todo), tokens, time.monotonic() - began))
         yield line
 

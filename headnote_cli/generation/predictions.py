@@ -74,7 +74,7 @@ def noted_settings(output: Path) -> dict[str, Any] | None:
     noted = read_json(settings_of(output))
     if noted is None:
         return None
-    noted = {"grounded": False, "choose": False, **noted}  # older files do not say
+    noted = {"grounded": False, "choose": False, "evidence": "words", **noted}  # older files do not say
     if "server" not in noted:
         return noted
     server = noted.pop("server")

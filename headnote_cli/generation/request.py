@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from headnote_cli.data.documents import Decision
 from headnote_cli.data.encoding import Encoded, Encoder
@@ -16,11 +16,14 @@ from headnote_cli.errors import DataError
 from headnote_cli.generation.predictions import Key, sample_name
 from headnote_cli.generation.sampling import Prompt, Sampling
 from headnote_cli.law.citations import Cited, cited_by
+from headnote_cli.law.evidence import Likelihoods
 from headnote_cli.law.grammar import grammar
 
 if TYPE_CHECKING:
+    from headnote_cli.generation.choice import Backend
     from headnote_cli.generation.endpoint import Server
 
+EvidenceBy = Literal["words", "model"]
 HEADNOTE_ROOM = 512  # the longest official headnotes have about 700 tokens, nine in ten fewer than 400
 
 
@@ -36,6 +39,7 @@ class GenerateOptions:
         server: What writes instead of a model here.
         prompts: Templates in place of those that the model was trained with.
         grounded: Whether a headnote may cite only what its decision has.
+        evidence: By what each sentence is looked up in the decision.
     """
 
     languages: tuple[str, ...] = ()
@@ -46,6 +50,11 @@ class GenerateOptions:
     server: Server | None = None
     prompts: Path | None = None
     grounded: bool = False
+    evidence: EvidenceBy = "words"
+
+    def likelihoods(self, backend: Backend) -> Likelihoods | None:
+        """The model's own, if it is asked for evidence."""
+        return backend.gains if self.evidence == "model" else None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from headnote_cli.generation.decoder import (
 )
 from headnote_cli.generation.doubt import doubt_of
 from headnote_cli.generation.grounding import Grounding
+from headnote_cli.generation.likelihood import gains
 from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
+from headnote_cli.law.evidence import Span
 from headnote_cli.machine.plan import Plan, Quantization
 from headnote_cli.models.base import BaseModel
 from headnote_cli.models.loading import four_bits, load_model, own_device, torch_dtype, with_adapter
@@ -103,6 +105,11 @@ class Writer:
             self._last.keep(prompt.ids, cache)
         row.written = output[0, len(prompt.ids) :].tolist()
         return self._headnote(row)
+
+    def gains(self, passages: Sequence[str], headnote: str, sentences: Sequence[Span]) -> list[list[float]]:
+        """How much likelier each sentence of a headnote is behind each passage."""
+        found: list[list[float]] = gains(self.model, self.tokenizer, passages, headnote, sentences)
+        return found
 
     def _text(self, written: list[int]) -> str:
         return str(self.tokenizer.decode(written, skip_special_tokens=True))

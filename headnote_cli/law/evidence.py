@@ -14,7 +14,7 @@ import math
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -26,7 +26,7 @@ from headnote_cli.law.sentences import sentence_ends
 from headnote_cli.law.similarity import Index, grams, stems, translated
 
 WEIGHTS = Path(__file__).with_name("evidence.csv")
-NONE = "none"  # the weight of there being no such consideration
+NONE, GAIN = "none", "gain"  # the weights of there being no such consideration, and of a model's likelihood
 MOST = 3  # considerations that are named for a sentence
 LEAST = 0.05  # strength of a further one
 SURE = 0.5  # the strength from which another consideration speaks against a pointer
@@ -36,6 +36,8 @@ _FEW = 2  # words that make a sentence of its own
 _WORDS = re.compile(r"[^\W\d_]{3,}")
 _SECOND_LEVEL = re.compile(r"(?:[IVX]+/)?\d+(?:-\d+)?(?:\.\d+|[a-z])?")
 
+Span = tuple[int, int]  # characters, start and end
+Likelihoods = Callable[[Sequence[str], str, Sequence[Span]], list[list[float]]]
 Pointer = Literal["right", "wrong", "unclear", "none"]
 
 
@@ -104,6 +106,7 @@ class Passages:
 
     Attributes:
         numbers: Of the considerations, in their order.
+        texts: Of each.
     """
 
     def __init__(self, cited: Cited) -> None:
@@ -114,12 +117,12 @@ class Passages:
             if not self.numbers or second_level(number) != self.numbers[-1]:
                 self.numbers.append(second_level(number))
                 starts.append(start)
-        texts = [cited.decision[start:end] for start, end in pairwise([*starts, len(cited.decision)])]
-        words = [Counter[Hashable](stems(text)) for text in texts]
+        self.texts = [cited.decision[start:end] for start, end in pairwise([*starts, len(cited.decision)])]
+        words = [Counter[Hashable](stems(text)) for text in self.texts]
         self._length = [math.log(passage.total() + 1) for passage in words]
         self._words = Index(words)
-        self._grams = Index([Counter[Hashable](grams(text)) for text in texts])
-        citing = [Counter[Hashable]() for _ in texts]
+        self._grams = Index([Counter[Hashable](grams(text)) for text in self.texts])
+        citing = [Counter[Hashable]() for _ in self.texts]
         for span in cited.spans:
             place = bisect_right(starts, span.start) - 1
             if place >= 0:
@@ -149,12 +152,20 @@ class Passages:
                 [0.0] * len(behind) if sentence.pointers else [a + b for a, b in zip(behind, by_words, strict=True)]
             )
 
-    def strengths(self, some: Sequence[Sentence], language: str) -> Iterator[list[float]]:
+    def strengths(
+        self, some: Sequence[Sentence], language: str, gains: Sequence[Sequence[float]] | None = None
+    ) -> Iterator[list[float]]:
         """How likely each consideration is the right one, for each sentence of a headnote; what misses to 1 is how
-        likely none is."""
-        weights = _weights()["same" if language == self.language else "across"]
-        for passages in self.signals(some, language):
+        likely none is.
+
+        Args:
+            gains: How much likelier a model finds each sentence behind each consideration, a token.
+        """
+        weights = read_weights()["same" if language == self.language else "across"]
+        for place, passages in enumerate(self.signals(some, language)):
             scores = [sum(weights[name] * value for name, value in signals.items()) for signals in passages]
+            if gains is not None:
+                scores = [a + weights[GAIN] * b for a, b in zip(scores, _over_the_mean(gains[place]), strict=True)]
             highest = max([*scores, weights[NONE]])
             shares = [math.exp(score - highest) for score in (*scores, weights[NONE])]
             yield [share / sum(shares) for share in shares[:-1]]
@@ -183,16 +194,19 @@ def passages_of(cited: Cited) -> Passages:
     return Passages(cited)
 
 
-def evidence(headnote: str, language: str, cited: Cited) -> list[Evidence]:
+def evidence(headnote: str, language: str, cited: Cited, likelihoods: Likelihoods | None = None) -> list[Evidence]:
     """The evidence for each sentence of a headnote.
 
     Args:
         cited: What its decision cites, and its considerations.
+        likelihoods: A model's gains, given passages, the headnote and the spans of its sentences.
     """
     passages = passages_of(cited)
     some = sentences(headnote, language, passages.cited.year)
+    spans_ = [(sentence.start, sentence.end) for sentence in some]
+    gains = likelihoods(passages.texts, headnote, spans_) if likelihoods and some and passages.texts else None
     found = []
-    for sentence, strengths in zip(some, passages.strengths(some, language), strict=True):
+    for sentence, strengths in zip(some, passages.strengths(some, language, gains), strict=True):
         places = supporting(strengths, passages.numbers)
         pointer = passages.pointer(sentence, strengths)
         found.append(Evidence(sentence.start, sentence.end, places, sentence.pointers, pointer))
@@ -240,6 +254,11 @@ def _keys(citation: Citation) -> Iterator[Hashable]:
         yield citation.kind, citation.path[0]
 
 
+def _over_the_mean(gains: Sequence[float]) -> list[float]:
+    mean = sum(gains) / len(gains) if gains else 0.0
+    return [gain - mean for gain in gains]
+
+
 def _along(place: int, some: Sequence[object]) -> float:
     """Where in a row something stands, from 0 to 1."""
     return place / (len(some) - 1) if len(some) > 1 else 0.5
@@ -251,7 +270,7 @@ def _of_the_best(scores: Sequence[float]) -> list[float]:
 
 
 @cache
-def _weights() -> dict[str, dict[str, float]]:
+def read_weights() -> dict[str, dict[str, float]]:
     """The weights of the signals, within a language and across languages."""
     with WEIGHTS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
