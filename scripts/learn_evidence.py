@@ -4,8 +4,8 @@
 
 ROWS are files of rows (JSONL, also gzipped) of decisions with official headnotes. Those with headnotes in several
 languages teach the lexicon: sentences that are translations of each other, by IBM Model 1. All teach the weights: each
-sentence with a pointer, and as many of other decisions, which no consideration supports. Keep those that you measure
-with out of it.
+sentence with a pointer, and as many drawn from all headnotes, which no consideration supports. Keep those that you
+measure with out of it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def learn_lexicon(some: Sequence[list[Row]]) -> Iterator[tuple[str, str, str, st
 
 
 def choices(some: Sequence[list[Row]]) -> dict[str, list[Choice]]:
-    """For each sentence with a pointer which considerations are right, and for a sentence of another decision none."""
+    """For each sentence with a pointer which considerations are right, and none for one drawn from all headnotes."""
     random = Random(0)
     of_all: dict[str, list[Sentence]] = defaultdict(list)
     read = [(rows, [sentences(r["headnote"], r["headnote_language"], int(r["year"])) for r in rows]) for rows in some]

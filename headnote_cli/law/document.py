@@ -103,11 +103,13 @@ def structure(text: str) -> Structure:
     return Structure(law, tuple(parts))
 
 
-def law_of(text: str) -> int | None:
-    """Where the considerations of a decision begin, in the text as it is."""
+def law_heading(text: str) -> int | None:
+    """Where the heading of a decision's considerations begins, in the text as it is; None if there is none."""
     read = plain(text)
     law = structure(read.text).law
-    return None if law is None or law >= len(read.text) else read.place(law, law + 1)[0]
+    headings = LAW.finditer(read.text)
+    start = next((m.start() for m in headings if _behind_all_headings(read.text, m.end()) == law), None)
+    return None if start is None else read.place(start, start + 1)[0]
 
 
 def _law(text: str) -> int | None:

@@ -31,6 +31,7 @@ MOST = 3  # considerations that are named for a sentence
 LEAST = 0.05  # strength of a further one
 SURE = 0.5  # the strength from which another consideration speaks against a pointer
 UNLIKELY = 0.03  # the strength below which a pointer's own consideration does not speak for it
+_SURELY_FOLLOWING = {"f.": 1, "ff.": 2}
 LONGEST_RANGE = 20  # considerations that a pointer names at once
 _FEW = 2  # words that make a sentence of its own
 _WORDS = re.compile(r"[^\W\d_]{3,}")
@@ -91,7 +92,7 @@ def sentences(headnote: str, language: str, year: int | None = None) -> list[Sen
     for start, end in bounds:
         own = [span for span in cited if start <= span.start < end]
         pointing = [span for span in own if any(c.kind == "consideration" for c in span.citations)]
-        edges = [start, *(edge for span in pointing for edge in (span.start, span.end)), max(end, start)]
+        edges = [start, *(edge for span in pointing for edge in (span.start, span.end)), end]
         words = " ".join(headnote[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
         said = [citation for span in own for citation in span.citations]
         names = tuple(citation.path[0][1] for citation in said if citation.kind == "consideration")
@@ -168,14 +169,16 @@ class Passages:
                 scores = [a + weights[GAIN] * b for a, b in zip(scores, _over_the_mean(gains[place]), strict=True)]
             highest = max([*scores, weights[NONE]])
             shares = [math.exp(score - highest) for score in (*scores, weights[NONE])]
-            yield [share / sum(shares) for share in shares[:-1]]
+            total = sum(shares)
+            yield [share / total for share in shares[:-1]]
 
     def pointer(self, sentence: Sentence, strengths: Sequence[float]) -> Pointer:
         """Whether a sentence's pointers fit: they are wrong where another consideration is likely the right one, and
         what they name is not, nor what is right above or below it."""
         if not sentence.pointers:
             return "none"
-        if not any(name in self.cited.names for pointer in sentence.pointers for name in ends(pointer)):
+        own_parts = (Citation("consideration", (("E.", pointer),)) for pointer in sentence.pointers)
+        if all(self.cited.status(part) == "missing" for part in own_parts):
             return "wrong"
         own = [
             strength
@@ -227,21 +230,28 @@ def second_level(number: str) -> str:
     return match[0] if match else number
 
 
-def ends(pointer: str) -> list[str]:
-    """What a pointer names: both ends of `3.2-3.4`, with what lies between; `3` of `3 ff.`"""
-    first, _, last = pointer.split(" ")[0].partition("-")
-    if not last:
-        return [first]
-    (head, _, of_first), (other, _, of_last) = first.rpartition("."), last.rpartition(".")
+def named_by(pointer: str) -> list[str]:
+    """What a pointer names: both ends of `3.2-3.4` with what lies between, of `3 ff.` also 4 and 5."""
+    range_, _, following = pointer.partition(" ")
+    first, _, last = range_.partition("-")
+    (head, _, of_first), (other, _, of_last) = first.rpartition("."), (last or first).rpartition(".")
     if head != other or not (of_first.isdecimal() and of_last.isdecimal()):
-        return [first, last]
-    between = range(int(of_first), min(int(of_last), int(of_first) + LONGEST_RANGE) + 1)
-    return [f"{head}.{number}" if head else str(number) for number in between]
+        return list(dict.fromkeys([first, last or first]))
+    end = min(int(of_last) + _SURELY_FOLLOWING.get(following, 0), int(of_first) + LONGEST_RANGE)
+    return [f"{head}.{number}" if head else str(number) for number in range(int(of_first), end + 1)]
 
 
 def is_near(number: str, pointer: str) -> bool:
-    """Whether a consideration is one that a pointer names, the one above it, or one right below it."""
-    return any(number == name or above(number) == name or above(name) == number for name in ends(pointer))
+    """Whether a consideration is one that a pointer names, the one above it, or one right below it; down to the second
+    level."""
+    return any(_are_near(one, other) for one in named_by(number) for other in named_by(pointer))
+
+
+def _are_near(number: str, name: str) -> bool:
+    one, other = second_level(number), second_level(name)
+    if ("/" in one) != ("/" in other):  # `II/3` is cited as 3 where the parts go on counting
+        one, other = one.rpartition("/")[2], other.rpartition("/")[2]
+    return one == other or above(one) == other or above(other) == one
 
 
 def _keys(citation: Citation) -> Iterator[Hashable]:

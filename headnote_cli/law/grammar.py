@@ -643,7 +643,7 @@ def _inside(value: str) -> list[str]:
     if not (first.isdecimal() and last.isdecimal()):
         return list(dict.fromkeys(ends))
     beyond = int(last) + _FOLLOWING.get(following, 0)
-    return [str(one) for one in range(int(first), beyond + 1)] if beyond - int(first) <= _INSIDE else ends
+    return [str(one) for one in range(int(first), beyond + 1)] if 0 <= beyond - int(first) <= _INSIDE else ends
 
 
 def _order(value: str) -> list[tuple[int, str]]:

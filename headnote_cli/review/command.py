@@ -42,7 +42,7 @@ class ReviewReport:
     output: Path
     rows: int
     decisions: int
-    unsupported: int  # headnotes with a citation that the decision does not contain
+    unsupported: int  # headnotes with a citation that neither the decision nor the official headnote contains
     unfinished: int
     bytes: int
     left_out: dict[str, int]
@@ -73,6 +73,7 @@ def review(config: Config, predictions: Sequence[Path], output: Path, options: R
             raise DataError(f"no headnote finds its row in {source}", str(path), _hint(joined))
     several = len(files) > 1
     pairs = [replace(pair, file=path.name) if several else pair for path, of in files.items() for pair in of.pairs]
+    agreed = agreement(reviewers)
     title = " · ".join(path.name for path in predictions)
     html, counts = build(pairs, config.settings.overflow_field, title, digest_of(predictions), reviewers, options.blind)
     write_text(output, html)
@@ -81,7 +82,7 @@ def review(config: Config, predictions: Sequence[Path], output: Path, options: R
     notes = [f"{path.name}: {note}" if several else note for path, joined in files.items() for note in joined.notes()]
     return ReviewReport(
         output, **counts, bytes=output.stat().st_size, left_out=left_out, notes=notes,
-        reviewers=[reviewer.name for reviewer in reviewers], agreement=agreement(reviewers),
+        reviewers=[reviewer.name for reviewer in reviewers], agreement=agreed,
     )  # fmt: skip
 
 

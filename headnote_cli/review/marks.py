@@ -79,21 +79,27 @@ def read_marks(path: Path, predictions: Sequence[Path]) -> Reviewer:
         raise DataError(f"has marks of other predictions than {named}", str(path), hint)
     marks = {}
     for place, line in enumerate(read["marks"], start=1):
-        key, mark = _mark(line, f"{path}, mark {place}")
+        key, mark = _mark(line, [file.name for file in predictions], f"{path}, mark {place}")
         marks[key] = mark
     name = read.get("reviewer")
     return Reviewer(name if isinstance(name, str) and name.strip() else path.stem, marks)
 
 
-def _mark(line: Any, where: str) -> tuple[MarkKey, Mark]:
+def _mark(line: Any, files: Sequence[str], where: str) -> tuple[MarkKey, Mark]:
     if not isinstance(line, dict) or not isinstance(line.get("sample_id"), str | int) or "lang" not in line:
         raise DataError("names no `sample_id` and `lang`", where, HINT)
+    if not isinstance(line.get("candidate"), int | None):
+        raise DataError("`candidate` is not a whole number", where, HINT)
+    if len(files) > 1 and line.get("predictions") not in files:
+        raise DataError(
+            f"is of {line.get('predictions')}", where, f"the files are {', '.join(files)}: was one renamed?"
+        )
     mark, comment = line.get("mark"), line.get("comment")
     if mark is not None and mark not in get_args(MarkName):
         raise DataError(f"`mark` is {mark!r}", where, f"it is one of {', '.join(get_args(MarkName))}, or null")
     file, key = line.get("predictions"), key_of(line)
     said = Mark(mark, comment if isinstance(comment, str) else "")
-    return (*key, file) if isinstance(file, str) and file else key, said
+    return (*key, str(file)) if len(files) > 1 else key, said
 
 
 def agreement(reviewers: Sequence[Reviewer]) -> Agreement | None:

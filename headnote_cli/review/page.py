@@ -25,17 +25,19 @@ from headnote_cli.errors import DataError
 from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.predictions import Pair, key_of
 from headnote_cli.law.citations import Citation, Cited, citations, spans
-from headnote_cli.law.document import law_of
+from headnote_cli.law.document import law_heading
 from headnote_cli.law.evidence import evidence
-from headnote_cli.law.language import CONSIDERED, detect_language
+from headnote_cli.law.language import detect_language
 from headnote_cli.law.pages import page_marks
 from headnote_cli.review.marks import Reviewer
 from headnote_cli.review.pieces import pieces
 
 FOLDER = Path(__file__).resolve().parent  # the template, its style and its script lie beside this file
 TEMPLATE, STYLE, SCRIPT, TEXTS = "review.html.jinja", "review.css", "review.js", "texts.csv"
+PAGE_LANGUAGES = ("en", "de", "fr", "it")
 ROUGE_L = ("rougeL", "rouge_l")
 UNFINISHED = ("length", "loop")
+WORST = ("missing", "official", "partly", "found")
 Place = tuple[int, int]  # start and end character in the decision
 Segment = str | dict[str, Any]  # plain text, or text that cites
 
@@ -75,10 +77,13 @@ class _Decision:
         for span in spans(headnote, language, self.cited.year):
             for piece in pieces(headnote[span.start : span.end], span.citations):
                 start, end = span.start + piece.start, span.start + piece.end
-                status: str = self.cited.status(piece.citation)
-                status = "official" if status == "missing" and piece.citation in officially else status
-                link = {"text": headnote[start:end], "name": piece.whole, "status": status}
-                self.links.append(link | {"places": self.cited.places(piece.citation)})
+                statuses = [
+                    "official" if (status := self.cited.status(one)) == "missing" and one in officially else status
+                    for one in piece.citations
+                ]
+                link = {"text": headnote[start:end], "name": piece.whole, "status": min(statuses, key=WORST.index)}
+                places = [place for one in piece.citations for place in self.cited.places(one)]
+                self.links.append(link | {"places": places})
                 segments += [headnote[at:start], self.links[-1]] if start > at else [self.links[-1]]
                 at = end
         return segments + ([headnote[at:]] if at < len(headnote) else [])
@@ -123,6 +128,7 @@ class _Decision:
         the number of their mark. Where a page turns within a mark, that is said behind it."""
         text = self.cited.decision
         turns = [turn.span() for turn in page_marks(text, self.cited.year)]
+        law = law_heading(text)
         heads = {start: _beginning(text, start, number) for number, start in self.cited.counted}
         facts = min(heads, default=0)
         breaks: set[int] = set()
@@ -130,6 +136,8 @@ class _Decision:
             breaks |= {match.start() for match in _PARAGRAPH.finditer(text, at, min(start, facts))}
             breaks.add(max(at, heads.get(start, at)))
             breaks.discard(at)  # what follows a mark directly stays with it
+        if law is not None and not _overlaps((law, law + 1), marks):
+            breaks.add(law)
         numbers = {start: number for number, (start, _) in enumerate(marks)}
         paragraphs: list[list[Segment]] = [[]]
         begins = [0]
@@ -148,8 +156,7 @@ class _Decision:
                 paragraphs[-1] += [mark, *({"text": turn, "page": True} for turn in within)]
             else:
                 paragraphs[-1].append({"text": piece, "page": True} if (begin, end) in outside else piece)
-        law = law_of(text)
-        return paragraphs, None if law is None else bisect_right(begins, max(0, law - 1)) - 1
+        return paragraphs, None if law is None else bisect_right(begins, law) - 1
 
 
 def build(
@@ -183,17 +190,20 @@ def build(
 
 
 def _compared(items: list[dict[str, Any]], blind: int | None) -> list[dict[str, Any]]:
-    """The headnotes of one row by several files one behind the other, each with a letter; blind, in an order that is
-    drawn."""
+    """The headnotes of one row by several files one behind the other, each with its row and a letter; blind, in an
+    order that is drawn. The first candidates that files have are compared, then the second ones."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    turns = Counter[tuple[Any, ...]]()
     for item in items:
-        groups.setdefault((item["sample"], item["lang"], item["candidate"]), []).append(item)
+        of_file = (item["file"], item["sample"], item["lang"])
+        groups.setdefault((item["sample"], item["lang"], turns[of_file]), []).append(item)
+        turns[of_file] += 1
     random = Random(blind)
-    for group in groups.values():
+    for row, group in enumerate(groups.values()):
         if blind is not None:
             random.shuffle(group)
         for place, item in enumerate(group):
-            item["letter"] = chr(ord("A") + place % 26)
+            item |= {"letter": chr(ord("A") + place % 26), "row": row}
     return [item for group in groups.values() for item in group]
 
 
@@ -219,7 +229,7 @@ def page_data(pairs: list[Pair], text_field: str) -> dict[str, Any]:
         lang = pair.prediction["lang"]
         written, official = pair.prediction["headnote"], pair.row.get("headnote")
         headnote = decision.segments(written, lang, official)
-        texts = {"headnote": headnote, "reference": decision.segments(official, lang)}
+        texts = {"headnote": headnote, "reference": decision.segments(official, lang, official)}
         cites = {segment["name"]: segment["status"] for segment in headnote if isinstance(segment, dict)}
         found = decision.evidence(written, lang)
         facts = {"citations": cites, "evidence": found, "decision": decision.number, "score": value}
@@ -344,7 +354,7 @@ def _texts() -> dict[str, dict[str, str]]:
     """What the page itself says, by language and name."""
     with (FOLDER / TEXTS).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {language: {row["key"]: row[language] for row in rows} for language in CONSIDERED}
+    return {language: {row["key"]: row[language] for row in rows} for language in PAGE_LANGUAGES}
 
 
 def _hash(text: str) -> str:

@@ -91,10 +91,10 @@
   const decisionTexts = data.decisions.map(() => null); // in lower case, once they are searched
   const pairOf = (item) => `${item.from ?? "?"} → ${item.lang}`;
   const fileOf = (item) => (data.blind ? item.letter : plain(item.file));
-  const othersOfRow = (item) => items.filter((one) =>
-    one !== item && [one.sample, one.lang, one.candidate].join("\n") === [item.sample, item.lang, item.candidate].join("\n"));
+  const othersOfRow = (item) => items.filter((one) => one !== item && one.row === item.row);
   const compared = items.some((item) => item.file);
-  const titleOf = (item) => plain(item.name) + (compared ? ` · ${fileOf(item)}` : "") + (item.candidate ? `, ${text("candidate", { n: item.candidate })}` : "");
+  const titleOf = (item) => plain(item.name) + (compared ? ` · ${fileOf(item)}` : "") +
+    (item.candidate && !data.blind ? `, ${text("candidate", { n: item.candidate })}` : "");
   const scoreName = () => (data.score === "ROUGE-L" ? data.score : text("overlap"));
   const shownScore = (value) => (value === null ? "–" : value.toFixed(1));
 
@@ -150,7 +150,7 @@
     return items.filter((item) => item.key in store.marks).map((item) => {
       const { mark, comment, at: marked_at } = store.get(item);
       const named = { sample_id: item.sample, decision_id: item.decision_id, lang: item.lang, candidate: item.candidate ?? 1 };
-      const of = compared ? { predictions: item.file, shown_as: item.letter } : {};
+      const of = compared ? { predictions: item.file, ...(data.blind ? { shown_as: item.letter } : {}) } : {};
       return { ...named, ...of, mark, comment, headnote: item.words, marked_at };
     });
   }
@@ -166,7 +166,8 @@
     const value = { predictions: data.title, sha256: data.digest, reviewer, exported_at: new Date().toISOString(), marks };
     const content = form === "csv" ? toCsv(reviewer, marks) : JSON.stringify(value, null, 2) + "\n";
     const url = URL.createObjectURL(new Blob([content], { type: form === "csv" ? "text/csv" : "application/json" }));
-    const name = [data.title.replace(/\.jsonl(\.gz)?$/, ""), reviewer.replace(/[^\p{L}\p{N}-]+/gu, "-")].filter(Boolean).join(".");
+    at("notice").hidden = true;
+    const name = [(data.blind ? "headnotes" : data.title).replace(/\.jsonl(\.gz)?$/, ""), reviewer.replace(/[^\p{L}\p{N}-]+/gu, "-")].filter(Boolean).join(".");
     make("a", { href: url, download: `${name}.marks.${form}` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
   }
@@ -337,7 +338,10 @@
       const box = make("div", { className: "text" });
       drawHeadnote(box, other.headnote, other.detected ?? other.lang, text("wrote_nothing"));
       const button = make("button", { type: "button" }, fileOf(other));
-      button.addEventListener("click", () => show(other));
+      button.addEventListener("click", () => {
+        show(other);
+        at("name").focus({ preventScroll: true });
+      });
       return make("div", { className: "version other" }, make("h4", {}, button), box);
     });
     at("versions").replaceChildren(at("versions").firstElementChild, ...drawn);
@@ -567,13 +571,14 @@
     if (at("comment").value !== comment) at("comment").value = comment;
     at("others").replaceChildren(...othersOf(current).map(({ name, mark: theirs, comment: said }) =>
       make("li", {}, `${plain(name)}: `, make("span", { className: `tag ${theirs ?? ""}` }, text(theirs ?? "not_marked")), said ? ` ${plain(said)}` : "")));
-    at("printed").textContent = [text(mark ?? "not_marked"), comment].filter(Boolean).join(": ");
+    at("printed").textContent = [text("mark"), text(mark ?? "not_marked"), comment].filter(Boolean).join(": ");
     drawTags(current);
     drawSummary();
   }
 
   function setMark(mark) {
     if (!current) return;
+    at("notice").hidden = true;
     store.set(current, { mark: store.get(current).mark === mark ? null : mark });
     drawMarks();
   }
@@ -586,9 +591,10 @@
     drawHeadnote(official, item.reference, item.lang, text("no_official"));
     const { mark, comment } = store.get(item);
     const said = [{ name: at("reviewer").value, mark, comment }, ...othersOf(item)].filter((one) => one.mark || one.comment);
+    const [cites, places] = [make("div", { className: "citations" }, ...drawCitations(item)),
+      make("ol", { className: "evidence" }, ...item.evidence.map(drawEvidence))];
     return make("section", {}, make("h2", {}, titleOf(item)), make("h3", {}, text("generated")), written,
-      make("h3", {}, text("official")), official, make("h3", {}, text("citations")), ...drawCitations(item),
-      make("h3", {}, text("says_it")), make("ol", {}, ...item.evidence.map(drawEvidence)),
+      make("h3", {}, text("official")), official, make("h3", {}, text("citations")), cites, make("h3", {}, text("says_it")), places,
       ...said.map((one) => make("p", {}, [one.name, one.mark && text(one.mark), one.comment].filter(Boolean).map(plain).join(": "))));
   }
 

@@ -228,7 +228,7 @@ def test_filters_search_and_order_choose_rows(
     assert listed(page) == 1
     page.select_option("#problem", "language")
     assert listed(page) == 0
-    assert "take back a filter" in page.locator("#count").inner_text()
+    assert "remove a filter" in page.locator("#count").inner_text()
     page.select_option("#problem", "")
     pair = f"{rows[0]['decision_language']} → {rows[0]['headnote_language']}"
     page.select_option("#pair", pair)

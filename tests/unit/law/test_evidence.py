@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headnote_cli.law.citations import Cited
-from headnote_cli.law.evidence import Passages, ends, evidence, is_near, second_level, sentences
+from headnote_cli.law.evidence import Passages, evidence, is_near, named_by, second_level, sentences
 from headnote_cli.law.language import LANGUAGES
 from headnote_cli.law.similarity import Index, grams, stem, stems, translated
 from tests.conftest import examples, real_rows, sample_rows
@@ -93,12 +93,22 @@ def test_numbers_of_considerations() -> None:
     assert [second_level(number) for number in ("3", "3.2", "3.2.1", "3b", "3b/aa", "II/3", "1-3")] == [
         "3", "3.2", "3.2", "3b", "3b", "II/3", "1-3",
     ]  # fmt: skip
-    assert [ends(pointer) for pointer in ("3", "3 ff.", "3.2-3.4", "2-4", "3a-3c")] == [
-        ["3"], ["3"], ["3.2", "3.3", "3.4"], ["2", "3", "4"], ["3a", "3c"],
+    assert [named_by(pointer) for pointer in ("3", "3 ff.", "3.2-3.4", "2-4", "3a-3c")] == [
+        ["3"], ["3", "4", "5"], ["3.2", "3.3", "3.4"], ["2", "3", "4"], ["3a", "3c"],
     ]  # fmt: skip
-    near = [("3.2", "3"), ("3", "3.2"), ("3.3", "3.2-3.4"), ("3.2", "3.2.1")]
+    near = [
+        ("3.2", "3"),
+        ("3", "3.2"),
+        ("3.3", "3.2-3.4"),
+        ("3.2", "3.2.1.4"),
+        ("1-2", "2"),
+        ("II/3", "3"),
+        ("4", "3 f."),
+    ]
     assert all(is_near(number, pointer) for number, pointer in near)
-    assert not any(is_near(number, pointer) for number, pointer in [("3.1", "3.2"), ("3", "33"), ("3", "3.2.1")])
+    assert not any(
+        is_near(number, pointer) for number, pointer in [("3.1", "3.2"), ("3", "33"), ("4", "3.2.1"), ("II/3", "I/3")]
+    )
 
 
 @settings(max_examples=examples(100))

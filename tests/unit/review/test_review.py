@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,6 +77,32 @@ def test_each_citation_knows_its_status_and_its_places() -> None:
     }
     places = [[marks[number] for number in one["places"]] for one in cited]
     assert places == [["Art. 41 Abs. 1 OR"] * 2, [], ["2.2"], [], ["BGE 148 III 30 E. 4"]]
+
+
+def test_a_list_that_cannot_be_cut_has_its_worst_status() -> None:
+    (item,) = page_data([pair("Vgl. BGE 148 III 30, 147 II 999.")], "decision")["items"]
+    (cited,) = [one for one in item["headnote"] if not isinstance(one, str)]
+    assert (cited["text"], cited["status"]) == ("BGE 148 III 30, 147 II 999", "missing")
+    assert cited["places"], "those that are there are linked all the same"
+
+
+@pytest.mark.parametrize("heading", ["Erwägungen:", "Das Bundesgericht zieht in Erwägung:", "Considérant en droit:"])
+def test_the_law_is_headed_where_it_begins(heading: str) -> None:
+    decision = f"Sachverhalt: A. Sie klagte. Das Gericht wies ab. {heading} 1. Nach Art. 41 OR haftet er. 2. Ende."
+    (own,) = page_data([pair("Haftung.", decision)], "decision")["decisions"]
+    assert joined(own["paragraphs"][own["law"]]).startswith(heading)
+
+
+def test_the_first_candidates_of_files_are_compared() -> None:
+    one, other = pair(), pair("Art. 9 BV.")
+    other.prediction["candidate"] = 3
+    pairs = [replace(one, file="a.jsonl"), replace(other, file="b.jsonl")]
+    html, _ = build(pairs, "decision", "a · b", "0", blind=1)
+    (block,) = DATA.findall(html)
+    items = json.loads(block)["items"]
+    assert {item["row"] for item in items} == {0}
+    assert [item["letter"] for item in items] == ["A", "B"]
+    assert "<title>Review of headnotes</title>" in html
 
 
 def test_what_only_the_official_headnote_cites_is_no_invention() -> None:
