@@ -88,7 +88,7 @@ def test_a_list_that_cannot_be_cut_has_its_worst_status() -> None:
 
 @pytest.mark.parametrize("heading", ["Erwägungen:", "Das Bundesgericht zieht in Erwägung:", "Considérant en droit:"])
 def test_the_law_is_headed_where_it_begins(heading: str) -> None:
-    decision = f"Sachverhalt: A. Sie klagte. Das Gericht wies ab. {heading} 1. Nach Art. 41 OR haftet er. 2. Ende."
+    decision = f"Sachverhalt: A. Sie klagte und verlor. {heading} 1. Nach Art. 41 OR haftet er. 2. Ende."
     (own,) = page_data([pair("Haftung.", decision)], "decision")["decisions"]
     assert joined(own["paragraphs"][own["law"]]).startswith(heading)
 
