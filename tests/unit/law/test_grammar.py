@@ -99,6 +99,7 @@ def test_what_the_decision_has_may_be_cited(of: dict[str, Any], language: str, t
         ("de", "4A_998/2900"),
         ("de", "§ 6 StG/ZH"),
         ("de", "Art.\u00a042 OR"),
+        ("de", "Art. 7f."),
         ("de", "Art. 7 der Verordnung vom 4. Mai 2900"),
         ("de", "Art. 7 des Zivilgesetzbuches"),
         ("de", "Art. 7 des Gesetzes über die Fischerei (OR)"),
