@@ -81,7 +81,9 @@ _CANTONS = (  # as adjectives, whole or abbreviated to five letters at least
 )
 _ORDINALS = r"erste|zweite|dritte|vierte|letzte|premi|deuxi|second|troisi|quatri|derni|prim|terz|quart|ultim"
 _NOT_BEHIND_AN_ACT = rf"({_CANTONS}|{_ORDINALS})[a-zà-ÿ-]*"
-_NOT_BEHIND_A_NUMBER = r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|[a-h]?(aaa?|bbb?|ccc?|ddd?|eee?|ggg?|hhh?)"
+_NOT_BEHIND_A_NUMBER = (
+    r"von|vom|des|aus|du|de|del|della|ff|ss|segg?|sgg|[a-h]?(aaa?|bbb?|ccc?|ddd?|eee?|fff?|ggg?|hhh?)"
+)
 _NOT_BEHIND_A_JUDGMENT = (
     r"pag|ff|ss|segg?|sgg|vom|du|del|dell|fine|cité[a-z]*|cit|zit|zitiert[a-z]*|[a-z]*(erwähnt|genannt)[a-z]*"
     r"|mentionné[a-z]*|menzionat[a-z]*|visé[a-z]*|pré|précité[a-z]*|susmentionné[a-z]*|loc|op|già|déjà|ci-[a-z-]*"
@@ -119,7 +121,7 @@ class _Words:
         again: Before another `Art.` of a list.
         anew: Before one behind the act, but for its last sign.
         of: Between an article and its act.
-        following: `ff.`
+        following: `ff.`, and `ff` one form of it.
         levels: Of an article's parts; `paragraph` of a treaty's.
         sentences: The first, the second …
         parts: Of acts, by the parser's name of them.
@@ -130,6 +132,7 @@ class _Words:
     anew: str
     of: str
     following: str
+    ff: str
     levels: dict[str, str]
     sentences: tuple[str, ...]
     paragraph: str
@@ -148,6 +151,7 @@ _WORDS = {
         anew="(mit|von|des)",
         of="( (der|des|zum))? ",
         following=r"( ?ff\.| f\.)",
+        ff="ff.",
         levels={"Abs.": r"Abs\.? ?", "lit.": r"(lit|Bst)\. ?", "Ziff.": r"(Ziff|Nr)\. ?", "Satz": "Satz "},
         sentences=("(erster|1.)", "(zweiter|2.)", "(dritter|3.)", "(vierter|4.)"),
         paragraph=r"(Abs|Ziff)\. ?",
@@ -164,6 +168,7 @@ _WORDS = {
         anew="(l|de l|à l|aux?|des|les|(l['’]|de l['’])?ancien)",
         of="(( (de la|du|des))? | de l['’])",
         following=r"( et)? (ss?\.?|suivants)",
+        ff="ss",
         levels={"Abs.": r"al\.? ?", "lit.": r"((let|litt?)\. ?|lettres? )", "Ziff.": r"ch\.? ?", "Satz": "phrase "},
         sentences=("(première|1re)", "(deuxième|seconde|2e|2ème)", "(troisième|3e|3ème)", "(quatrième|4e|4ème)"),
         paragraph=r"(par|al|ch)\. ?",
@@ -180,6 +185,7 @@ _WORDS = {
         anew="(l|gli|dell|all|degli|agli|vecchio)",
         of="(( (della|del|dei))? | dell['’])",
         following=r"( e)? segg?\.",
+        ff="segg.",
         levels={"Abs.": r"cpv\.? ?", "lit.": r"lett\. ?", "Ziff.": r"(cifra |n(um)?\. ?)", "Satz": "(frase|periodo) "},
         sentences=("(prim[ao]|1a)", "(second[ao]|2a)", "(terz[ao]|3a)", "(quart[ao]|4a)"),
         paragraph=r"(par|cpv|n)\. ?",
@@ -234,7 +240,9 @@ class _Grammar:
         named, bare, titled = self._articles()
         considerations, judgments = self._considerations(), self._judgments()
         articles = [f"{named} ({self._behind_act()})?"] if named else []
-        articles += [f"{bare} ({self._behind_bare()})?"] if bare else []
+        cites_sections = any(citation.path[0][0] == "§" for citation in self.cited.citations)
+        if bare:  # `Art. 23 § 56` is a paragraph of it
+            articles.append(f"{bare} ({self._behind_bare()}){'' if cites_sections else '?'}")
         articles += [f"{titled} {self._title()} ({self._behind_title()})?"] if titled else []
         cited = list(articles)
         if considerations:
@@ -578,8 +586,9 @@ class _Grammar:
             one.append(f"{_literal(number)} {run}")
             apart = r" (litt?|lett?)\. | " if number in names else r" (litt?|lett?)\. "  # `3 a` may be read as 3
             one.append(f"{_literal(number)} {_regex(apart)} {run}")
-        following = _regex(f"{self.words.following}|f")
-        several = self._rule(f"{self._any([*one, self._ranges(names)])} {following}?")
+        numbers = [name for name in names if name[-1].isdecimal()]  # of `2b ff.` the parser makes 2b/ff
+        one += [f"{self._ranges(numbers)} {_regex(f'{self.words.following}|f')}"] if numbers else []
+        several = self._any([*one, self._ranges(names)])
         return self._rule(f"{_regex(_WHERE)} {several} ({join} {several})*")
 
     def _judgments(self) -> str:
@@ -592,13 +601,10 @@ class _Grammar:
                     words = [word for level in part.path for word in level if word]
                     text = " ".join(self.words.collections.get(word, word) for word in words)
                     older = re.sub("^(ATF|DTF) ", lambda name: {"ATF ": "RO ", "DTF ": "RU "}[name[0]], text)
-                    written += [form for form in dict.fromkeys((text, older)) if self._reads(form, part)]
-        following = _regex(self.words.following)
-        rules = list(map(_literal, written))
-        for form in written:  # `ATF 131 V 246 ss consid. 5`
-            whole, where, number = form.partition(f" {self.words.collections['E.']} ")
-            rules += [f"{_literal(whole)} {following} {_literal(where + number)}"] if number else []
-        return self._any(rules)
+                    whole, where, number = text.partition(f" {self.words.collections['E.']} ")
+                    ranged = f"{whole} {self.words.ff}{where}{number}"  # `ATF 131 V 246 ss consid. 5`
+                    written += [form for form in dict.fromkeys((text, older, ranged)) if self._reads(form, part)]
+        return self._any(map(_literal, written))
 
 
 def _together(acts: Iterable[dict[str, dict[str, _Parts]]]) -> dict[str, dict[str, _Parts]]:
