@@ -1,6 +1,6 @@
 """Evidence measured on the court's own pointers.
 
-    python benchmarks/evidence.py FOLDER [--learnt FILE …]
+    python benchmarks/evidence.py FOLDER [--learnt FILE …] [--model MODEL --limit 20]
 
 FOLDER has files of rows with official headnotes (JSONL, also gzipped), at any depth; files from which
 `scripts/learn_evidence.py` learnt are passed over. Of each sentence the pointers are hidden, `(E. 3.2)`. An answer is
@@ -17,12 +17,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from headnote_cli.law.citations import Cited, citations
-from headnote_cli.law.evidence import MOST, Passages, Sentence, evidence, is_near, sentences
+from headnote_cli.law.citations import Cited, citations, spans
+from headnote_cli.law.evidence import MOST, Likelihoods, Passages, Sentence, evidence, is_near, sentences
 
 Row = dict[str, Any]
 LEARNT = ("extra.jsonl.gz", "volume.jsonl.gz")
@@ -72,13 +73,33 @@ def passages_of(row: Row) -> Passages:
     return Passages(Cited(row["decision"], row["decision_language"], int(row["year"])))
 
 
-def cases(rows: list[Row], passages: Passages, random: Random) -> Iterator[Case]:
+def asking(model: str) -> Likelihoods:
+    """The likelihoods of a model on the disk."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from headnote_cli.generation.likelihood import gains
+
+    loaded = AutoModelForCausalLM.from_pretrained(model).eval()
+    return partial(gains, loaded, AutoTokenizer.from_pretrained(model))
+
+
+def hidden(headnote: str, language: str, year: int | None) -> str:
+    """A headnote with blanks in the place of its pointers."""
+    for span in spans(headnote, language, year):
+        if any(citation.kind == "consideration" for citation in span.citations):
+            headnote = headnote[: span.start] + " " * (span.end - span.start) + headnote[span.end :]
+    return headnote
+
+
+def cases(rows: list[Row], passages: Passages, random: Random, model: Likelihoods | None) -> Iterator[Case]:
     """The sentences with a pointer to a consideration that the decision has, but for those that all would get right."""
     lengths = [signals["length"] for signals in next(passages.signals(_of(rows[0], passages), "de"), [])]
     for row in rows:
         language, some = row["headnote_language"], _of(row, passages)
-        signals = passages.signals(some, language)
-        for sentence, by_place, strengths in zip(some, signals, passages.strengths(some, language), strict=True):
+        bare = hidden(row["headnote"], language, passages.cited.year)
+        gains = model(passages.texts, bare, [(one.start, one.end) for one in some]) if model else None
+        asked = zip(passages.signals(some, language), passages.strengths(some, language, gains), strict=True)
+        for place, (sentence, (by_place, strengths)) in enumerate(zip(some, asked, strict=True)):
             right = [any(is_near(number, pointer) for pointer in sentence.pointers) for number in passages.numbers]
             if any(right) and len(right) > 1:
                 scores = {
@@ -86,6 +107,7 @@ def cases(rows: list[Row], passages: Passages, random: Random) -> Iterator[Case]
                     "first": [float(-place) for place in range(len(right))],
                     "longest": lengths,
                     "BM25": [signal["amount"] for signal in by_place],
+                    **({"model alone": gains[place]} if gains else {}),
                     "evidence": strengths,
                 }
                 pair = f"{row['decision_language']}_{language}"
@@ -199,10 +221,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--learnt", nargs="*", default=LEARNT, help="files that were learnt from")
+    parser.add_argument("--model", help="a folder with a model that is asked, too")
+    parser.add_argument("--limit", type=int, help="decisions")
     options = parser.parse_args()
-    read = [(rows, passages_of(rows[0])) for rows in decisions(options.folder, options.learnt)]
-    random = Random(0)
-    some = [case for rows, passages in read for case in cases(rows, passages, random)]
+    of_decisions = list(decisions(options.folder, options.learnt))[: options.limit]
+    read = [(rows, passages_of(rows[0])) for rows in of_decisions]
+    random, model = Random(0), asking(options.model) if options.model else None
+    some = [case for rows, passages in read for case in cases(rows, passages, random, model)]
     print(f"{len(some)} sentences with pointers in {len({case.decision for case in some})} decisions")
     table("by way", some, lambda case: case.group)
     table("by language pair", some, lambda case: f"{case.pair}{'' if case.year >= 2020 else ', until 2019'}")
