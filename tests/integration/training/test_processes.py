@@ -70,6 +70,7 @@ def is_alive(number: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(tiny_training: Callable[..., Path], tmp_path: Path) -> None:
     """Rows of unequal length: a mean of the processes' means would differ."""
     keys: dict[str, Any] = {

@@ -79,6 +79,7 @@ def test_six_random_kills_and_the_adapter_is_the_same_bit_for_bit(
     assert digest(killed / name) == digest(whole / name)
 
 
+@pytest.mark.slow
 def test_a_random_kill_and_the_adapter_is_the_same_bit_for_bit(
     tiny_training: Callable[..., Path], tmp_path: Path
 ) -> None:

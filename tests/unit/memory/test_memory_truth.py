@@ -119,6 +119,7 @@ def full_size() -> Iterator[tuple[Shapes, Setup]]:
             yield shapes, Setup(kind, "fused", 4, 8192, labels=500, rank=32 if method != "full" else 0)
 
 
+@pytest.mark.slow
 def test_fake_and_real_tensors_are_counted_alike() -> None:
     """The count itself: on real CPU tensors of a small model it is the same, to the byte."""
     from scripts.memory_simulation import Sizes, Variant, count
