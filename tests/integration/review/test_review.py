@@ -383,6 +383,28 @@ def test_the_page_speaks_the_readers_language(made: Path, visit: Callable[..., A
         assert "undefined" not in page.locator("body").inner_text()
 
 
+def test_calm_states_margins_links_and_figures(visit: Callable[..., Any], tmp_path: Path) -> None:
+    decision = "Erwägungen: 1. Nach Art. 41 BGE 148 III 30 S. 31 Abs. 1 OR haftet er. BGE 148 III 30 S. 32 2. Ende."
+    row = sample_rows("train")[0] | {
+        "decision": decision, "decision_language": "de", "headnote_language": "de", "year": 2022,
+        "headnote": "Art. 41 Abs. 1 OR; Art. 8 ZGB.", "url": "https://www.bger.ch/a?b=1&c=2",
+    }  # fmt: skip
+    line = predictions_of([row, row])[1] | {"headnote": "Art. 41 Abs. 1 OR; Art. 8 ZGB und Art. 9 BV."}
+    page = visit(page_of([row], [line], tmp_path))
+    assert page.locator("#headnote .cite.official").all_inner_texts() == ["Art. 8 ZGB"]
+    assert page.locator("#headnote .cite.missing").all_inner_texts() == ["Art. 9 BV"]
+    assert "but in the official headnote: Art. 8 ZGB" in page.locator("#citations").inner_text()
+    assert page.locator("#reference .cite.missing").count() == 0
+    assert "1 not found" in page.locator("#rows button").inner_text()
+    assert page.locator("#paragraphs .page").all_inner_texts() == ["S. 31", "S. 32"]
+    assert page.locator("#paragraphs .page").first.evaluate("node => getComputedStyle(node).float") == "inline-end"
+    assert page.locator("#paragraphs a.mark").first.inner_text().split() == ["Art.", "41", "Abs.", "1", "OR"]
+    assert page.locator("#court").get_attribute("href") == row["url"]
+    assert page.locator("#figures").is_hidden()
+    page.locator("summary").click()
+    assert "tokens read" in page.locator("#figures").inner_text()
+
+
 def test_the_first_row_is_open_after_sorting(made: Path, visit: Callable[..., Any]) -> None:
     page = visit(made)
     page.select_option("#order", "lowest")
