@@ -11,8 +11,6 @@ second level. Intervals are of 95 %, by the bootstrap over decisions.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from headnote_cli.data.row_files import stream_rows
+from headnote_cli.data.sources import sound
 from headnote_cli.law.citations import Cited, citations, spans
 from headnote_cli.law.evidence import MOST, Likelihoods, Passages, Sentence, evidence, is_near, sentences
 
@@ -56,16 +56,10 @@ class Case:
 def decisions(folder: Path, learnt: Sequence[str]) -> Iterator[list[Row]]:
     """The rows of each decision."""
     rows: dict[str, list[Row]] = defaultdict(list)
-    for file in sorted([*folder.rglob("*.jsonl"), *folder.rglob("*.jsonl.gz")]):
-        if file.name not in learnt:
-            with (
-                gzip.open(file, "rt", encoding="utf-8")
-                if file.suffix == ".gz"
-                else file.open(encoding="utf-8") as lines
-            ):
-                for row in map(json.loads, lines):
-                    if row.get("decision") and row.get("headnote"):
-                        rows[row["decision_id"]].append(row)
+    files = sorted(file for form in ("*.jsonl", "*.jsonl.gz") for file in folder.rglob(form) if file.name not in learnt)
+    for row in (sound(row) for _, row in stream_rows(*files)):
+        if row.get("decision") and row.get("headnote"):
+            rows[row["decision_id"]].append(row)
     yield from rows.values()
 
 

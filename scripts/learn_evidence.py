@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
@@ -23,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from headnote_cli.data.row_files import stream_rows
+from headnote_cli.data.sources import sound
 from headnote_cli.law.citations import Cited
 from headnote_cli.law.evidence import GAIN, NONE, WEIGHTS, Passages, Sentence, is_near, read_weights, sentences
 from headnote_cli.law.similarity import LEXICON, stems
@@ -33,19 +34,15 @@ LEAST, MOST = 0.1, 3  # a translation's probability, and how many a word has
 LONGEST = 150  # words of a sentence
 STEPS, RATE, DECAY = 400, 0.05, 1e-4  # of the logit
 CASES = ("same", "across")
-Choice = tuple[
-    list[dict[str, float]], list[bool]
-]  # the signals of each consideration, and which are right; none may be
+# The signals of each consideration, and which are right; none may be.
+Choice = tuple[list[dict[str, float]], list[bool]]
 
 
 def decisions(files: Iterable[Path]) -> Iterator[list[Row]]:
     """The rows of each decision."""
     rows: dict[str, list[Row]] = {}
-    for file in files:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                rows.setdefault(row["decision_id"], []).append(row)
+    for row in (sound(row) for _, row in stream_rows(*files)):
+        rows.setdefault(row["decision_id"], []).append(row)
     yield from rows.values()
 
 

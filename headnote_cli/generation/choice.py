@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +14,7 @@ from headnote_cli.data.prompts import PromptTemplates
 from headnote_cli.errors import DataError, UnreachableError
 from headnote_cli.events import Listener, Note
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
-from headnote_cli.law.evidence import Span
+from headnote_cli.law.evidence import Likelihoods
 from headnote_cli.machine.plan import Quantization
 from headnote_cli.models.adapter_base import base_of_adapter, noted_quantization
 from headnote_cli.runs.files import read_json
@@ -36,8 +36,9 @@ class Backend(Protocol):
         """One headnote, its text reported as it is written."""
         ...
 
-    def gains(self, passages: Sequence[str], headnote: str, sentences: Sequence[Span]) -> list[list[float]]:
-        """How much likelier each sentence is behind each passage."""
+    @property
+    def gains(self) -> Likelihoods | None:
+        """How much likelier each sentence of a headnote is behind each passage; None where nobody can say."""
         ...
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headnote_cli.errors import DataError, SldsError, UsageError
+from headnote_cli.errors import DataError, SldsError
 from headnote_cli.events import Listener, TextWritten
 from headnote_cli.generation.chat import AT_A_TIME, Chat, ServerFailed
 from headnote_cli.generation.loops import ends_in_a_loop
 from headnote_cli.generation.sampling import Headnote, Prompt, Sampling
-from headnote_cli.law.evidence import Span
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ def _kind(failure: SldsError) -> str:
 class Endpoint:
     """A server that writes."""
 
+    gains = None  # a server does not tell the likelihood of a text that it is given
+
     def __init__(self, chat: Chat, concurrency: int = AT_A_TIME) -> None:
         self.chat = chat
         self.concurrency = concurrency
@@ -102,13 +103,6 @@ class Endpoint:
                         yield waiting.pop(future), failure or future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def gains(self, passages: Sequence[str], headnote: str, sentences: Sequence[Span]) -> list[list[float]]:
-        """
-        Raises:
-            UsageError: Always: servers do not tell the likelihood of a text that they are given.
-        """
-        raise UsageError("--evidence model needs the model here, not a server", hint="leave --evidence out")
 
     def write_one(self, prompt: Prompt, sampling: Sampling, emit: Listener) -> Headnote:
         """

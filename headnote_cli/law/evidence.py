@@ -3,8 +3,8 @@
 Each sentence is compared with each consideration, down to the second level (`E. 3.2`, `3b`): by its words, across
 languages through a lexicon; by the articles and judgments that both cite, rare ones first; and by its place, as
 headnotes follow their decision. `evidence.csv` weighs these signals; a conditional logit (McFadden, Conditional Logit
-Analysis of Qualitative Choice Behavior, 1974) learnt the weights from the court's own pointers, and from sentences of
-other decisions that no consideration supports (`scripts/learn_evidence.py`).
+Analysis of Qualitative Choice Behavior, 1974) learnt the weights from the court's own pointers, and from sentences
+drawn from other headnotes, which no consideration supports (`scripts/learn_evidence.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headnote_cli.law.citations import Citation, Cited, above, spans
+from headnote_cli.law.numbers import SURELY_FOLLOWING
 from headnote_cli.law.sentences import sentence_ends
 from headnote_cli.law.similarity import Index, grams, stems, translated
 
@@ -31,7 +32,6 @@ MOST = 3  # considerations that are named for a sentence
 LEAST = 0.05  # strength of a further one
 SURE = 0.5  # the strength from which another consideration speaks against a pointer
 UNLIKELY = 0.03  # the strength below which a pointer's own consideration does not speak for it
-_SURELY_FOLLOWING = {"f.": 1, "ff.": 2}
 LONGEST_RANGE = 20  # considerations that a pointer names at once
 _FEW = 2  # words that make a sentence of its own
 _WORDS = re.compile(r"[^\W\d_]{3,}")
@@ -237,7 +237,7 @@ def named_by(pointer: str) -> list[str]:
     (head, _, of_first), (other, _, of_last) = first.rpartition("."), (last or first).rpartition(".")
     if head != other or not (of_first.isdecimal() and of_last.isdecimal()):
         return list(dict.fromkeys([first, last or first]))
-    end = min(int(of_last) + _SURELY_FOLLOWING.get(following, 0), int(of_first) + LONGEST_RANGE)
+    end = min(int(of_last) + SURELY_FOLLOWING.get(following, 0), int(of_first) + LONGEST_RANGE)
     return [f"{head}.{number}" if head else str(number) for number in range(int(of_first), end + 1)]
 
 

@@ -20,7 +20,7 @@ from headnote_cli.law.acts import abbreviations, adjectives, base, is_known, tre
 from headnote_cli.law.articles import CitationPath, goes_on
 from headnote_cli.law.citations import Citation, Cited, Status, citations
 from headnote_cli.law.language import LANGUAGES
-from headnote_cli.law.numbers import JOIN
+from headnote_cli.law.numbers import JOIN, SURELY_FOLLOWING
 from headnote_cli.law.titles import DATE, MONTHS, dates, day_of, names_at_any_time, titles_of
 
 # The characters of a grounded headnote: those of the parser's plain text, less all that no headnote has.
@@ -201,7 +201,6 @@ _ACT = re.compile(r"(?:(?P<part>SchlT|SchlB|ÜBest|Anhang (?P<annex>\S+)) )?(?P<
 _GENITIVE = re.compile(r"(?<=gesetz)(?!\w)|(?<=buch)(?!\w)")  # `Gesetzes`, `Gesetzbuches`
 # Latin numerals by letters that stand in their order: `27bis`, `27ter`, `27quater`.
 _LATIN = dict(zip("bis ter quater quinquies sexies septies octies novies decies".split(), "bcdefghij", strict=True))
-_FOLLOWING = {"f.": 1, "ff.": 2}  # what surely follows
 _INSIDE = 30  # numbers of a range that are listed one by one
 
 
@@ -648,7 +647,7 @@ def _inside(value: str) -> list[str]:
     first, last = ends[0], ends[-1]
     if not (first.isdecimal() and last.isdecimal()):
         return list(dict.fromkeys(ends))
-    beyond = int(last) + _FOLLOWING.get(following, 0)
+    beyond = int(last) + SURELY_FOLLOWING.get(following, 0)
     return [str(one) for one in range(int(first), beyond + 1)] if 0 <= beyond - int(first) <= _INSIDE else ends
 
 

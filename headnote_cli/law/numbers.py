@@ -9,6 +9,7 @@ import re
 
 JOIN = r"(?:\s?[,;]\s|\s(?:und|et|ed?|sowie|ainsi que|nonché|bzw\.|resp\.|ou|oder|o)\s)"
 FOLLOWING = r"(?:ff?|ss?|segg?|sgg?)(?:\.|(?![\w'’]))"
+SURELY_FOLLOWING = {"f.": 1, "ff.": 2}  # how many numbers a citation names at least behind its own
 _DIGITS = r"\d{1,2}(?:\.\d{1,2}){0,6}"
 _PART = r"(?:[IVX]{1,4}\s?[/.]\s?)"
 # Where a list of numbers may begin.

@@ -63,7 +63,8 @@ def review(config: Config, predictions: Sequence[Path], output: Path, options: R
     """
     _require_free(output, options.force, *predictions, options.references, *options.marks)
     _require_apart(predictions)
-    reviewers = [read_marks(path, predictions) for path in options.marks]
+    names, digest = [path.name for path in predictions], digest_of(predictions)
+    reviewers = [read_marks(path, names, digest) for path in options.marks]
     references, split = options.references, options.split
     source = str(references) if references is not None else f"split {split} of {config.settings.dataset_name}"
     rows = [row for _, row in located_rows(config, split, references)]
@@ -74,8 +75,8 @@ def review(config: Config, predictions: Sequence[Path], output: Path, options: R
     several = len(files) > 1
     pairs = [replace(pair, file=path.name) if several else pair for path, of in files.items() for pair in of.pairs]
     agreed = agreement(reviewers)
-    title = " · ".join(path.name for path in predictions)
-    html, counts = build(pairs, config.settings.overflow_field, title, digest_of(predictions), reviewers, options.blind)
+    field = config.settings.overflow_field
+    html, counts = build(pairs, field, " · ".join(names), digest, reviewers, options.blind)
     write_text(output, html)
     faults = ("missing", "extra", "duplicates", "failed")
     left_out = {name: sum(len(getattr(joined, name)) for joined in files.values()) for name in faults}

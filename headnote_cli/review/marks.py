@@ -60,8 +60,12 @@ def digest_of(predictions: Sequence[Path]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def read_marks(path: Path, predictions: Sequence[Path]) -> Reviewer:
+def read_marks(path: Path, names: Sequence[str], digest: str) -> Reviewer:
     """A reviewer's marks of a page's predictions.
+
+    Args:
+        names: Of the files of predictions.
+        digest: What `digest_of` says of them.
 
     Raises:
         DataError: The file cannot be read, or its marks are of other predictions.
@@ -73,13 +77,12 @@ def read_marks(path: Path, predictions: Sequence[Path]) -> Reviewer:
             raise DataError(f"is no JSON: {error}", str(path), HINT) from error
     if not isinstance(read, dict) or not isinstance(read.get("marks"), list):
         raise DataError("has no list of `marks`", str(path), HINT)
-    if read.get("sha256") != digest_of(predictions):
+    if read.get("sha256") != digest:
         hint = f"they are of {read.get('predictions')}; marks fit only the very files that were marked"
-        named = ", ".join(file.name for file in predictions)
-        raise DataError(f"has marks of other predictions than {named}", str(path), hint)
+        raise DataError(f"has marks of other predictions than {', '.join(names)}", str(path), hint)
     marks = {}
     for place, line in enumerate(read["marks"], start=1):
-        key, mark = _mark(line, [file.name for file in predictions], f"{path}, mark {place}")
+        key, mark = _mark(line, names, f"{path}, mark {place}")
         marks[key] = mark
     name = read.get("reviewer")
     return Reviewer(name if isinstance(name, str) and name.strip() else path.stem, marks)
@@ -97,9 +100,8 @@ def _mark(line: Any, files: Sequence[str], where: str) -> tuple[MarkKey, Mark]:
     mark, comment = line.get("mark"), line.get("comment")
     if mark is not None and mark not in get_args(MarkName):
         raise DataError(f"`mark` is {mark!r}", where, f"it is one of {', '.join(get_args(MarkName))}, or null")
-    file, key = line.get("predictions"), key_of(line)
-    said = Mark(mark, comment if isinstance(comment, str) else "")
-    return (*key, str(file)) if len(files) > 1 else key, said
+    key, said = key_of(line), Mark(mark, comment if isinstance(comment, str) else "")
+    return (*key, str(line["predictions"])) if len(files) > 1 else key, said
 
 
 def agreement(reviewers: Sequence[Reviewer]) -> Agreement | None:

@@ -91,7 +91,7 @@
   const decisionTexts = data.decisions.map(() => null); // in lower case, once they are searched
   const pairOf = (item) => `${item.from ?? "?"} → ${item.lang}`;
   const fileOf = (item) => (data.blind ? item.letter : plain(item.file));
-  const othersOfRow = (item) => items.filter((one) => one !== item && one.row === item.row);
+  const versionsBeside = (item) => items.filter((one) => one !== item && one.row === item.row);
   const compared = items.some((item) => item.file);
   const titleOf = (item) => plain(item.name) + (compared ? ` · ${fileOf(item)}` : "") +
     (item.candidate && !data.blind ? `, ${text("candidate", { n: item.candidate })}` : "");
@@ -136,7 +136,7 @@
     },
   };
 
-  const othersOf = (item) =>
+  const marksOfOthers = (item) =>
     data.reviewers.filter(({ marks }) => item.key in marks).map(({ name, marks }) => ({ name, ...marks[item.key] }));
 
   function notify(message) {
@@ -191,7 +191,7 @@
     unfinished: (item) => ["length", "loop"].includes(item.finish),
     evidence: (item) => item.unsupported > 0,
     pointers: (item) => item.misplaced > 0,
-    disagree: (item) => new Set(othersOf(item).map((one) => one.mark).filter(Boolean)).size > 1,
+    disagree: (item) => new Set(marksOfOthers(item).map((one) => one.mark).filter(Boolean)).size > 1,
     language: (item) => item.detected !== null && item.detected !== item.lang,
   };
   const ORDERS = {
@@ -334,7 +334,7 @@
   function drawVersions(item) {
     at("version").textContent = compared ? fileOf(item) : "";
     at("version").hidden = !compared;
-    const drawn = othersOfRow(item).map((other) => {
+    const drawn = versionsBeside(item).map((other) => {
       const box = make("div", { className: "text" });
       drawHeadnote(box, other.headnote, other.detected ?? other.lang, text("wrote_nothing"));
       const button = make("button", { type: "button" }, fileOf(other));
@@ -383,7 +383,7 @@
 
   function drawDecision(item) {
     const { lang, paragraphs, law, url } = data.decisions[item.decision];
-    const shown_ = [item, ...othersOfRow(item)].flatMap((one) => one.headnote);
+    const shown_ = [item, ...versionsBeside(item)].flatMap((one) => one.headnote);
     const cited = [...shown_, ...item.reference].flatMap((one) => one.places ?? []);
     const linked = new Set(cited);
     at("decision-name").textContent = `${text("decision")}${item.name ? `: ${plain(item.name)}` : ""}`;
@@ -569,7 +569,7 @@
       button.setAttribute("aria-pressed", String(button.dataset.mark === mark));
     }
     if (at("comment").value !== comment) at("comment").value = comment;
-    at("others").replaceChildren(...othersOf(current).map(({ name, mark: theirs, comment: said }) =>
+    at("others").replaceChildren(...marksOfOthers(current).map(({ name, mark: theirs, comment: said }) =>
       make("li", {}, `${plain(name)}: `, make("span", { className: `tag ${theirs ?? ""}` }, text(theirs ?? "not_marked")), said ? ` ${plain(said)}` : "")));
     at("printed").textContent = [text("mark"), text(mark ?? "not_marked"), comment].filter(Boolean).join(": ");
     drawTags(current);
@@ -590,7 +590,7 @@
     drawHeadnote(written, item.headnote, item.detected ?? item.lang, text("wrote_nothing"));
     drawHeadnote(official, item.reference, item.lang, text("no_official"));
     const { mark, comment } = store.get(item);
-    const said = [{ name: at("reviewer").value, mark, comment }, ...othersOf(item)].filter((one) => one.mark || one.comment);
+    const said = [{ name: at("reviewer").value, mark, comment }, ...marksOfOthers(item)].filter((one) => one.mark || one.comment);
     const [cites, places] = [make("div", { className: "citations" }, ...drawCitations(item)),
       make("ol", { className: "evidence" }, ...item.evidence.map(drawEvidence))];
     return make("section", {}, make("h2", {}, titleOf(item)), make("h3", {}, text("generated")), written,

@@ -46,14 +46,14 @@ def test_where_nothing_can_be_compared_nothing_is_said() -> None:
     assert (same.percent, same.kappa) == (100.0, None), "κ is not defined where all marks are equal"
 
 
-def write(folder: Path, **change: Any) -> tuple[Path, list[Path]]:
+def write(folder: Path, **change: Any) -> tuple[Path, list[str], str]:
     predictions = folder / "p.jsonl"
     predictions.write_text("{}\n", encoding="utf-8")
     marks = [{"sample_id": 7, "lang": "de", "candidate": 1, "mark": "good", "comment": "c"}]
     value = {"predictions": "p.jsonl", "sha256": sha256(predictions), "reviewer": "Anna", "marks": marks} | change
     path = folder / "a.json"
     path.write_text(json.dumps(value), encoding="utf-8")
-    return path, [predictions]
+    return path, [predictions.name], sha256(predictions)
 
 
 def test_marks_are_read(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_named(change: dict[str, Any], message: str, tmp_path: 
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
-    path, predictions = write(tmp_path)
+    path, names, digest = write(tmp_path)
     path.write_text("reviewer;mark", encoding="utf-8")
     with pytest.raises(DataError, match="is no JSON"):
-        read_marks(path, predictions)
+        read_marks(path, names, digest)
